@@ -1,0 +1,61 @@
+"""Small neural networks for MNIST in JAX: pure functions, fused sweeps, an importable model zoo.
+
+Names are loaded when first used (PEP 562), so that `import mnistjax` costs what JAX costs and no more.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnistjax.config import ConfigError, Plan, Spec, Stopping
+    from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
+    from mnistjax.models import create_model, list_models, register_model
+    from mnistjax.optim import list_optimizers, register_optimizer
+    from mnistjax.plan import make_plan
+    from mnistjax.train import Moment, Result, State, evaluate, fit, predict
+
+_ROOMS = {
+    "config": ("ConfigError", "Plan", "Spec", "Stopping"),
+    "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
+    "models": ("create_model", "list_models", "register_model"),
+    "optim": ("list_optimizers", "register_optimizer"),
+    "plan": ("make_plan",),
+    "train": ("Moment", "Result", "State", "evaluate", "fit", "predict"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "ConfigError",
+    "Dataset",
+    "Moment",
+    "Plan",
+    "Result",
+    "Spec",
+    "State",
+    "Stopping",
+    "create_model",
+    "evaluate",
+    "fit",
+    "list_datasets",
+    "list_models",
+    "list_optimizers",
+    "load_data",
+    "make_plan",
+    "predict",
+    "register_dataset",
+    "register_model",
+    "register_optimizer",
+    "to_binary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'mnistjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mnistjax.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOM_OF})

@@ -1,0 +1,194 @@
+"""A composed config -> validated Settings, and with the data a Plan: where configuration ends.
+
+Every message a user sees about a wrong value is one line: the key, what is allowed, what was given.
+Cheap checks come first, so that most errors need no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mnistjax.config import ConfigError, Plan, Stopping, unknown
+from mnistjax.data import Dataset, to_binary
+
+
+class Check(NamedTuple):
+    holds: Callable[[Any], bool]
+    allowed: str
+
+
+def whole(lowest: int, *others: str | None) -> Check:
+    words = [f"a whole number >= {lowest}", *("null" if other is None else repr(other) for other in others)]
+    return Check(lambda x: x in others or (type(x) is int and x >= lowest), " or ".join(words))
+
+
+def choice(*names: str) -> Check:
+    return Check(lambda x: x in names, ", ".join(names))
+
+
+TEXT = Check(lambda x: type(x) is str and x != "", "a name")
+TEXT_OR_NULL = Check(lambda x: x is None or (type(x) is str and x != ""), "a name or null")
+TEXTS = Check(
+    lambda x: type(x) is list and all(type(item) is str for item in x), "a list of words, [one,two]"
+)
+
+SCHEMA: dict[str, Check] = {
+    "data.name": TEXT,
+    "data.dir": TEXT_OR_NULL,
+    "data.raw_dir": TEXT_OR_NULL,
+    "task.name": choice("multiclass", "binary"),
+    "train.epochs": whole(1),
+    "train.batch_size": whole(1, "all"),
+    "train.micro_batch": whole(1, "auto"),
+    "train.shuffle": choice("own", "shared"),
+    "train.early_stopping": whole(1, None),
+    "train.keep": choice("last", "best"),
+    "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),
+    "wandb.mode": choice("auto", "online", "offline", "disabled"),
+    "wandb.project": TEXT,
+    "wandb.entity": TEXT_OR_NULL,
+    "wandb.tags": TEXTS,
+    "seed": Check(lambda x: type(x) is int and 0 <= x < 2**32, "a whole number from 0 to 4294967295"),
+    "resume": Check(lambda x: type(x) is bool, "true or false"),
+}
+BINARY = {"task.positive": whole(0)}
+OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A config whose every key is known and every value is of the right kind."""
+
+    values: Mapping[str, Any]  # by dotted key, as in SCHEMA
+    names: Mapping[str, str]  # of the open groups, {"model": "mlp", ...}
+    options: Mapping[str, Mapping[str, Any]]  # of the open groups
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    @property
+    def stopping(self) -> Stopping:
+        return Stopping(
+            epochs=self["train.epochs"],
+            patience=self["train.early_stopping"],
+            keep=self["train.keep"],
+            monitor=self["train.monitor"],
+        )
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The Settings of a resolved config; ConfigError for an unknown or missing key or a wrong value.
+
+    >>> read_settings({"sead": 1})
+    Traceback (most recent call last):
+    ...
+    mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: data, ..., train, wandb)
+    """
+    values = dict(flatten({key: value for key, value in config.items() if key not in OPEN_GROUPS}))
+    schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
+    for key in values:
+        if key not in schema:
+            raise unknown_key(key, [*schema, *OPEN_GROUPS])
+    for key, check in schema.items():
+        if key not in values:
+            raise ConfigError(f"{key} is missing; it must be {check.allowed}")
+        check_value(key, values[key], check)
+    names, options = {}, {}
+    for name in OPEN_GROUPS:
+        group = config.get(name)
+        if not isinstance(group, Mapping) or not isinstance(group.get("name"), str):
+            raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {group!r}")
+        names[name] = group["name"]
+        options[name] = {key: value for key, value in group.items() if key != "name"}
+    settings = Settings(values, names, options)
+    check_options(settings)
+    return settings
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The (dotted key, value) pairs of a nested config."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
+    """The error for a wrong key: the keys of its section where that is known, else the nearest of all."""
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    if section and siblings:
+        return unknown("key", key, siblings)
+    sections = {name.partition(".")[0] for name in known}
+    if not section:
+        return unknown("key", key, sections)
+    nearest = str(unknown("key", key, known)).partition(" (allowed")[0]
+    return ConfigError(f"{nearest} (allowed: {', '.join(sorted(sections))})")
+
+
+def check_value(key: str, value: Any, check: Check) -> None:
+    """ConfigError unless the check holds."""
+    if check.holds(value):
+        return
+    names = check.allowed.split(", ")
+    if len(names) > 1 and isinstance(value, str):
+        raise unknown(key, value, names)
+    raise ConfigError(f"{key} must be {check.allowed}; got {value!r}")
+
+
+def check_options(settings: Settings) -> None:
+    """ConfigError for a wrong name, option or value of the model, the optimizer or the schedule."""
+    from mnistjax.models import create_model
+    from mnistjax.optim import make_hyper
+
+    names, options = settings.names, settings.options
+    groups = names["optimizer"], options["optimizer"], names["schedule"], options["schedule"]
+    make_hyper(*groups, steps_per_epoch=1, epochs=settings["train.epochs"])
+    try:
+        create_model(names["model"], **options["model"])
+    except ConfigError as error:
+        raise ConfigError(f"model={names['model']}: {error}") from None
+
+
+def label(dataset: Dataset, settings: Settings) -> Dataset:
+    """The data set with the task's labels."""
+    if settings["task.name"] == "multiclass":
+        return dataset
+    positive = settings["task.positive"]
+    if positive >= dataset.num_classes:
+        raise ConfigError(
+            f"task.positive must be a class of {dataset.name}, 0 to {dataset.num_classes - 1}; got {positive}"
+        )
+    return to_binary(dataset, positive)
+
+
+def plan_run(settings: Settings, dataset: Dataset) -> Plan:
+    """The Plan of a run on this data set; ConfigError for a batch larger than the training set."""
+    from mnistjax.plan import make_plan
+
+    groups: dict[str, Any] = dict(settings.names)
+    groups |= {f"{group}_options": options for group, options in settings.options.items()}
+    return make_plan(
+        dataset,
+        **groups,
+        batch_size=settings["train.batch_size"],
+        micro_batch=settings["train.micro_batch"],
+        shuffle=settings["train.shuffle"],
+        stopping=settings.stopping,
+        positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
+        seed=settings["seed"],
+    )
+
+
+def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys that make two resolved configs different runs, with both values: "seed (0 there, 1 here)"."""
+    here, there = dict(flatten(config)), dict(flatten(other))
+    own = ("data.dir", "data.raw_dir", "resume")
+    return [
+        f"{key} ({there.get(key)} there, {here.get(key)} here)"
+        for key in sorted({*here, *there})
+        if here.get(key) != there.get(key) and key not in own and not key.startswith("wandb.")
+    ]

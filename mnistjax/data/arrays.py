@@ -1,0 +1,77 @@
+"""Decoded arrays of a data set, checked and hashed.
+
+N images, H = W = 28 pixels a side, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mnistjax.config import ConfigError
+
+SIDE = 28  # pixels
+
+
+class DataError(ConfigError):
+    """Bad or missing data; its one line names the file and what was expected."""
+
+
+class Unreachable(DataError):
+    """The network can't give the files; the one failure that `auto` answers with the embedded digits."""
+
+
+class Arrays(NamedTuple):
+    """A data set as it is stored: the training part is not yet split."""
+
+    train_images: np.ndarray  # (N, H, W) uint8
+    train_labels: np.ndarray  # (N,) int32
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]  # K
+
+
+PARTS = Arrays._fields[:4]
+
+
+def check_arrays(name: str, arrays: Arrays) -> Arrays:
+    """`arrays` as contiguous uint8 images and int32 labels; DataError where they are no data set."""
+    names = tuple(map(str, arrays.class_names))
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"data set {name!r}: at least 2 different class names expected, found {list(names)}")
+    train = _check_part(f"data set {name!r}, training part", *arrays[:2], classes=len(names), least=5)
+    test = _check_part(f"data set {name!r}, test part", *arrays[2:4], classes=len(names), least=1)
+    return Arrays(*train, *test, names)
+
+
+def _check_part(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
+        raise DataError(f"{where}: images must be uint8 (N, 28, 28), found {images.dtype} {images.shape}")
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        expected = f"{len(images)} integer labels"
+        raise DataError(f"{where}: {expected} expected, found {labels.dtype} {labels.shape}")
+    if len(images) < least:
+        raise DataError(f"{where}: at least {least} images expected, found {len(images)}")
+    check_labels(where, labels, range(classes))
+    return np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int32)
+
+
+def check_labels(where: str, labels: np.ndarray, allowed: range) -> None:
+    """Raise DataError for the first label that is not in `allowed`."""
+    wrong = np.flatnonzero((labels < allowed.start) | (labels >= allowed.stop))
+    if wrong.size:
+        expected = f"labels {allowed.start} to {allowed.stop - 1} expected"
+        raise DataError(f"{where}: {expected}, found {labels[wrong[0]]} (number {wrong[0]})")
+
+
+def digest(arrays: Arrays, order: Sequence[np.ndarray] = ()) -> str:
+    """SHA-256 over class names, types, shapes and bytes of the arrays, and over the `order` of a split."""
+    sha256 = hashlib.sha256("\n".join(arrays.class_names).encode())
+    for array in (*arrays[:4], *order):
+        sha256.update(f"\n{array.dtype.str} {array.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()

@@ -1,0 +1,302 @@
+"""TFDS builders that need no TensorFlow, and the way to their files; imported only to prepare.
+
+TFDS's own builders need TensorFlow to unzip, to read files and to encode PNG. These keep its URLs,
+checksums, counts and versions, leave the archives as they are, read IDX with NumPy and store raw pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.checksums import load_url_infos
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.util import DownloadError
+from tensorflow_datasets.image_classification import mnist as stock
+
+from mnistjax.data import idx
+from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
+
+PROBE_SECONDS = 5.0  # without an answer, before a server counts as out of reach
+STALL_SECONDS = 60.0  # without a byte, before a download counts as broken
+READ_AT_ONCE = 4096  # records
+DIGITS = "0123456789"
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+CLASSES = {  # EMNIST paper (arXiv:1702.05373), and the mapping files in its archive
+    "balanced": DIGITS + UPPER + "abdefghnqrt",
+    "bymerge": DIGITS + UPPER + "abdefghnqrt",
+    "byclass": DIGITS + UPPER + UPPER.lower(),
+    "letters": UPPER,
+    "digits": DIGITS,
+    "mnist": DIGITS,
+}
+
+
+class _Unextracted:
+    """A download manager that leaves archives as they are, because TFDS extracts with TensorFlow."""
+
+    def __init__(self, manager: Any):
+        self.download_and_extract = manager.download
+
+    def extract(self, paths: Any) -> Any:
+        return paths
+
+
+class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
+    """What our builders change in the stock ones."""
+
+    code_path = None  # TFDS looks here for checksums, by a package (importlib_resources) it doesn't require
+    first_label = 0
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        info = super()._info()
+        image = tfds.features.Tensor(shape=(SIDE, SIDE, 1), dtype=np.uint8, encoding="bytes")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict({"image": image, "label": self._label(info)}),
+            supervised_keys=("image", "label"),
+            homepage=info.homepage,
+            citation=info.citation,
+            disable_shuffling=True,  # the official order, whatever a TFDS version shuffles by
+        )
+
+    def _label(self, info: Any) -> tfds.features.ClassLabel:
+        return info.features["label"]
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        unextracted: Any = _Unextracted(dl_manager)
+        return super()._split_generators(unextracted)
+
+    def _generate_examples(
+        self, num_examples: int, data_path: Any, label_path: Any
+    ) -> Iterator[tuple[int, dict]]:
+        images, labels = self._read(data_path, idx.IMAGE), self._read(label_path, idx.LABEL)
+        idx.check_pair(images, str(data_path), labels, str(label_path))
+        if len(images) != num_examples:
+            raise DataError(f"{data_path}: {num_examples} images expected, found {len(images)}")
+        info: Any = self.info
+        first, classes = self.first_label, info.features["label"].num_classes
+        check_labels(str(label_path), labels, range(first, first + classes))
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image[..., None], "label": int(label) - first}
+
+    def _read(self, path: Any, item: tuple[int, ...]) -> np.ndarray:
+        return idx.read_file(Path(path), item)
+
+
+def _pinned(stock_class: Any) -> dict[str, Any]:
+    """TFDS's own size, checksum and file name of each URL of a stock builder."""
+    return load_url_infos(tfds.core.tfds_path() / "url_checksums" / f"{stock_class.name}.txt")
+
+
+class MNIST(_WithoutTensorFlow, skip_registration=True):
+    """MNIST."""
+
+    url_infos = _pinned(stock.MNIST)
+
+
+class FashionMNIST(_WithoutTensorFlow, stock.FashionMNIST, skip_registration=True):
+    """Fashion-MNIST."""
+
+    url_infos = _pinned(stock.FashionMNIST)
+
+
+class KMNIST(_WithoutTensorFlow, stock.KMNIST, skip_registration=True):
+    """Kuzushiji-MNIST."""
+
+    url_infos = _pinned(stock.KMNIST)
+
+
+def _correct(config: stock.EMNISTConfig) -> stock.EMNISTConfig:
+    """`config` as the archive is: 145,600 letters in 26 equal classes, of which TFDS takes 103,600."""
+    if config.name != "letters":
+        return config
+    return stock.EMNISTConfig(
+        name="letters",
+        class_number=26,
+        train_examples=124_800,
+        test_examples=20_800,
+        description="EMNIST Letters",
+    )
+
+
+class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
+    """EMNIST, upright and with labels from 0. Paths are ARCHIVE/gzip/MEMBER, read from within the archive."""
+
+    url_infos = _pinned(stock.EMNIST)
+    BUILDER_CONFIGS = [_correct(config) for config in stock.EMNIST.BUILDER_CONFIGS]  # noqa: RUF012 (TFDS's name)
+
+    builder_config: Any
+
+    @property
+    def first_label(self) -> int:
+        return int(self.builder_config.name == "letters")
+
+    def _label(self, info: Any) -> tfds.features.ClassLabel:
+        return tfds.features.ClassLabel(names=list(CLASSES[self.builder_config.name]))
+
+    def _read(self, path: Any, item: tuple[int, ...]) -> np.ndarray:
+        archive, member = Path(path).parents[1], f"gzip/{Path(path).name}"
+        with idx.readable(f"{archive}:{member}"):
+            try:
+                with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
+                    array = idx.parse(stream, f"{archive}:{member}", item)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise DataError(f"{archive}: a zip archive with {member} expected, found: {error}") from None
+        return array.swapaxes(1, 2) if item else array  # stored transposed
+
+
+BUILDERS: dict[str, tuple[type, str | None]] = {
+    "mnist": (MNIST, None),
+    "fashion_mnist": (FashionMNIST, None),
+    "kmnist": (KMNIST, None),
+    **{f"emnist_{config}": (EMNIST, config) for config in CLASSES},
+}
+
+
+def locate(name: str, raw_dir: Path) -> Path | None:
+    """The folder that has official files of a data set, `raw_dir` or its subfolder; None without one."""
+    builder, _ = BUILDERS[name]
+    for folder in (raw_dir / builder.name, raw_dir):
+        if any((folder / info.filename).exists() for info in builder.url_infos.values()):
+            return folder
+    return None
+
+
+def check_files(name: str, raw_dir: Path) -> Path:
+    """The folder of the official files, all there and with TFDS's pinned checksums; else DataError."""
+    builder, _ = BUILDERS[name]
+    folder = locate(name, raw_dir) or raw_dir
+    missing = [info.filename for info in builder.url_infos.values() if not (folder / info.filename).exists()]
+    if missing:
+        expected = f"{', '.join(missing)} expected there or in its subfolder {builder.name}"
+        raise DataError(f"{folder}: the official files of {name} are not in it: {expected}")
+    for url, info in builder.url_infos.items():
+        _check_sum(folder / info.filename, url, info)
+    return folder
+
+
+def _check_sum(path: Path, url: str, info: Any) -> None:
+    try:
+        with open(path, "rb") as stream:
+            found, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+            stream.seek(0)
+            html = stream.read(64).lstrip().startswith(b"<")
+    except OSError as error:
+        raise DataError(f"{path}: the file of {url} expected, found: {error.strerror}") from None
+    if found != info.checksum:
+        looks = "; it is an HTML page" if html else "; it is truncated" if size < info.size else ""
+        expected, actual = f"SHA-256 {info.checksum} ({info.size} bytes)", f"{found} ({size} bytes{looks})"
+        raise DataError(f"{path}: wrong checksum: {expected} expected, found {actual}; replace it by {url}")
+
+
+def probe(url: str) -> None:
+    """Raise Unreachable where `url` can't be downloaded, after at most PROBE_SECONDS without an answer."""
+    problems: list[str] = ["no answer"]
+
+    def ask() -> None:
+        try:
+            response = requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True)
+            problems[:] = (
+                [f"HTTP {response.status_code}"] if response.status_code not in (200, 405, 501) else []
+            )
+        except requests.RequestException as error:
+            problems[:] = [type(error).__name__]
+
+    thread = threading.Thread(target=ask, daemon=True)  # a hanging name server ignores every timeout
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if problems:
+        raise _unreachable(url, problems[0])
+
+
+def _unreachable(url: str, reason: str) -> Unreachable:
+    ways = (
+        "give a folder with the official files (data.raw_dir=FOLDER) or use the embedded digits (data=digits)"
+    )
+    return Unreachable(f"{url} can't be downloaded ({reason}); {ways}")
+
+
+def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+    """The decoded arrays of a data set, prepared by TFDS in `data_dir` as array_record and read back."""
+    builder_class, config = BUILDERS[name]
+    url = next(iter(builder_class.url_infos))
+    if raw_dir is None:
+        probe(url)
+    manual_dir = None if raw_dir is None else check_files(name, raw_dir)
+    try:
+        with quiet(), stall_limit():
+            builder_class(data_dir=data_dir, config=config).download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=manual_dir, force_checksums_validation=True, try_download_gcs=False
+                ),
+                file_format="array_record",
+            )
+    except NonMatchingChecksumError as error:
+        raise DataError(f"{name}: {' '.join(str(error).split('To debug')[0].split())}") from None
+    except (requests.RequestException, DownloadError) as error:
+        raise _unreachable(url, type(error).__name__) from None
+    return decode(name, data_dir)
+
+
+def decode(name: str, data_dir: Path) -> Arrays:
+    """The arrays of a prepared data set, in the official order."""
+    builder_class, config = BUILDERS[name]
+    with quiet():
+        builder = builder_class(data_dir=data_dir, config=config)
+        train, test = (_decode_split(builder, split) for split in ("train", "test"))
+    return Arrays(*train, *test, tuple(builder.info.features["label"].names))
+
+
+def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    records = builder.as_data_source(split=split)
+    images, labels = np.empty((len(records), SIDE, SIDE), np.uint8), np.empty(len(records), np.int32)
+    for start in range(0, len(records), READ_AT_ONCE):
+        rows = range(start, min(start + READ_AT_ONCE, len(records)))
+        for row, record in zip(rows, records.__getitems__(rows), strict=True):
+            images[row], labels[row] = record["image"][..., 0], record["label"]
+    return images, labels
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A context in which TFDS says nothing, but for its progress bars on a terminal's stderr."""
+    absl, terminal = logging.getLogger("absl"), sys.stderr.isatty()
+    level = absl.level
+    absl.setLevel(logging.ERROR)
+    tfds.display_progress_bar(terminal)
+    try:
+        with contextlib.redirect_stdout(sys.stderr if terminal else io.StringIO()):
+            yield
+    finally:
+        absl.setLevel(level)
+
+
+@contextlib.contextmanager
+def stall_limit() -> Iterator[None]:
+    """A context in which a silent server ends a download after STALL_SECONDS; TFDS would wait forever."""
+    send = requests.Session.send
+
+    def send_bounded(
+        self: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        return send(self, request, **{**options, "timeout": options.get("timeout") or STALL_SECONDS})
+
+    requests.Session.send = send_bounded
+    try:
+        yield
+    finally:
+        requests.Session.send = send

@@ -1,0 +1,121 @@
+"""IDX files, the format of MNIST: a big-endian header (magic, sizes), then bytes; gzipped or not."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnistjax.data.arrays import SIDE, Arrays, DataError
+
+IMAGE = (SIDE, SIDE)  # sizes after the count, for images
+LABEL = ()
+MOST = 2_000_000  # items in a file; more is a broken header
+CHUNK = 1 << 20  # bytes
+FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+
+
+def read_file(path: Path, item: tuple[int, ...]) -> np.ndarray:
+    """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError if it is none."""
+    with readable(str(path)), open(path, "rb") as stream:
+        return parse(stream, str(path), item)
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """A context in which failures of opening, unzipping and reading are DataErrors that name the file."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{name}: a readable IDX file expected, found: {reason}") from None
+
+
+def parse(stream: Any, name: str, item: tuple[int, ...]) -> np.ndarray:
+    """The uint8 array in an IDX stream. Takes memory as the content comes, never as the header claims."""
+    start = stream.read(2)
+    if start == b"\x1f\x8b":
+        stream = gzip.GzipFile(fileobj=_Rejoined(start, stream))
+        start = stream.read(2)
+    wanted = bytes([0, 0, 8, 1 + len(item)])
+    header = start + _read(stream, 4 * (2 + len(item)) - len(start))
+    if header[:4] != wanted[: len(header)] or not header:
+        kind = "an HTML page" if header.lstrip()[:1] == b"<" else f"bytes {header[:4].hex(' ') or 'none'}"
+        raise DataError(f"{name}: IDX magic {wanted.hex(' ')} expected, found {kind}")
+    if len(header) < 4 * (2 + len(item)):
+        raise DataError(
+            f"{name}: truncated: a header of {4 * (2 + len(item))} bytes expected, found {len(header)}"
+        )
+    count, *sizes = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
+    if tuple(sizes) != item or not 0 < count <= MOST:
+        shape = " x ".join(map(str, ("1 to 2,000,000", *item)))
+        raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
+    content = _read(stream, count * math.prod(item))
+    if len(content) < count * math.prod(item):
+        expected = f"{count * math.prod(item)} bytes after the header"
+        raise DataError(f"{name}: truncated: {expected} expected, found {len(content)}")
+    if stream.read(1):  # at the end of a gzip stream this also checks its CRC
+        raise DataError(f"{name}: {len(content)} bytes expected after the header, found more")
+    return np.frombuffer(content, np.uint8).reshape(count, *item)
+
+
+def _read(stream: Any, size: int) -> bytearray:
+    """Up to `size` bytes; `stream.read(size)` would allocate them all before the first one is there."""
+    content = bytearray()
+    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
+        content += chunk
+    return content
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream with the bytes that were looked at put back in front; members of a zip can't all seek."""
+
+    def __init__(self, start: bytes, stream: Any):
+        self._start, self._stream = start, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        start, self._start = self._start, b""
+        return start or self._stream.read(size)
+
+
+def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str) -> None:
+    """Raise DataError where images and labels differ in number."""
+    if len(images) != len(labels):
+        raise DataError(
+            f"{labels_name}: {len(images)} labels expected as in {images_name}, found {len(labels)}"
+        )
+
+
+def load_files(raw_dir: Path | None) -> Arrays:
+    """A user's own four IDX files, under MNIST's names, gzipped or not; classes 0 to the largest label."""
+    if raw_dir is None:
+        raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
+    paths = {part: _find(raw_dir, name) for part, name in FILES.items()}
+    parts = {part: read_file(path, IMAGE if "images" in part else LABEL) for part, path in paths.items()}
+    for half in ("train", "test"):
+        images, labels = f"{half}_images", f"{half}_labels"
+        check_pair(parts[images], str(paths[images]), parts[labels], str(paths[labels]))
+    classes = max(2, 1 + int(max(parts["train_labels"].max(), parts["test_labels"].max())))
+    return Arrays(**parts, class_names=tuple(map(str, range(classes))))
+
+
+def _find(raw_dir: Path, name: str) -> Path:
+    for path in (folder / file for folder in (raw_dir / "idx", raw_dir) for file in (name, f"{name}.gz")):
+        if path.exists():
+            return path
+    raise DataError(f"{raw_dir}: {name} or {name}.gz expected, found neither")

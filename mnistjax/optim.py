@@ -1,0 +1,237 @@
+"""The open tables of Optax optimizers and of schedules, built from a kind and traced numbers.
+
+An optimizer is built inside the traced function from its name (in the Spec) and its numbers (in the
+Hyper), so that another learning rate is no new program. A number that is None is absent: its code is
+not there and its name is not in the Spec.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from mnistjax.config import ConfigError, Hyper, Spec, steps, unknown
+
+Schedule = Callable[[Array, Mapping[str, Any]], Any]
+"""(t, numbers) -> factor of the learning rate; t is the run's progress in steps, from 0."""
+
+
+class Optimizer(NamedTuple):
+    make: Callable[..., optax.GradientTransformation]  # (learning_rate, **numbers)
+    defaults: dict[str, float | None]
+
+
+class ScheduleRow(NamedTuple):
+    factor: Schedule
+    defaults: dict[str, float | str | None]  # a str is a duration, see `config.steps`
+
+
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+COMMON = {"weight_decay": None, "clip_norm": None}  # L2 (added to the gradient), global norm
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adabelief": Optimizer(optax.adabelief, {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-16}),
+    "adagrad": Optimizer(optax.adagrad, {"learning_rate": 1e-2, "eps": 1e-7}),
+    "adam": Optimizer(optax.adam, {"learning_rate": 1e-3, **ADAM}),
+    "adamax": Optimizer(optax.adamax, {"learning_rate": 1e-3, **ADAM}),
+    "adamw": Optimizer(optax.adamw, {"learning_rate": 1e-3, **ADAM, "weight_decay": 1e-2}),
+    "lamb": Optimizer(optax.lamb, {"learning_rate": 1e-2, **ADAM, "weight_decay": 0.0}),
+    "lion": Optimizer(optax.lion, {"learning_rate": 1e-4, "b1": 0.9, "b2": 0.99, "weight_decay": 1e-3}),
+    "momentum": Optimizer(optax.sgd, {"learning_rate": 1e-2, "momentum": 0.9}),
+    "nadam": Optimizer(optax.nadam, {"learning_rate": 1e-3, **ADAM}),
+    "nesterov": Optimizer(
+        functools.partial(optax.sgd, nesterov=True), {"learning_rate": 1e-2, "momentum": 0.9}
+    ),
+    "radam": Optimizer(optax.radam, {"learning_rate": 1e-3, **ADAM}),
+    "rmsprop": Optimizer(optax.rmsprop, {"learning_rate": 1e-3, "decay": 0.9, "eps": 1e-7}),
+    "sgd": Optimizer(optax.sgd, {"learning_rate": 1e-2}),
+    "yogi": Optimizer(optax.yogi, {"learning_rate": 1e-2, "b1": 0.9, "b2": 0.999, "eps": 1e-3}),
+}
+
+
+def _cosine(t: Array, numbers: Mapping[str, Any]) -> Array:
+    """Half a cosine from 1 to `final` over the run (Loshchilov and Hutter, 2017)."""
+    progress = jnp.clip(t / numbers["total"], 0, 1)
+    return numbers["final"] + (1 - numbers["final"]) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def _one_cycle(t: Array, numbers: Mapping[str, Any]) -> Array:
+    """Half a cosine up from `initial` to 1 over `rise`, then one down to `final` (Smith and Topin, 2018)."""
+    rise, total = numbers["rise"], numbers["total"]
+    up = jnp.clip(t / jnp.maximum(rise, 1), 0, 1)
+    down = jnp.clip((t - rise) / jnp.maximum(total - rise, 1), 0, 1)
+    start, end = numbers["initial"], numbers["final"]
+    rising = start + (1 - start) * 0.5 * (1 - jnp.cos(jnp.pi * up))
+    return jnp.where(t < rise, rising, end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * down)))
+
+
+def _step(t: Array, numbers: Mapping[str, Any]) -> Array:
+    """`factor` once more after each `every`."""
+    return numbers["factor"] ** jnp.floor(t / jnp.maximum(numbers["every"], 1))
+
+
+# Ours and not Optax's because its schedules branch on their numbers, which are traced here.
+SCHEDULES: dict[str, ScheduleRow] = {
+    "constant": ScheduleRow(lambda t, numbers: 1.0, {"warmup": None}),
+    "cosine": ScheduleRow(_cosine, {"warmup": None, "final": 0.0}),
+    "one_cycle": ScheduleRow(_one_cycle, {"warmup": None, "rise": "30%", "initial": 0.04, "final": 1e-4}),
+    "step": ScheduleRow(_step, {"warmup": None, "every": "10 epochs", "factor": 0.5}),
+}
+
+
+def register_optimizer(
+    name: str, make: Callable[..., optax.GradientTransformation], **defaults: float
+) -> None:
+    """Adds a row to the table of optimizers; ValueError if the name is taken.
+
+    `make(learning_rate, **numbers)` must accept a callable or traced `learning_rate` and traced
+    numbers; `defaults` names them all, `learning_rate` included.
+    """
+    if name in OPTIMIZERS and OPTIMIZERS[name].make is not make:
+        raise ValueError(f"an optimizer named {name!r} is registered already")
+    OPTIMIZERS[name] = Optimizer(make, {"learning_rate": 1e-3, **defaults})
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    """Adds the rows that installed packages declare under the entry-point group `mnistjax.optimizers`."""
+    for entry in importlib.metadata.entry_points(group="mnistjax.optimizers"):
+        OPTIMIZERS.setdefault(entry.name, entry.load())
+
+
+def list_optimizers() -> list[str]:
+    _load_entry_points()
+    return sorted(OPTIMIZERS)
+
+
+def optimizer_options(name: str) -> dict[str, float | None]:
+    """The numbers of an optimizer with their defaults; None is absent."""
+    if name not in list_optimizers():
+        raise unknown("optimizer", name, OPTIMIZERS)
+    return {**COMMON, **OPTIMIZERS[name].defaults}
+
+
+def schedule_options(name: str) -> dict[str, float | str | None]:
+    """The numbers and durations of a schedule with their defaults; None is absent."""
+    if name not in SCHEDULES:
+        raise unknown("schedule", name, SCHEDULES)
+    return dict(SCHEDULES[name].defaults)
+
+
+Check = tuple[Callable[[float], bool], str]
+_POSITIVE: Check = (lambda x: x > 0, "a finite number > 0")
+_NOT_NEGATIVE: Check = (lambda x: x >= 0, "a finite number >= 0")
+_RATE: Check = (lambda x: 0 <= x < 1, "a number >= 0 and < 1")
+_FRACTION: Check = (lambda x: 0 <= x <= 1, "a number >= 0 and <= 1")
+_CHECKS: dict[str, Check] = {
+    "learning_rate": _POSITIVE,
+    "clip_norm": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "eps": _NOT_NEGATIVE,
+    "momentum": _RATE,
+    "decay": _RATE,
+    "b1": _RATE,
+    "b2": _RATE,
+    "factor": _FRACTION,
+    "initial": _FRACTION,
+    "final": _FRACTION,
+}
+
+
+def make_hyper(
+    optimizer: str,
+    optimizer_values: Mapping[str, Any],
+    schedule: str,
+    schedule_values: Mapping[str, Any],
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+) -> Hyper:
+    """The Hyper of a run; missing values take their defaults, durations become steps.
+
+    ConfigError names the option (`optimizer.learning_rate`), what was given and what is allowed.
+    """
+    numbers = _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer))
+    times = _merge("schedule", schedule, schedule_values, schedule_options(schedule))
+    for option, value in times.items():
+        key = f"schedule.{option}"
+        if option in ("warmup", "every", "rise"):
+            times[option] = _duration(key, value, steps_per_epoch, epochs)
+        else:
+            times[option] = _number(key, value)
+    if schedule != "constant":
+        times["total"] = float(steps_per_epoch * epochs)
+    return {
+        "optimizer": {option: _number(f"optimizer.{option}", value) for option, value in numbers.items()},
+        "schedule": times,
+    }
+
+
+def hyper_names(hyper: Hyper) -> tuple[str, ...]:
+    """The names of the numbers that are there, for the Spec."""
+    return tuple(sorted(f"{group}.{option}" for group, numbers in hyper.items() for option in numbers))
+
+
+def _merge(group: str, name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    for option in values:
+        if option not in defaults:
+            raise unknown(f"option of {group} {name}", option, defaults)
+    merged = {**defaults, **values}
+    return {
+        option: value
+        for option, value in merged.items()
+        if value is not None or defaults[option] is not None  # null is allowed where it is the default
+    }
+
+
+def _number(key: str, value: Any) -> float:
+    holds, allowed = _CHECKS.get(key.rpartition(".")[2], (math.isfinite, "a finite number"))
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and holds(number)):
+        raise ConfigError(f"{key} must be {allowed}; got {value!r}")
+    return number
+
+
+def _duration(key: str, value: Any, steps_per_epoch: int, epochs: int) -> float:
+    try:
+        return steps(value, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def make_optimizer(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
+    """The Optax optimizer of a run, from the Spec's names and the Hyper's (traced) numbers."""
+    numbers = dict(hyper["optimizer"])
+    own = OPTIMIZERS[spec.optimizer].defaults
+    chain = []
+    if "clip_norm" in numbers:
+        chain.append(optax.clip_by_global_norm(numbers.pop("clip_norm")))
+    if "weight_decay" in numbers and "weight_decay" not in own:
+        chain.append(optax.add_decayed_weights(numbers.pop("weight_decay")))
+    numbers["learning_rate"] = learning_rate(spec.schedule, numbers["learning_rate"], hyper["schedule"])
+    chain.append(OPTIMIZERS[spec.optimizer].make(**numbers))
+    return optax.chain(*chain) if len(chain) > 1 else chain[0]
+
+
+def learning_rate(schedule: str, peak: Any, numbers: Mapping[str, Any]) -> Any:
+    """The learning rate, a number where it is constant and a function of the step where it is not."""
+    if not numbers:
+        return peak
+
+    def at_step(step: Array) -> Any:
+        factor = SCHEDULES[schedule].factor(step, numbers)
+        if "warmup" in numbers:
+            factor *= jnp.minimum(1, (step + 1) / jnp.maximum(numbers["warmup"], 1))
+        return peak * factor
+
+    return at_step

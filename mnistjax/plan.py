@@ -1,0 +1,87 @@
+"""Named choices and numbers, with a data set -> the Plan of one run: Spec, Hyper and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze
+from mnistjax.data import Dataset
+from mnistjax.models import create_model
+from mnistjax.models import model_options as list_options
+from mnistjax.optim import hyper_names, make_hyper
+
+NOTHING: Mapping[str, Any] = {}
+
+
+def make_plan(
+    data: Dataset,
+    *,
+    model: str = "mlp",
+    model_options: Mapping[str, Any] = NOTHING,
+    optimizer: str = "adam",
+    optimizer_options: Mapping[str, Any] = NOTHING,
+    schedule: str = "constant",
+    schedule_options: Mapping[str, Any] = NOTHING,
+    batch_size: int | Literal["all"] = 64,
+    micro_batch: int | Literal["auto"] = "auto",
+    shuffle: Literal["own", "shared"] = "own",
+    stopping: Stopping = DEFAULT_STOPPING,
+    positive: int | None = None,
+    seed: int = 0,
+) -> Plan:
+    """The Plan of a run on a data set; options left out take their defaults.
+
+    `positive` is None for a multiclass task; a binary one takes data that `to_binary` has relabelled
+    and the class that is positive there. ConfigError names what does not fit, a batch larger than
+    the training set for one.
+    """
+    count = len(data.train.images)
+    batch = count if batch_size == "all" else batch_size
+    if not 1 <= batch <= count:
+        raise ConfigError(
+            f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
+            f"{data.name}; got {batch}"
+        )
+    outputs = data.num_classes if positive is None else 1
+    module = create_model(model, num_classes=outputs, **model_options)
+    largest = _largest_piece(module) if micro_batch == "auto" else micro_batch
+    if micro_batch != "auto" and not 1 <= micro_batch <= batch:
+        raise ConfigError(
+            f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; got {micro_batch}"
+        )
+    hyper = make_hyper(
+        optimizer,
+        optimizer_options,
+        schedule,
+        schedule_options,
+        steps_per_epoch=-(-count // batch),
+        epochs=stopping.epochs,
+    )
+    spec = Spec(
+        model=model,
+        model_options=freeze({option: getattr(module, option) for option in list_options(model)}),
+        optimizer=optimizer,
+        schedule=schedule,
+        hyper_names=hyper_names(hyper),
+        task="multiclass" if positive is None else "binary",
+        num_classes=outputs,
+        train_count=count,
+        batch_size=batch,
+        micro_batch=min(batch, largest),
+        shuffle=shuffle,
+    )
+    return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
+
+
+def _largest_piece(module: Any) -> int:
+    """Images that a step takes at once: a model's `cpu_micro_batch` on CPU, where its intermediates then
+    stay in the cache; thousands elsewhere. All of the batch where a model carries batch statistics."""
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
+    collections = jax.eval_shape(module.init, jax.random.key(0), image)
+    if set(collections) != {"params"}:
+        return 2**31
+    return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192

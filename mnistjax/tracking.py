@@ -1,0 +1,327 @@
+"""W&B as a mirror of the records; the only room that imports wandb.
+
+No W&B call runs in the training thread. A tracker owns a daemon thread that imports wandb, opens the
+run and works through a bounded queue; whatever fails there is said once, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnistjax import records
+from mnistjax.config import unknown
+
+if TYPE_CHECKING:
+    from mnistjax.train import Moment
+
+MODES = {  # what wandb itself takes in WANDB_MODE
+    "auto": "auto",
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+SHOWN = 32  # images of each kind
+QUEUE = 10_000  # rows that may wait for W&B
+EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; else 1
+
+_environment = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Test images with what the model made of them."""
+
+    images: np.ndarray  # (N, H, W) uint8
+    labels: np.ndarray  # (N,) int
+    probabilities: np.ndarray  # (N, K) float
+    class_names: Sequence[str]
+
+
+def worst_errors(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Indices of at most `count` misclassified images, the most confident error first."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
+
+
+def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
+    """ "online", "offline" or "disabled" for `wandb.mode`, and a line for the user where `auto` went offline.
+
+    `auto` is what WANDB_MODE says, else online if there is a key and the server answers within `timeout` s.
+    """
+    asked = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    if asked not in MODES:
+        raise unknown("WANDB_MODE" if mode == "auto" else "wandb.mode", asked, MODES)
+    if MODES[asked] != "auto":
+        return MODES[asked], None
+    try:
+        url, has_key = _server() if _may_have_key() else ("", False)
+    except Exception as error:  # wandb's own errors can't be named without importing it
+        return "offline", f"W&B is offline: {_one_line(error)}"
+    if not has_key:
+        return "offline", "W&B is offline: no API key (`wandb login` sets one)"
+    if not _answers(url, timeout):
+        return "offline", f"W&B is offline: {url} did not answer within {timeout:g} s"
+    return "online", None
+
+
+class Tracker:
+    """An observer that mirrors one run to W&B, in `<folder>/wandb/`; no method raises or waits for W&B.
+
+    Only `finish` waits, at most `patience` seconds. `tell` gets the one line said when tracking stops.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        config: Mapping[str, Any],
+        run_id: str,
+        mode: str,
+        project: str = "mnistjax",
+        entity: str | None = None,
+        tags: Sequence[str] = (),
+        group: str | None = None,
+        name: str | None = None,
+        patience: float = 30.0,
+        tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        self.address: str | None = None  # where the run lies: a URL, or a folder while offline
+        self._folder = Path(folder).absolute()
+        self._patience = patience
+        self._tell = tell
+        self._run_id = run_id
+        self._stopped = threading.Event()
+        self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
+        options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
+        options |= {"config": dict(config), "id": run_id, "mode": mode}
+        self._thread = threading.Thread(target=self._work, args=(options,), name="wandb", daemon=True)
+        if mode == "disabled":
+            self._stopped.set()
+        else:
+            self._thread.start()
+
+    def __call__(self, moment: Moment) -> None:
+        """W&B gets the moment's row, if an epoch ended; costs microseconds here."""
+        if moment.row is not None:
+            row = dict(moment.row)
+            # Commit at once: a kill would lose a row that waits for the next one.
+            self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
+
+    def finish(
+        self, status: str, summary: Mapping[str, Any] | None = None, *, examples: Examples | None = None
+    ) -> None:
+        """The run is closed under `status`, with its summary, pictures and, when done, its checkpoint."""
+        if self._stopped.is_set():
+            return
+        deadline = time.monotonic() + self._patience
+        self._send(lambda run: self._close(run, status, summary or {}, examples))
+        self._send(None)
+        self._thread.join(deadline - time.monotonic())
+        if self._thread.is_alive():
+            self._stop(f"it did not finish within {self._patience:g} s")
+            _release_service(kill=True)
+        self._stopped.set()
+
+    def _send(self, job: Callable[[Any], None] | None) -> None:
+        if not self._stopped.is_set():
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full:
+                self._stop(f"{QUEUE:,} rows wait for it")
+
+    def _stop(self, reason: str) -> None:
+        if not self._stopped.is_set():
+            self._stopped.set()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal
+                self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records go on")
+
+    def _work(self, options: dict[str, Any]) -> None:
+        run = None
+        try:
+            run = _open(self._folder, options, self._patience)
+            self.address = run.url if options["mode"] == "online" else str(Path(run.dir).parent)
+            while (job := self._queue.get()) is not None and not self._stopped.is_set():
+                job(run)
+        except Exception as error:  # whatever it is, it must not reach training
+            self._stop(_one_line(error))
+        finally:
+            if self._stopped.is_set():
+                with contextlib.suppress(Exception):
+                    if run is not None:
+                        run.finish(exit_code=1)
+                _release_service(kill=False)
+
+    def _close(self, run: Any, status: str, summary: Mapping[str, Any], examples: Examples | None) -> None:
+        pictures = _pictures(summary, examples)
+        with _files_below(self._folder):
+            if pictures:
+                run.log({"epoch": run.summary.get("epoch", 0), **pictures})
+            checkpoint = self._folder / records.CHECKPOINT
+            if status == "done" and checkpoint.exists():
+                run.log_artifact(_artifact(self._run_id, checkpoint))
+        run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
+        run.summary["status"] = status
+        run.finish(exit_code=EXIT_CODES.get(status, 1))
+
+
+def _open(folder: Path, options: dict[str, Any], patience: float) -> Any:
+    import wandb
+
+    _, has_key = _server()
+    if options["mode"] == "online" and not has_key:
+        raise ValueError("no API key; `wandb login` sets one")  # wandb would ask at the terminal
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=patience,
+        finish_timeout=0.8 * patience,  # W&B's own giving up comes before ours
+        disable_git=True,
+        disable_code=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    resume = "allow" if options["mode"] == "online" else None
+    with _files_below(folder):
+        run = wandb.init(dir=folder, reinit="create_new", resume=resume, settings=settings, **options)
+    run.define_metric("epoch")
+    run.define_metric("*", step_metric="epoch")
+    return run
+
+
+def _may_have_key() -> bool:
+    """Whether any of the places where wandb looks for a key exists; without one the import is spared."""
+    variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "WANDB_CONFIG_DIR")
+    files = (".netrc", "_netrc", ".config/wandb/settings")
+    return any(map(os.environ.get, variables)) or any((Path.home() / file).exists() for file in files)
+
+
+def _server() -> tuple[str, bool]:
+    """The server's URL, and whether environment, netrc or wandb's settings hold credentials for it."""
+    import wandb
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    url = wandb_setup.singleton().settings.base_url
+    wandb.termsetup(wandb.Settings(silent=True), None)
+    found = wbauth.authenticate_session(host=url, source="mnistjax", prompt=False, update_session=False)
+    return url, found is not None
+
+
+def _answers(url: str, timeout: float) -> bool:
+    """Whether an HTTP server answers there within `timeout` seconds, name resolution included."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=timeout).close()
+            answered.set()
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code != 407:  # a proxy speaks for a server it can't reach
+                answered.set()
+        except Exception:  # no answer, whatever the reason
+            return
+
+    # A look-up that hangs can't be interrupted, only left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answered.is_set()
+
+
+@contextlib.contextmanager
+def _files_below(folder: Path) -> Iterator[None]:
+    """wandb's staging and cache folders lie in the run folder meanwhile, not in the user's home.
+
+    It reads them from the environment only.
+    """
+    with _environment:
+        missing = {"WANDB_DATA_DIR", "WANDB_CACHE_DIR"} - os.environ.keys()
+        os.environ.update(dict.fromkeys(missing, str(folder / "wandb")))
+        try:
+            yield
+        finally:
+            for name in missing:
+                os.environ.pop(name, None)
+
+
+def _pictures(summary: Mapping[str, Any], examples: Examples | None) -> dict[str, Any]:
+    """The confusion matrix as W&B's own chart, the first test images, and the worst errors."""
+    import wandb
+
+    if examples is None:
+        return {}
+    names = examples.class_names
+    pictures: dict[str, Any] = {}
+    if "test/confusion_matrix" in summary:
+        counts = np.asarray(summary["test/confusion_matrix"])
+        cells = [[names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+        fields = {column: column for column in ("Actual", "Predicted", "nPredictions")}
+        pictures["test/confusion_matrix"] = wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            wandb.Table(columns=[*fields], data=cells),
+            fields,
+            {"title": "Confusion matrix, test"},
+        )
+    worst = worst_errors(examples.labels, examples.probabilities, SHOWN)
+    shown = {"test/samples": np.arange(min(SHOWN, len(examples.labels))), "test/misclassified": worst}
+    for key, indices in shown.items():
+        if len(indices):
+            pictures[key] = [wandb.Image(examples.images[i], caption=_caption(examples, i)) for i in indices]
+    return pictures
+
+
+def _caption(examples: Examples, index: int) -> str:
+    row = examples.probabilities[index]
+    names, predicted = examples.class_names, int(row.argmax())
+    return f"true {names[int(examples.labels[index])]}, predicted {names[predicted]} ({row[predicted]:.2f})"
+
+
+def _artifact(run_id: str, checkpoint: Path) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model")
+    # The checkpoint of a run that is done never changes: no copy in the staging folder or the cache.
+    artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
+    return artifact
+
+
+def _release_service(*, kill: bool) -> None:
+    """W&B's process, killed first if asked, is forgotten if it is dead, and the next run starts a new one.
+
+    Else wandb's exit hook would wait for it without end, or end with a traceback. There is no public way to
+    the process; and wandb is looked up, not imported, because its import may be what hangs.
+    """
+    setup = getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
+    service = getattr(getattr(setup, "_connection", None), "_proc", None)
+    process = getattr(service, "_process", None)
+    if process is None:
+        return
+    if kill:
+        process.kill()
+        process.wait()
+    if process.poll() is not None:
+        with contextlib.suppress(Exception):
+            sys.modules["wandb"].teardown()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,35 @@
+"""Strictness for all tests, and an empty working folder for those that run commands."""
+
+import logging
+
+import hypothesis
+import absl.logging
+import jax
+import pytest
+
+hypothesis.settings.register_profile("ours", deadline=None)  # the first example compiles
+hypothesis.settings.load_profile("ours")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """An empty working folder, with none of the user's data, W&B or Hydra settings."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("MNISTJAX_RAW_DIR", raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    # Setting up logging, as Hydra does, closes all handlers, and absl's closes the stream it was imported under.
+    monkeypatch.setattr(absl.logging.get_absl_handler().python_handler, "close", lambda: None)
+    root = logging.getLogger()  # Hydra leaves its own handlers, open, on streams that the test closes
+    before, level = root.handlers[:], root.level
+    yield folder
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)

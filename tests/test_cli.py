@@ -1,0 +1,350 @@
+"""The command: what it refuses, what it writes, how it stops and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import pytest
+import yaml
+
+from mnistjax import cli, models, progress, records
+from mnistjax.cli import main
+
+SHORT = ["data=digits", "train.epochs=2", "model.hidden=16"]
+BAD = {  # words -> what the message must name
+    "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, mlp, neuron"],
+    "model=3": ["'3'", "cnn, mlp, neuron"],
+    "model=null": ["'null'", "cnn, mlp, neuron"],
+    "~model": ["model=NAME"],
+    "+model=cnn": ["model=cnn without the +"],
+    "modell=cnn": ["nearest is 'model'"],
+    "data=mnits": ["nearest is 'mnist'", "fashion_mnist"],
+    "data=mnist data.raw_dir=/nonexistent": ["data.raw_dir=/nonexistent"],
+    "optimizer=adamm": ["nearest is 'adam'", "sgd"],
+    "experiment=singel_neuron": ["nearest is 'single_neuron'"],
+    "train.epoch=3": ["nearest is 'train.epochs'"],
+    "trian.epochs=3": ["nearest is 'train.epochs'"],
+    "+train.foo=1": ["'train.foo'", "train.epochs"],
+    "++foo.bar=1": ["'foo.bar'", "train"],
+    "~train.epochs": ["train.epochs is missing"],
+    "+train.epochs=3": ["there already"],
+    "train=3": ["'train'"],
+    "train.epochs=-1": ["train.epochs", "whole number >= 1", "-1"],
+    "train.epochs=ten": ["whole number >= 1", "'ten'"],
+    "train.epochs=true": ["whole number >= 1", "True"],
+    "train.batch_size=0": ["whole number >= 1 or 'all'", "got 0"],
+    "data=digits train.batch_size=99999999": ["from 1 to 1150", "99999999"],
+    "data=digits train.micro_batch=999": ["train.micro_batch", "128", "999"],
+    "train.keep=bset": ["nearest is 'best'"],
+    "train.early_stopping=0": ["whole number >= 1 or null"],
+    "optimizer.learning_rate=nan": ["finite number > 0", "nan"],
+    "optimizer.learning_rate=-1": ["finite number > 0", "-1"],
+    "optimizer.learning_rate=fast": ["finite number > 0", "'fast'"],
+    "optimizer.momentum=0.5": ["'optimizer.momentum'", "optimizer=nesterov"],
+    "model.hidden=-5": ["hidden", "at least 1", "-5"],
+    "model.hiden=3": ["nearest is 'model.hidden'"],
+    "model.activation=rleu": ["nearest is 'relu'", "tanh"],
+    "model.hidden=[1,2": ["can't be read"],
+    "schedule.warmup=abc": ["schedule.warmup", "'abc'", "'500 steps'"],
+    "task.positive=12": ["task.positive", "task=binary"],
+    "data=digits task=binary task.positive=12": ["0 to 9", "12"],
+    "seed=-1": ["seed", "4294967295", "-1"],
+    "seed=1.5": ["seed", "1.5"],
+    "seed=": ["seed", "''"],
+    "seed=${foo}": ["seed", "'foo' not found"],
+    "seed=???": ["seed", "Missing"],
+    "seed=1,2": ["add -m"],
+    "wandb.mode=onlin": ["nearest is 'online'", "disabled"],
+    "resume=maybe": ["true or false", "'maybe'"],
+    "hydra.foo=1": ["hydra.foo"],
+    "hydra/launcher=foo": ["basic"],
+    "epochs": ["'epochs'", "KEY=VALUE"],
+    "=3": ["'=3'", "KEY=VALUE"],
+    "--hepl": ["nearest is '--help'"],
+    "--cfg jbo": ["'job'"],
+    "--resolve": ["--cfg"],
+    "-m model=mlp,cnm": ["job 1", "'cnm'", "nearest is 'cnn'"],
+    "-m data=digits train.epochs=1,0": ["job 1", "whole number >= 1"],
+    "--cfg job model=cnm": ["nearest is 'cnn'"],
+    "--help model=cnm": ["nearest is 'cnn'"],
+}
+
+
+def check_refused(code, error, folder, named):
+    lines = error.splitlines()
+    assert code == 2
+    assert lines[0].startswith("error: ")
+    assert len(lines) == 1
+    assert [word for word in named if word not in lines[0]] == []
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work, capsys):
+    check_refused(main(words.split()), capsys.readouterr().err, work, BAD[words])
+
+
+def start(*words, save_seconds=None, **options):
+    """A process that runs the command, with its own time between checkpoints where one is given."""
+    save = "" if save_seconds is None else f"cli.SAVE_SECONDS = {save_seconds};"
+    code = f"import sys; from mnistjax import cli; {save} sys.exit(cli.main())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
+
+
+def test_a_real_process_refuses_alike(work):
+    process = start("model=cnm", stderr=subprocess.PIPE)
+    _, error = process.communicate()
+    check_refused(process.returncode, error, work, BAD["model=cnm"])
+
+
+@pytest.mark.parametrize("words", ["--help", "--cfg job", "--info searchpath", "--version"])
+def test_questions_are_answered_and_nothing_is_written(words, work, capsys):
+    assert main(words.split()) == 0
+    assert len(capsys.readouterr().out) > 5
+    assert os.listdir(work) == []
+
+
+def test_help_names_every_choice(work, capsys):
+    main(["--help"])
+    text = capsys.readouterr().out
+    for name in ("single_neuron", "fashion_mnist", "cnn", "adamw", "one_cycle", "binary", "outputs/", "-m"):
+        assert name in text
+
+
+def test_tab_completion_offers_choices(work, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", "mnistjax model=")
+    assert main(["-sc", "query=bash"]) == 0
+    assert {"model=cnn", "model=mlp", "model=neuron"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_run_leaves_its_records(work, capsys):
+    assert main([*SHORT, "hydra.run.dir=run", "wandb.tags=[a,b]"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    for line in ("epoch 2/2", "Test results on digits", "Confusion matrix", "run folder run"):
+        assert line in output.out
+    assert max(map(len, output.out.splitlines())) <= 80
+    names = {
+        "config.yaml",
+        "metrics.jsonl",
+        "status.json",
+        "summary.json",
+        "checkpoint.safetensors",
+        ".hydra",
+    }
+    assert names <= set(os.listdir("run"))
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["wandb"]["tags"] == ["a", "b"]
+    rows = records.read_rows("run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    parts = {f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1")}
+    assert set(rows[0]) == {"epoch", "examples_seen", "seconds", *parts}
+    status, summary = records.read_status("run"), records.read_summary("run")
+    assert status is not None
+    assert summary is not None
+    assert (status["status"], status["epoch"], status["identity"]) == ("done", 2, summary["identity"])
+    assert summary["test/count"] == sum(map(sum, summary["test/confusion_matrix"])) == 359
+    assert summary["parameters"] == 784 * 16 + 16 + 16 * 10 + 10
+    assert len(summary["data"]["class_counts"]["train"]) == 10
+    wanted = {"seconds_per_epoch", "compile_seconds", "spec", "hyper", "seed", "versions", "device"}
+    assert wanted | {f"test/{name}" for name in ("loss", "accuracy", "precision", "recall", "f1")} <= set(
+        summary
+    )
+
+
+def test_default_folder_is_dated(work, capsys):
+    assert main(SHORT) == 0
+    assert len([*work.glob("outputs/????-??-??/??-??-??*/summary.json")]) == 1
+
+
+def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
+    from mnistjax.data import builders
+    from mnistjax.data.arrays import Unreachable
+
+    def no_network(url):
+        raise Unreachable(f"{url} is out of reach")
+
+    monkeypatch.setattr(builders, "probe", no_network)
+    assert main(["train.epochs=1", "model.hidden=16", "hydra.run.dir=run"]) == 0
+    assert "NOT MNIST" in "".join(capsys.readouterr().err.splitlines()[:5])
+    assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"
+
+
+def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
+    class Theirs(nn.Module):
+        num_classes: int = 10
+        width: int = 4
+
+        @nn.compact
+        def __call__(self, images, train=False):
+            return nn.Dense(self.num_classes)(nn.Dense(self.width)(images.reshape(len(images), -1) / 255))
+
+    monkeypatch.setitem(models.MODELS, "theirs", Theirs)
+    assert main(["data=digits", "train.epochs=1", "model=theirs", "model.width=3", "hydra.run.dir=run"]) == 0
+    summary = records.read_summary("run")
+    assert summary is not None
+    assert summary["parameters"] == 784 * 3 + 3 + 3 * 10 + 10
+
+
+def stop_at(monkeypatch, step):
+    """From now on a run gets a SIGTERM at that step."""
+
+    def observe(self, moment):
+        if moment.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", observe)
+
+
+def outcome(folder):
+    """What must be equal between equal runs."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
+    return rows, (Path(folder) / records.CHECKPOINT).read_bytes()
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
+    words = ["data=digits", "train.epochs=4", "model.hidden=16", "train.keep=best"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2 * 9)
+        assert main(words) == 143
+    assert "resume=true" in capsys.readouterr().err
+    (folder,) = work.glob("outputs/*/*")
+    status = records.read_status(folder)
+    assert status is not None
+    assert status["status"] == "interrupted"
+    assert status["epoch"] < 4
+    assert main([*words, "resume=true"]) == 0  # finds the newest unfinished run by itself
+    assert [*work.glob("outputs/*/*")] == [folder]
+    assert main([*words, "hydra.run.dir=straight"]) == 0
+    assert outcome(folder) == outcome("straight")
+
+
+def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
+    words = [*SHORT, "hydra.run.dir=run", "resume=true"]
+    assert main(words) == 0
+    before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    assert main(words) == 0
+    assert "done already" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
+    assert main([*words, "optimizer.learning_rate=0.5", "seed=1"]) == 2
+    error = capsys.readouterr().err
+    assert "optimizer.learning_rate (0.001 there, 0.5 here), seed (0 there, 1 here)" in error
+    assert main([*SHORT, "hydra.run.dir=run"]) == 2
+    assert "holds a run already (done)" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
+
+
+def test_a_diverged_run_is_named_and_not_continued(work, capsys):
+    words = [*SHORT, "optimizer=sgd", "optimizer.learning_rate=1e30", "hydra.run.dir=run"]
+    assert main(words) == 1
+    assert "not finite in epoch" in capsys.readouterr().err
+    status = records.read_status("run")
+    assert status is not None
+    assert status["status"] == "diverged"
+    assert not Path("run/summary.json").exists()
+    assert main([*words, "resume=true"]) == 1
+
+
+def test_an_exception_is_a_failed_run(work, monkeypatch, capsys):
+    def fail(self, moment):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", fail)
+    assert main([*SHORT, "hydra.run.dir=run"]) == 1
+    assert capsys.readouterr().err == "failed: RuntimeError: two lines (see run/mnistjax.log)\n"
+    assert "Traceback" in Path("run/mnistjax.log").read_text()
+    status = records.read_status("run")
+    assert status is not None
+    assert status["status"] == "failed"
+
+
+def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys):
+    whole, refusals = records.append_row, iter([True, True, False, False, False])
+
+    def append(folder, row):
+        if next(refusals):
+            raise OSError(28, "No space left on device")
+        whole(folder, row)
+
+    monkeypatch.setattr(records, "append_row", append)
+    assert main(["data=digits", "train.epochs=3", "model.hidden=16", "hydra.run.dir=run"]) == 0
+    assert capsys.readouterr().err.count("No space left") == 1
+    assert [row["epoch"] for row in records.read_rows("run")] == [1, 2, 3]
+
+
+def test_a_sweep_runs_every_job_and_names_the_failed(work, capsys):
+    words = [
+        "-m",
+        "optimizer=sgd,momentum",
+        "optimizer.learning_rate=0.1,1e30",
+        "hydra.sweep.dir=sweep",
+        *SHORT,
+    ]
+    assert main(words) == 1
+    statuses = [records.read_status(f"sweep/{number}") for number in range(4)]
+    assert [status and status["status"] for status in statuses] == ["done", "diverged"] * 2
+    error = capsys.readouterr().err
+    assert "2 of 4 jobs done" in error
+    assert error.count("not finite in epoch") == 2
+
+
+def test_a_key_of_the_swept_group_only_is_a_key(work):
+    words = ["-m", "optimizer=momentum,nesterov", "optimizer.momentum=0.8", "hydra.sweep.dir=sweep", *SHORT]
+    assert main(words) == 0
+
+
+def wait_for_rows(folder, count):
+    deadline = time.monotonic() + 60
+    while len(records.read_rows(folder)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops(work, number, code):
+    process = start("data=digits", "train.epochs=100000", "hydra.run.dir=run", stderr=subprocess.PIPE)
+    wait_for_rows("run", 3)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "hydra.run.dir=run resume=true" in error
+    status, checkpoint = records.read_status("run"), records.load_checkpoint("run")
+    assert status is not None
+    assert checkpoint is not None
+    assert status["status"] == "interrupted"
+    assert checkpoint.meta["epoch"] == status["epoch"] == len(records.read_rows("run"))
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused(work):
+    first = start("data=digits", "train.epochs=100000", "hydra.run.dir=run")
+    try:
+        wait_for_rows("run", 1)
+        second = start(
+            "data=digits", "train.epochs=100000", "hydra.run.dir=run", "resume=true", stderr=subprocess.PIPE
+        )
+        _, error = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert str(first.pid) in error
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_bits(work):
+    words = ["data=digits", "train.epochs=80", "model.dropout=0.1", "train.keep=best"]
+    assert start(*words, "hydra.run.dir=straight").wait() == 0
+    for rows in (5, 20, 60):
+        process = start(*words, f"hydra.run.dir=killed{rows}", save_seconds=0.2)
+        wait_for_rows(f"killed{rows}", rows)
+        process.kill()
+        process.wait()
+        assert start(*words, f"hydra.run.dir=killed{rows}", "resume=true").wait() == 0
+        assert outcome(f"killed{rows}") == outcome("straight")

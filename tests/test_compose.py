@@ -1,0 +1,105 @@
+"""The configuration: every file composes and says what the code says; every wrong value is one clear line."""
+
+import pytest
+import yaml
+
+from mnistjax import cli
+from mnistjax.compose import SCHEMA, differing_keys, flatten, plan_run, read_settings
+from mnistjax.config import ConfigError, conf_dir, to_plain
+from mnistjax.data import DATASETS, load_data
+from mnistjax.models import MODELS, model_options
+from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
+
+GROUPS = {file.parent.name: [] for file in conf_dir().glob("*/*.yaml")}
+for file in sorted(conf_dir().glob("*/*.yaml")):
+    GROUPS[file.parent.name].append(file.stem)
+CHOICES = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
+
+
+def compose(*overrides):
+    with cli.composing():
+        return cli.to_plain_config(cli.compose(list(overrides)), resolve=True)
+
+
+def plan(*overrides):
+    return plan_run(read_settings(compose("data=digits", *overrides)), load_data("digits"))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_config_composes(choice):
+    assert read_settings(compose(choice))
+
+
+def test_every_key_of_the_schema_is_in_the_config():
+    keys = {
+        key
+        for key, _ in flatten(compose())
+        if key.partition(".")[0] not in ("model", "optimizer", "schedule")
+    }
+    assert keys == set(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("group", "table", "options"),
+    [
+        ("model", MODELS, model_options),
+        ("optimizer", OPTIMIZERS, optimizer_options),
+        ("schedule", SCHEDULES, schedule_options),
+        ("data", {"auto": None, **DATASETS}, lambda name: {}),
+    ],
+)
+def test_files_of_a_group_say_what_its_table_says(group, table, options):
+    ours = {name for name in table if (conf_dir() / group / f"{name}.yaml").exists()}
+    assert ours == set(GROUPS[group])
+    for name in GROUPS[group]:
+        written = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+        assert written == {"name": name, **to_plain(options(name))}
+
+
+def test_no_stored_config_can_run_code():
+    assert not any("_target_" in file.read_text() for file in conf_dir().rglob("*.yaml"))
+
+
+def test_equal_jobs_have_equal_identities():
+    one = plan("model.hidden=64", "optimizer.learning_rate=0.01")
+    assert one == plan("model.hidden=[64]", "optimizer.learning_rate=1e-2", "wandb.mode=offline")
+    assert one.identity != plan("model.hidden=64", "optimizer.learning_rate=0.02").identity
+
+
+def test_another_learning_rate_or_seed_is_no_other_spec():
+    assert plan("optimizer.learning_rate=0.5", "seed=3").spec == plan().spec
+
+
+@pytest.mark.parametrize("text", ["1e-3", "'1e-3'", "1", "0.5"])
+def test_learning_rate_takes_any_finite_positive_number(text):
+    assert plan(f"optimizer.learning_rate={text}").hyper["optimizer"]["learning_rate"] == float(
+        text.strip("'")
+    )
+
+
+def test_all_is_the_full_training_set():
+    spec = plan("train.batch_size=all").spec
+    assert spec.batch_size == spec.train_count == 1150
+    assert spec.steps_per_epoch == 1
+
+
+def test_a_large_batch_is_cut():
+    assert plan("train.batch_size=all", "train.micro_batch=100").spec.micro_batch == 100
+    assert plan("train.batch_size=64").spec.micro_batch == 64
+
+
+def test_binary_task_has_one_output():
+    binary = plan("task=binary", "task.positive=3", "model=neuron")
+    assert (binary.spec.num_classes, binary.spec.classes, binary.positive) == (1, 2, 3)
+
+
+def test_differing_keys_are_named_with_both_values():
+    here, there = compose("seed=1", "resume=true", "wandb.project=a"), compose("train.epochs=3")
+    assert differing_keys(here, there) == ["seed (0 there, 1 here)", "train.epochs (3 there, 20 here)"]
+
+
+def test_a_missing_section_is_named():
+    config = compose()
+    del config["model"]
+    with pytest.raises(ConfigError, match="model must be chosen by a name"):
+        read_settings(config)

@@ -1,0 +1,845 @@
+"""Data sets: real TFDS builders on small real files, damage of every kind, splits and orders.
+
+No test uses the network: names other than this machine's do not resolve.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnistjax import data
+from mnistjax.config import ConfigError
+from mnistjax.data import DataError, idx, prepared
+from mnistjax.data.digits import enlarge
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("MNISTJAX_RAW_DIR") or REPOSITORY / "../shared/data/mnist").resolve()
+HAS_REAL = all((REAL / f"{name}.gz").is_file() for name in idx.FILES.values())
+COUNTS = {"train": 50, "test": 20}  # images of the small data sets
+RESOLVE = socket.getaddrinfo
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch, tmp_path):
+    """No network beyond this machine, no data folders of the user."""
+
+    def resolve(host, *args, **kwargs):
+        if host not in ("127.0.0.1", "localhost"):
+            raise socket.gaierror(f"tests use no network: {host}")
+        return RESOLVE(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "127.0.0.1,localhost")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
+    monkeypatch.delenv("MNISTJAX_RAW_DIR", raising=False)
+
+
+def to_idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def draw(part: str, *, classes: int = 10, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of a small data set."""
+    random, count = np.random.RandomState(len(part)), COUNTS[part]
+    images = random.randint(0, 256, (count, 28, 28)).astype(np.uint8)
+    return images, (np.arange(count) % classes + first).astype(np.uint8)
+
+
+def write_official(folder: Path, *, suffix: str = ".gz") -> Path:
+    """Four small files under MNIST's names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in COUNTS:
+        for kind, array in zip(("images", "labels"), draw(part), strict=True):
+            content = to_idx(array)
+            path = folder / (idx.FILES[f"{part}_{kind}"] + suffix)
+            path.write_bytes(gzip.compress(content, mtime=0) if suffix else content)
+    return folder
+
+
+def pin(folder: Path, setattr, *, builder: str = "MNIST", url: str | None = None) -> None:
+    """Make the files in `folder` the ones that TFDS pins, by `setattr(object, name, value)`."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.core.utils import Size
+
+    from mnistjax.data import builders
+
+    cls = getattr(builders, builder)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    base = url or (cls.URL if builder != "EMNIST" else cls.URL.rpartition("/")[0] + "/")
+
+    def info(path: Path) -> UrlInfo:
+        content = path.read_bytes()
+        return UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), path.name)
+
+    setattr(cls, "url_infos", {base + path.name: info(path) for path in files})
+    if url:
+        setattr(cls, "URL", url)
+    setattr(builders.stock, "_TRAIN_EXAMPLES", COUNTS["train"])
+    setattr(builders.stock, "_TEST_EXAMPLES", COUNTS["test"])
+    setattr(prepared, "SHA256", {**prepared.SHA256, "mnist": None})
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A folder of small official files, pinned as if TFDS knew them."""
+    folder = write_official(tmp_path / "raw")
+    pin(folder, monkeypatch.setattr)
+    return folder
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    """The message, after checking that it is one line without a chain of causes."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+    return text
+
+
+# --- real MNIST
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_REAL, reason="needs the official MNIST files")
+def test_real_mnist(tmp_path):
+    dataset = data.load_data("mnist", data_dir=tmp_path, raw_dir=REAL)
+    assert [len(part.labels) for part in (dataset.train, dataset.val, dataset.test)] == [
+        48_000,
+        12_000,
+        10_000,
+    ]
+    assert dataset.sha256 == "9ff647f7e670d4f1525fde4d88d4beabb5f81c33f3917b7fba3724c8cc78e9d7"
+    counts = dataset.class_counts
+    assert counts["test"] == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    whole = np.add(counts["train"], counts["val"]).tolist()
+    assert whole == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    data._load.cache_clear()
+    started = time.perf_counter()
+    assert data.load_data("mnist", data_dir=tmp_path).sha256 == dataset.sha256
+    assert time.perf_counter() - started < 1  # second
+
+
+# --- preparing
+
+
+def test_builders_are_tfds_own_and_leave_its_table_alone():
+    import tensorflow_datasets as tfds
+
+    from mnistjax.data import builders
+
+    builder: Any
+    for builder, _ in builders.BUILDERS.values():
+        stock: Any = tfds.builder_cls(builder.name)
+        assert issubclass(builder, stock)
+        assert builder is not stock
+        assert (builder.URL, builder.VERSION) == (stock.URL, stock.VERSION)
+    pinned: Any = builders.MNIST.url_infos
+    pinned = pinned[builders.MNIST.URL + "t10k-labels-idx1-ubyte.gz"]
+    assert pinned.checksum == "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+
+
+def test_arrays_are_those_of_the_files(small, tmp_path):
+    dataset = data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
+    images, labels = draw("train")
+    train, val = data.split(COUNTS["train"])
+    for part, rows in ((dataset.train, train), (dataset.val, val)):
+        np.testing.assert_array_equal(part.images, images[rows])
+        np.testing.assert_array_equal(part.labels, labels[rows])
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+    for part in (dataset.train, dataset.val, dataset.test):
+        assert (part.images.dtype, part.labels.dtype) == (np.uint8, np.int32)
+        assert part.images.flags.c_contiguous
+        assert not part.images.flags.writeable
+    assert dataset.class_names == tuple("0123456789")
+    assert (dataset.num_classes, dataset.banner) == (10, None)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"mnistjax"}
+    assert data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small) is dataset
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
+def test_sisters_of_mnist(name, tmp_path, monkeypatch):
+    folder = write_official(tmp_path / "raw" / name)
+    pin(folder, monkeypatch.setattr, builder={"fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}[name])
+    dataset = data.load_data(name, raw_dir=tmp_path / "raw")
+    assert dataset.class_names[0] == {"fashion_mnist": "T-shirt/top", "kmnist": "o"}[name]
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+
+
+EMNIST = {"balanced": 47, "letters": 26, "digits": 10, "byclass": 62, "bymerge": 47, "mnist": 10}
+
+
+def write_emnist(path: Path, config: str, *, first: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in COUNTS:
+            images, labels = draw(part, classes=EMNIST[config], first=first)
+            for name, array in (("images-idx3", images.swapaxes(1, 2)), ("labels-idx1", labels)):
+                member = f"gzip/emnist-{config}-{part}-{name}-ubyte.gz"
+                archive.writestr(member, gzip.compress(to_idx(np.ascontiguousarray(array)), mtime=0))
+
+
+def pin_emnist(path: Path, config: str, monkeypatch) -> None:
+    from mnistjax.data import builders
+
+    pin(path.parent, monkeypatch.setattr, builder="EMNIST")
+    row = next(row for row in builders.EMNIST.BUILDER_CONFIGS if row.name == config)
+    monkeypatch.setattr(row, "train_examples", COUNTS["train"])
+    monkeypatch.setattr(row, "test_examples", COUNTS["test"])
+
+
+@pytest.mark.parametrize("config", EMNIST)
+def test_emnist_is_upright_and_starts_at_0(config, tmp_path, monkeypatch):
+    path = tmp_path / "raw" / "emnist" / "gzip.zip"
+    write_emnist(path, config, first=int(config == "letters"))
+    pin_emnist(path, config, monkeypatch)
+    dataset = data.load_data(f"emnist_{config}", raw_dir=tmp_path / "raw")
+    images, labels = draw("test", classes=EMNIST[config])
+    np.testing.assert_array_equal(dataset.test.images, images)
+    np.testing.assert_array_equal(dataset.test.labels, labels)
+    assert dataset.num_classes == EMNIST[config]
+    assert dataset.class_names[:2] == (("A", "B") if config == "letters" else ("0", "1"))
+    assert dataset.class_names[-1] == {"byclass": "z", "letters": "Z", "digits": "9", "mnist": "9"}.get(
+        config, "t"
+    )
+
+
+def test_letters_that_start_at_0_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "emnist" / "gzip.zip"
+    write_emnist(path, "letters", first=0)
+    pin_emnist(path, "letters", monkeypatch)
+    with pytest.raises(DataError, match=r"labels-idx1-ubyte\.gz: labels 1 to 26 expected, found 0") as error:
+        data.load_data("emnist_letters", raw_dir=tmp_path)
+    one_line(error)
+
+
+def test_emnist_counts_are_those_of_the_archive():
+    from mnistjax.data import builders
+
+    counts = {row.name: (row.train_examples, row.test_examples) for row in builders.EMNIST.BUILDER_CONFIGS}
+    assert counts["letters"] == (26 * 4800, 26 * 800)
+    assert counts["balanced"] == (47 * 2400, 47 * 400)
+    assert set(counts) == set(EMNIST)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from typing import Any
+sys.path.insert(0, {tests!r})
+import test_data
+from mnistjax import data
+from mnistjax.data import builders
+test_data.pin(Path({raw!r}), setattr)
+if {stop!r}:
+    def decode(*args):
+        Path({stop!r}).touch()
+        time.sleep(600)
+    builders.decode = decode
+started = time.time()
+dataset = data.load_data("mnist", data_dir={home!r}, raw_dir={raw!r})
+foreign = [name for name in ("tensorflow", "jax", "sklearn") if name in sys.modules]
+print(dataset.sha256, foreign)
+"""
+
+
+def start_child(small: Path, home: Path, stop: str = "") -> subprocess.Popen:
+    code = CHILD.format(tests=str(Path(__file__).parent), raw=str(small), home=str(home), stop=stop)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_at_once(small, tmp_path):
+    children = [start_child(small, tmp_path / "data") for _ in range(2)]
+    results = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0], results
+    expected = data.load_data("mnist", data_dir=tmp_path / "data").sha256
+    for out, err in results:
+        assert out == f"{expected} []\n"  # no TensorFlow, and TFDS's chatter is not on stdout
+        assert err == ""
+    assert sorted(os.listdir(tmp_path / "data/mnistjax")) == ["downloads", "mnist", "mnist.lock"]
+
+
+@pytest.mark.slow
+def test_kill_leaves_nothing_that_counts_as_prepared(small, tmp_path):
+    home, stop = tmp_path / "data", tmp_path / "stop"
+    child = start_child(small, home, str(stop))
+    while not stop.exists():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert (home / "mnistjax/mnist.partial").exists()
+    assert not prepared.is_prepared("mnist", home)
+    dataset = data.load_data("mnist", data_dir=home, raw_dir=small)
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+    assert not (home / "mnistjax/mnist.partial").exists()
+
+
+def test_failure_leaves_nothing(small, tmp_path):
+    (small / "t10k-labels-idx1-ubyte.gz").write_bytes(b"")
+    with pytest.raises(DataError):
+        data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
+    assert os.listdir(tmp_path / "data/mnistjax") == ["mnist.lock"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_arrays_are_read_again_from_the_records(small, tmp_path, caplog):
+    home = tmp_path / "data"
+    before = data.load_data("mnist", data_dir=home, raw_dir=small)
+    data._load.cache_clear()
+    flip(home / "mnistjax/mnist/train_images.npy")
+    after = data.load_data("mnist", data_dir=home)  # neither files nor network
+    assert after.sha256 == before.sha256
+    assert len(caplog.records) == 1
+    assert "preparing mnist again" in caplog.text
+    prepared.read_arrays("mnist", home / "mnistjax/mnist")
+
+
+@pytest.mark.parametrize("victim", ["manifest.json", "tfds", "test_labels.npy"])
+def test_damaged_records_are_prepared_again_from_the_source(victim, small, tmp_path, caplog):
+    home = tmp_path / "data"
+    before = data.load_data("mnist", data_dir=home, raw_dir=small)
+    data._load.cache_clear()
+    folder = home / "mnistjax/mnist"
+    (folder / "train_labels.npy").write_bytes(b"")
+    for path in folder.rglob("*.array_record*") if victim == "tfds" else [folder / victim]:
+        path.write_bytes(b"{")
+    assert data.load_data("mnist", data_dir=home, raw_dir=small).sha256 == before.sha256
+    assert "damaged" in caplog.text
+    assert sorted(os.listdir(home / "mnistjax")) == ["downloads", "mnist", "mnist.lock"]
+
+
+def test_later_loads_need_no_tfds(small, tmp_path):
+    expected = data.load_data("mnist", data_dir=tmp_path, raw_dir=small).sha256
+    code = """if True:
+        import sys
+        from mnistjax import data
+        from mnistjax.data import prepared
+        prepared.SHA256["mnist"] = None
+        print(data.load_data("mnist").sha256)
+        print([m for m in ("tensorflow", "tensorflow_datasets", "sklearn", "jax") if m in sys.modules])"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TFDS_DATA_DIR": str(tmp_path)}
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split("\n")[:2] == [expected, "[]"]
+
+
+def test_a_data_folder_that_cannot_be_made(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file.*data\.dir=FOLDER") as error:
+        data.load_data("mnist", data_dir=tmp_path / "file", raw_dir=small)
+    one_line(error)
+
+
+# --- files that are not what they should be
+
+IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+CONTENT = to_idx(draw("train")[0])
+
+
+def header(*sizes: int, magic: int = 0x0803) -> bytes:
+    return np.array([magic, *sizes], ">u4").tobytes()
+
+
+BROKEN = {
+    "empty": (b"", "magic 00 00 08 03 expected, found bytes none"),
+    "header only": (CONTENT[:9], "truncated: a header of 16 bytes"),
+    "truncated": (CONTENT[:-1], "truncated: 39200 bytes after the header expected, found 39199"),
+    "truncated gzip": (gzip.compress(CONTENT)[:-20], "readable IDX file expected"),
+    "damaged gzip": (gzip.compress(CONTENT)[:-8] + bytes(8), "readable IDX file expected"),
+    "longer": (CONTENT + b"x", "found more"),
+    "wrong magic": (header(50, 28, 28, magic=0x0D03) + CONTENT[16:], "found bytes 00 00 0d 03"),
+    "labels": (to_idx(draw("train")[1]), "found bytes 00 00 08 01"),
+    "HTML": (b"\n<!DOCTYPE html><html>", "found an HTML page"),
+    "absurd count": (header(2**31, 28, 28), "dimensions 1 to 2,000,000 x 28 x 28 expected, found 2147483648"),
+    "large count": (header(1_900_000, 28, 28) + bytes(100), "truncated"),
+    "no image": (header(0, 28, 28), "dimensions"),
+    "other side": (to_idx(np.zeros((5, 32, 32), np.uint8)), "found 5 x 32 x 32"),
+    "count mismatch": (to_idx(draw("train")[0][:-1]), "49 labels expected as in"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_of_ones_own(case, tmp_path):
+    content, expected = BROKEN[case]
+    (write_official(tmp_path) / IMAGES).write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(DataError) as error:
+        data.load_data("idx", raw_dir=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    message = one_line(error)
+    assert expected in message
+    assert (LABELS if case == "count mismatch" else IMAGES) in message
+    assert peak < 8 << 20  # bytes
+
+
+@pytest.mark.parametrize("name", ["idx", "mnist"])
+def test_a_folder_in_place_of_a_file(name, small):
+    (small / IMAGES).unlink()
+    (small / IMAGES).mkdir()
+    with pytest.raises(DataError, match=rf"{IMAGES}.*expected, found: Is a directory") as error:
+        data.load_data(name, raw_dir=small)
+    one_line(error)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("name", ["idx", "mnist"])
+def test_an_unreadable_file(name, small):
+    (small / IMAGES).chmod(0)
+    with pytest.raises(DataError, match=rf"{IMAGES}.*Permission denied") as error:
+        data.load_data(name, raw_dir=small)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "looks"), [(b"<html>" * 9000, "an HTML page"), (b"\x1f\x8b", "truncated"), (b"x" * 99999, "")]
+)
+def test_wrong_checksum(content, looks, small):
+    expected = hashlib.sha256((small / IMAGES).read_bytes()).hexdigest()
+    (small / IMAGES).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        data.load_data("mnist", raw_dir=small)
+    message = one_line(error)
+    assert IMAGES in message
+    assert f"SHA-256 {expected}" in message
+    assert hashlib.sha256(content).hexdigest() in message
+    assert looks in message
+    assert "https://storage.googleapis.com" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        (LABELS, to_idx(np.full(50, 10, np.uint8)), "labels 0 to 9 expected, found 10"),
+        (LABELS, to_idx(np.zeros(49, np.uint8)), "50 labels expected"),
+        (IMAGES, header(2**31, 28, 28), "dimensions"),
+        (IMAGES, b"<html>", "HTML"),
+    ],
+)
+def test_broken_files_that_pass_their_checksum(file, content, expected, small, monkeypatch):
+    (small / file).write_bytes(gzip.compress(content))
+    pin(small, monkeypatch.setattr)
+    with pytest.raises(DataError) as error:
+        data.load_data("mnist", raw_dir=small)
+    message = one_line(error)
+    assert file in message
+    assert expected in message
+
+
+def test_another_number_of_images_than_pinned(small, monkeypatch):
+    from mnistjax.data import builders
+
+    monkeypatch.setattr(builders.stock, "_TRAIN_EXAMPLES", 51)
+    with pytest.raises(DataError, match=rf"{IMAGES}: 51 images expected, found 50"):
+        data.load_data("mnist", raw_dir=small)
+
+
+def test_another_content_than_pinned(small, monkeypatch):
+    monkeypatch.setitem(prepared.SHA256, "mnist", "0" * 64)
+    with pytest.raises(DataError, match="decoded arrays of SHA-256 0000"):
+        data.load_data("mnist", raw_dir=small)
+
+
+def test_missing_files_are_named_and_not_downloaded(small):
+    (small / IMAGES).unlink()
+    for name in ("mnist", "auto"):
+        with pytest.raises(DataError, match=rf"official files of mnist.*{IMAGES} expected") as error:
+            data.load_data(name, raw_dir=small)
+        one_line(error)
+
+
+def test_missing_folder(tmp_path, monkeypatch, caplog):
+    for name in ("mnist", "auto", "idx", "digits"):
+        with pytest.raises(DataError, match=r"data\.raw_dir=.*nowhere"):
+            data.load_data(name, raw_dir=tmp_path / "nowhere")
+    monkeypatch.setenv("MNISTJAX_RAW_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"MNISTJAX_RAW_DIR=.*nowhere"):
+        data.load_data("mnist")
+    assert data.load_data("digits").banner is None
+    assert data.load_data("auto").name == "digits"
+    assert "nowhere" in caplog.text
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_an_array_or_a_data_error(content, with_header):
+    content = header(1 + len(content) // 784, 28, 28) + content if with_header else content
+    for packed in (content, gzip.compress(content)):
+        for item in (idx.IMAGE, idx.LABEL):
+            try:
+                with idx.readable("name"):
+                    array = idx.parse(io.BytesIO(packed), "name", item)
+            except DataError:
+                continue
+            assert array.shape[1:] == item
+            assert array.nbytes == len(content) - 4 * (2 + len(item))
+
+
+@given(st.integers(1, 2**32 - 1), st.binary(max_size=60), st.booleans())
+def test_memory_follows_the_content_not_the_header(count, content, zipped):
+    packed = header(count, 28, 28) + content
+    tracemalloc.start()
+    with pytest.raises(DataError):
+        idx.parse(io.BytesIO(gzip.compress(packed) if zipped else packed), "name", idx.IMAGE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20  # bytes
+
+
+@given(st.integers(1, 5), st.data())
+def test_idx_round_trip(count, draws):
+    array = np.frombuffer(draws.draw(st.binary(min_size=count * 784, max_size=count * 784)), np.uint8)
+    array = array.reshape(count, 28, 28)
+    np.testing.assert_array_equal(idx.parse(io.BytesIO(to_idx(array)), "name", idx.IMAGE), array)
+
+
+# --- the network
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """(folder, requests) of a web server on this machine with small official files, pinned as TFDS's."""
+    folder, requests = write_official(tmp_path / "www"), []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            requests.append(self.command + self.path)
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    pin(folder, monkeypatch.setattr, url=f"http://127.0.0.1:{running.server_port}/")
+    yield folder, requests
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_download(name, server, capsys):
+    dataset = data.load_data(name)
+    assert (dataset.name, dataset.banner) == ("mnist", None)
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+    assert sum(request.startswith("GET") for request in server[1]) == 4
+    assert capsys.readouterr() == ("", "")
+
+
+def test_download_of_another_file(server):
+    (server[0] / IMAGES).write_bytes(b"<html>sign in</html>")
+    for name in ("mnist", "auto"):
+        with pytest.raises(DataError, match=rf"{IMAGES}.*wrong checksum.*Expected.*Got") as error:
+            data.load_data(name)
+        one_line(error)
+
+
+def test_no_network(tmp_path):
+    for name in ("mnist", "emnist_letters"):
+        with pytest.raises(
+            DataError, match=r"http.*can't be downloaded.*raw_dir=FOLDER.*data=digits"
+        ) as error:
+            data.load_data(name)
+        one_line(error)
+    assert not list(tmp_path.glob("home/mnistjax/*.partial"))
+
+
+def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+    from mnistjax.data import builders
+
+    folder = write_official(tmp_path / "www")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        pin(folder, monkeypatch.setattr, url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setattr(builders, "PROBE_SECONDS", 0.3)
+        started = time.perf_counter()
+        with pytest.raises(DataError, match="can't be downloaded"):
+            data.load_data("mnist")
+        assert time.perf_counter() - started < 3  # seconds
+        fallback = data.load_data("auto")
+    assert fallback.name == "digits"
+
+
+def test_a_hanging_name_server_is_given_up(monkeypatch):
+    from mnistjax.data import builders
+
+    over = threading.Event()
+
+    def resolve(*args, **kwargs):
+        over.wait()
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(builders, "PROBE_SECONDS", 0.2)
+    started = time.perf_counter()
+    with pytest.raises(DataError, match="no answer"):
+        builders.probe("https://example.org/file")
+    assert time.perf_counter() - started < 2  # seconds
+    over.set()
+
+
+def test_a_stalled_download_is_given_up(tmp_path, monkeypatch):
+    from mnistjax.data import builders
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(b"x" * 1000)
+            self.wfile.flush()
+            time.sleep(3)
+
+        def log_message(self, *args):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{running.server_port}/"
+    pin(write_official(tmp_path / "www"), monkeypatch.setattr, url=url)
+    monkeypatch.setattr(builders, "STALL_SECONDS", 0.3)
+    with pytest.raises(DataError, match=r"can't be downloaded \(ConnectionError\)") as error:
+        data.load_data("mnist")
+    one_line(error)
+    running.shutdown()
+    running.server_close()
+
+
+# --- auto
+
+
+def test_auto_falls_back_to_the_digits_and_says_so():
+    dataset = data.load_data()
+    assert dataset.name == "digits"
+    assert "NOT MNIST" in (dataset.banner or "")
+    assert "1,797" in (dataset.banner or "")
+    assert data.load_data() is dataset
+    assert dataset.sha256 == data.load_data("digits").sha256
+
+
+def test_auto_takes_mnist_from_the_folder_then_prepared(small, monkeypatch):
+    monkeypatch.setenv("MNISTJAX_RAW_DIR", str(small))
+    assert data.load_data("auto") is data.load_data("mnist")
+    monkeypatch.delenv("MNISTJAX_RAW_DIR")
+    assert data.load_data("auto").name == "mnist"
+
+
+def test_auto_does_not_hide_broken_mnist(small, monkeypatch):
+    (small / IMAGES).write_bytes(b"<html>")
+    monkeypatch.setenv("MNISTJAX_RAW_DIR", str(small))
+    with pytest.raises(DataError, match="wrong checksum"):
+        data.load_data("auto")
+
+
+def test_auto_warns_of_a_folder_without_mnist(tmp_path, monkeypatch, caplog):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("MNISTJAX_RAW_DIR", str(tmp_path / "empty"))
+    assert data.load_data("auto").name == "digits"
+    assert "no file of MNIST" in caplog.text
+
+
+# --- own files, digits, other people's data sets
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_files_of_ones_own(suffix, tmp_path):
+    write_official(tmp_path, suffix=suffix)
+    dataset = data.load_data("idx", raw_dir=tmp_path)
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+    assert dataset.class_names == tuple("0123456789")
+
+
+def test_idx_needs_a_folder_and_two_classes(tmp_path):
+    with pytest.raises(DataError, match="raw_dir=FOLDER"):
+        data.load_data("idx")
+    for kind in ("train", "test"):
+        name = idx.FILES[f"{kind}_labels"] + ".gz"
+        (write_official(tmp_path) / name).write_bytes(to_idx(np.zeros(COUNTS[kind], np.uint8)))
+    write_official(tmp_path / "whole")
+    for kind in ("train", "test"):
+        name = idx.FILES[f"{kind}_labels"] + ".gz"
+        (tmp_path / "whole" / name).write_bytes(to_idx(np.zeros(COUNTS[kind], np.uint8)))
+    assert data.load_data("idx", raw_dir=tmp_path / "whole").class_names == ("0", "1")
+
+
+def test_digits():
+    dataset = data.load_data("digits")
+    counts = dataset.class_counts
+    assert [len(part.labels) for part in (dataset.train, dataset.val, dataset.test)] == [1150, 288, 359]
+    whole = np.add(np.add(counts["train"], counts["val"]), counts["test"])
+    np.testing.assert_allclose(counts["test"], whole / 5, atol=0.5)
+    assert dataset.sha256 == "bfe0f5d1375453c960e304faf67eeab22ec70182ef5c5c02f1a33c2a42bfb544"
+
+
+@given(st.integers(0, 16))
+def test_enlarging_keeps_flat_images_flat(value):
+    image = enlarge(np.full((1, 8, 8), value))[0]
+    assert (image[4:24, 4:24] == round(value * 255 / 16 + 1e-9)).all()
+    assert image[:4].sum() == image[24:].sum() == image[:, :4].sum() == image[:, 24:].sum() == 0
+
+
+def test_enlarging_keeps_left_and_top():
+    corner = np.zeros((1, 8, 8), int)
+    corner[0, 1, 6] = 16  # row 1, column 6
+    image = enlarge(corner)[0]
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    assert (row < 10, column > 18) == (True, True)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(data, "DATASETS", dict(data.DATASETS))
+
+
+def load_stripes():
+    return draw("train", classes=3), draw("test", classes=3), ["a", "b", "c"]
+
+
+def test_a_strangers_data_set(table):
+    data.register_dataset("stripes", load_stripes)
+    dataset = data.load_data("stripes")
+    assert [len(part.labels) for part in (dataset.train, dataset.val, dataset.test)] == [40, 10, 20]
+    assert dataset.class_names == ("a", "b", "c")
+    assert "stripes" in data.list_datasets()
+    with pytest.raises(ConfigError, match="built in"):
+        data.register_dataset("mnist", load_stripes)
+
+
+def test_a_data_set_from_an_entry_point(table, monkeypatch, tmp_path):
+    (tmp_path / "stripes.dist-info").mkdir()
+    (tmp_path / "stripes.dist-info/entry_points.txt").write_text(
+        "[mnistjax.datasets]\nstriped = stripes_data:load\n"
+    )
+    (tmp_path / "stripes.dist-info/METADATA").write_text("Name: stripes\nVersion: 1\n")
+    (tmp_path / "stripes_data.py").write_text("from test_data import load_stripes as load\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    assert "striped" in data.list_datasets()
+    assert "stripes_data" not in sys.modules
+    assert data.load_data("striped").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("train", "names", "expected"),
+    [
+        ((np.zeros((9, 28, 28)), np.zeros(9, int)), "ab", "uint8"),
+        ((np.zeros((9, 28, 27), np.uint8), np.zeros(9, int)), "ab", r"\(9, 28, 27\)"),
+        ((np.zeros((9, 28, 28), np.uint8), np.zeros(8, int)), "ab", "9 integer labels"),
+        ((np.zeros((9, 28, 28), np.uint8), np.zeros(9)), "ab", "9 integer labels"),
+        ((np.zeros((9, 28, 28), np.uint8), np.full(9, 2)), "ab", "labels 0 to 1 expected, found 2"),
+        ((np.zeros((9, 28, 28), np.uint8), np.full(9, -1)), "ab", "found -1"),
+        ((np.zeros((2, 28, 28), np.uint8), np.zeros(2, int)), "ab", "at least 5 images"),
+        ((np.zeros((9, 28, 28), np.uint8), np.zeros(9, int)), "a", "at least 2"),
+    ],
+)
+def test_a_strangers_wrong_arrays(train, names, expected, table):
+    data.register_dataset("wrong", lambda: (train, draw("test", classes=2), names))
+    with pytest.raises(DataError, match=expected) as error:
+        data.load_data("wrong")
+    one_line(error)
+
+
+def test_wrong_name():
+    with pytest.raises(ConfigError, match="unknown data set 'mnits'; nearest is 'mnist'"):
+        data.load_data("mnits")
+
+
+# --- split, order, binary labels
+
+
+@pytest.mark.parametrize("count", [5, 6, 1438, 60_000])
+def test_split_takes_each_image_once(count):
+    train, val = data.split(count)
+    assert (len(train), len(val)) == (count * 4 // 5, count - count * 4 // 5)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(count))
+
+
+def test_order_is_a_permutation_of_seed_and_epoch():
+    first = data.order(1000, seed=3, epoch=4)
+    assert first.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(first), np.arange(1000))
+    np.testing.assert_array_equal(first, data.order(1000, seed=3, epoch=4))
+    others = [
+        data.order(1000, seed=4, epoch=3),
+        data.order(1000, seed=3, epoch=5),
+        data.order(1000, seed=0, epoch=4),
+    ]
+    assert not any((first == other).mean() > 0.05 for other in others)
+
+
+def test_order_has_the_same_bits_everywhere():
+    digest = hashlib.sha256(data.order(48_000, seed=0, epoch=0).astype("<i4").tobytes()).hexdigest()
+    assert digest == "f84d29602f5f0aa83ebc6360794dd20da47d15d92f33bd0591078fe3b2d71d4f"
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(-1, 0), (2**32, 0), (0, -1)])
+def test_order_refuses_seeds_that_numpy_would(seed, epoch):
+    with pytest.raises(ConfigError, match="4294967295"):
+        data.order(10, seed=seed, epoch=epoch)
+
+
+def test_binary_labels():
+    dataset = data.load_data("digits")
+    binary = data.to_binary(dataset, positive=3)
+    assert binary.class_names == ("other", "3")
+    for part, counts in binary.class_counts.items():
+        before = dataset.class_counts[part]
+        assert counts == [sum(before) - before[3], before[3]]
+    assert np.shares_memory(binary.train.images, dataset.train.images)
+    assert binary.train.labels.dtype == np.int32
+    wrong: list[Any] = [-1, 10, "3", 1.5]
+    for positive in wrong:
+        with pytest.raises(ConfigError, match="0 to 9 expected"):
+            data.to_binary(dataset, positive=positive)
+
+
+def test_import_is_light():
+    code = "import sys, mnistjax.data as d; print([m for m in {!r} if m in sys.modules])"
+    heavy = ("tensorflow", "tensorflow_datasets", "sklearn", "jax", "requests")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    out = subprocess.run(
+        [sys.executable, "-c", code.format(heavy)], env=environment, capture_output=True, check=True
+    )
+    assert out.stdout.strip() == b"[]"
+
+
+def test_manifest_tells_the_hash(small, tmp_path):
+    data.load_data("mnist", data_dir=tmp_path, raw_dir=small)
+    folder = tmp_path / "mnistjax/mnist"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["sha256"] == data.digest(prepared.read_arrays("mnist", folder))

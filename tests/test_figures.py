@@ -1,0 +1,101 @@
+"""Figures are files that equal runs have equal, and that any run can be drawn as."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnistjax import report
+
+DIGITS = [str(digit) for digit in range(10)]
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+CLOTHES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def rows(count):
+    keys = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+    return [{"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)} for epoch in range(1, count + 1)]
+
+
+def drawn(count=30, classes=10):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (count, 28, 28), dtype=np.uint8)
+    return images, random.integers(0, classes, count), random.dirichlet(np.ones(classes), count)
+
+
+def texts(figure):
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_equal_runs_have_equal_files(tmp_path):
+    contents = []
+    for name in "ab":
+        figure = report.result_figure(rows(3), np.eye(10, dtype=int).tolist(), *drawn(), DIGITS, title="t")
+        paths = report.save(figure, tmp_path / name / "result")
+        assert [path.suffix for path in paths] == [".png", ".svg"]
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 100])
+def test_curves_of_any_length(tmp_path, epochs):
+    report.save(report.curves(rows(epochs)), tmp_path / "curves")
+
+
+def test_curves_take_the_words_for_non_finite_numbers(tmp_path):
+    diverged = [*rows(2), {**rows(1)[0], "epoch": 3, "val/loss": "nan", "train/loss": "inf"}]
+    report.save(report.curves(diverged), tmp_path / "curves")
+
+
+@pytest.mark.parametrize("names", [["other", "0"], DIGITS, CLOTHES, [chr(65 + i) for i in range(47)]])
+def test_a_confusion_matrix_of_any_size_tells_its_counts(tmp_path, names):
+    matrix = np.full((len(names), len(names)), 3) + np.diag([1234] * len(names))
+    figure = report.confusion_matrix_figure(matrix.tolist(), names)
+    assert texts(figure).count("3") >= matrix.size - len(names)
+    assert texts(figure).count("1,237") == len(names)
+    if len(names) < 20:
+        report.save(figure, tmp_path / "matrix")
+
+
+def test_errors_are_told_with_true_and_predicted_class():
+    images, labels, _ = drawn(3)
+    probabilities = np.zeros((3, 10))
+    probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
+    told = texts(report.misclassified_grid(images, labels, probabilities, DIGITS))
+    assert "2 of 3 wrong  (true → predicted, confidence)" in told
+    verdicts = [f"{labels[i]} → {(labels[i] + 1) % 10}\n{p}" for i, p in ((2, "99.9%"), (1, "93.0%"))]
+    assert [text for text in told if "\n" in text] == verdicts
+
+
+def test_no_errors_at_all(tmp_path):
+    images, labels, _ = drawn()
+    right = np.eye(10)[labels]
+    report.save(report.misclassified_grid(images, labels, right, DIGITS), tmp_path / "errors")
+    result = report.result_figure(
+        rows(2), np.eye(10, dtype=int).tolist(), images, labels, right, DIGITS, title="t"
+    )
+    assert "No errors" in texts(result)
+
+
+def test_samples_and_counts_name_the_classes(tmp_path):
+    images, labels, _ = drawn(13)
+    samples = report.sample_grid(images, labels, CLOTHES)
+    assert [text for text in texts(samples) if text in CLOTHES] == [CLOTHES[label] for label in labels]
+    report.save(samples, tmp_path / "samples")
+    counts = {"train": [4800] * 10, "val": [1200] * 10, "test": [1000] * 10}
+    figure = report.class_counts_figure(counts, CLOTHES)
+    assert {"train (48,000)", "val (12,000)", "test (10,000)"} <= set(texts(figure))
+    report.save(figure, tmp_path / "counts")
+
+
+def test_report_uses_no_pyplot_and_loads_matplotlib_late():
+    code = (
+        "import sys, mnistjax.report as r; assert not {'jax', 'wandb', 'matplotlib'} & sys.modules.keys();"
+        "r.curves([]); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

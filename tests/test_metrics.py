@@ -1,0 +1,82 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnistjax.metrics import Sums, batch_sums, per_example_loss, predicted_class, probabilities, summarize
+
+
+def sums_of(task, classes, logits, labels, weights=None):
+    logits, labels = jnp.asarray(logits, jnp.float32), jnp.asarray(labels)
+    weights = jnp.ones(len(labels)) if weights is None else jnp.asarray(weights, jnp.float32)
+    return batch_sums(task, classes, per_example_loss(task, logits, labels), logits, labels, weights)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_metrics_equal_sklearns(data):
+    task = data.draw(st.sampled_from(["multiclass", "binary"]))
+    classes = 2 if task == "binary" else data.draw(st.integers(2, 6))
+    count = data.draw(st.sampled_from([1, 2, 7, 60]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, 1 if task == "binary" else classes))
+    ours = summarize(task, sums_of(task, classes, logits, labels))
+    predicted = np.asarray(predicted_class(task, jnp.asarray(logits)))
+    average = "binary" if task == "binary" else "macro"
+    precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
+        labels,
+        predicted,
+        labels=None if task == "binary" else range(classes),
+        average=average,
+        zero_division=0,
+    )
+    matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(classes))
+    shares = np.asarray(probabilities(task, jnp.asarray(logits)), np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)  # float32 sums to 1 within 1e-7, scikit-learn wants 1e-8
+    loss = sklearn.metrics.log_loss(labels, shares, labels=range(classes))
+    assert ours["confusion_matrix"] == matrix.tolist()
+    assert ours["count"] == count
+    np.testing.assert_allclose(
+        [ours["accuracy"], ours["precision"], ours["recall"], ours["f1"], ours["loss"]],
+        [np.mean(predicted == labels), precision, recall, f1, loss],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(("task", "width"), [("multiclass", 3), ("binary", 1)])
+def test_padding_counts_nothing(task, width):
+    rng = np.random.default_rng(0)
+    classes = 2 if task == "binary" else width
+    logits, labels = rng.normal(size=(8, width)), rng.integers(0, classes, 8)
+    whole = sums_of(task, classes, logits[:5], labels[:5])
+    padded = sums_of(task, classes, logits, labels, [1] * 5 + [0] * 3)
+    np.testing.assert_array_equal(whole.confusion, padded.confusion)
+    np.testing.assert_allclose(whole.loss, padded.loss, rtol=1e-6)
+
+
+def test_sums_of_parts_add_up_to_the_whole():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(10, 4)), rng.integers(0, 4, 10)
+    whole = summarize("multiclass", sums_of("multiclass", 4, logits, labels))
+    parts = [sums_of("multiclass", 4, logits[a:b], labels[a:b]) for a, b in [(0, 7), (7, 10)]]
+    total = summarize("multiclass", Sums(*(one + other for one, other in zip(*parts, strict=True))))
+    assert total.pop("loss") == pytest.approx(whole.pop("loss"), rel=1e-6)
+    assert total == whole
+
+
+@pytest.mark.parametrize("size", [30.0, 1e4, 3e38])
+def test_losses_are_finite_when_saturated(size):
+    binary = per_example_loss("binary", jnp.array([[size], [-size]]), jnp.array([1, 1]))
+    multiclass = per_example_loss("multiclass", jnp.array([[size, 0.0], [size, 0.0]]), jnp.array([0, 1]))
+    for right, wrong in (binary, multiclass):
+        assert 0 <= right < 1e-9
+        assert wrong == pytest.approx(size, rel=1e-6)
+
+
+def test_f1_is_zero_and_not_nan_without_positives():
+    summary = summarize("binary", Sums(np.float32(1.0), np.array([[5, 0], [0, 0]])))
+    assert (summary["precision"], summary["recall"], summary["f1"], summary["accuracy"]) == (0, 0, 0, 1)

@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mnistjax import create_model, list_models, register_model
+from mnistjax.config import ConfigError
+from mnistjax.models import ACTIVATIONS, MODELS
+
+PARAMETERS = {"cnn": 225034, "mlp": 407050, "neuron": 7850}  # by hand, at 28 x 28 and 10 classes
+
+
+def count(variables):
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def image_batch(size=2):
+    return np.random.default_rng(0).integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
+
+
+def test_every_model_has_a_parameter_count():
+    assert sorted(PARAMETERS) == list_models()
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_model_maps_images_to_logits(name):
+    model = create_model(name)
+    variables = model.init(jax.random.key(0), image_batch())
+    assert count(variables) == PARAMETERS[name]
+    logits = jax.jit(model.apply)(variables, image_batch())
+    assert logits.shape == (2, 10)
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_uint8_and_float_images_give_the_same_logits(name):
+    model = create_model(name, num_classes=1)
+    variables = model.init(jax.random.key(0), image_batch())
+    floats = image_batch().astype(np.float32) / 255
+    logits = model.apply(variables, image_batch())
+    assert logits.shape == (2, 1)
+    np.testing.assert_allclose(logits, model.apply(variables, floats), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_model_batches_and_differentiates(name):
+    model = create_model(name)
+    keys = jax.random.split(jax.random.key(0), 3)
+    stacked = jax.vmap(lambda key: model.init(key, image_batch()))(keys)
+    logits = jax.vmap(model.apply, in_axes=(0, None))(stacked, image_batch())
+    assert logits.shape == (3, 2, 10)
+    one = jax.tree.map(lambda leaf: leaf[1], stacked)
+    np.testing.assert_allclose(logits[1], model.apply(one, image_batch()), atol=1e-4)
+    gradients = jax.grad(lambda v: jnp.sum(model.apply(v, image_batch()) ** 2))(one)
+    assert all(jnp.all(jnp.isfinite(g)) and jnp.any(g != 0) for g in jax.tree.leaves(gradients))
+
+
+def test_report_sizes():
+    def size(name, **options):
+        return count(create_model(name, **options).init(jax.random.key(0), image_batch()))
+
+    assert size("neuron", num_classes=1) == 785
+    assert size("mlp", hidden=64, num_classes=1) == 784 * 64 + 64 + 65
+    assert size("mlp", hidden=[32, 16]) == 784 * 32 + 32 + 32 * 16 + 16 + 170
+    assert size("cnn", channels=[32, 64], hidden=[]) == 34826
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_activations(activation):
+    model = create_model("mlp", hidden=8, activation=activation)
+    variables = model.init(jax.random.key(0), image_batch())
+    assert jnp.all(jnp.isfinite(model.apply(variables, image_batch())))
+
+
+def test_pooling_before_the_bias_changes_nothing_for_relu():
+    """The order conv, bias, activation, pool of the textbooks, on the same weights."""
+    model = create_model("cnn", channels=[4], hidden=[])
+    variables = model.init(jax.random.key(1), image_batch())
+    block, dense = variables["params"]["ConvBlock_0"], variables["params"]["Dense_0"]
+    bias = jnp.array([0.3, -0.2, 0.1, 0.0])
+    block["bias_0"] = bias
+    x = image_batch().astype(np.float32) / 255
+    conv = jax.lax.conv_general_dilated(
+        x, block["kernel_0"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    pooled = nn.max_pool(nn.relu(conv + bias.reshape(1, 1, 1, -1)), (2, 2), (2, 2))
+    expected = pooled.reshape(2, -1) @ dense["kernel"] + dense["bias"].reshape(1, -1)
+    np.testing.assert_allclose(model.apply(variables, image_batch()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("cnm", {}, ["cnm", "cnn"]),
+        ("mlp", {"hiden": 3}, ["hiden", "hidden"]),
+        ("mlp", {"hidden": -5}, ["hidden", "at least 1", "-5"]),
+        ("mlp", {"hidden": [3, 0]}, ["hidden", "at least 1"]),
+        ("mlp", {"hidden": "wide"}, ["hidden", "wide"]),
+        ("mlp", {"hidden": True}, ["hidden", "True"]),
+        ("mlp", {"activation": "rleu"}, ["rleu", "relu"]),
+        ("mlp", {"dropout": 1.0}, ["dropout", "1.0"]),
+        ("mlp", {"dropout": float("nan")}, ["dropout", "nan"]),
+        ("cnn", {"padding": "sane"}, ["sane", "same"]),
+        ("cnn", {"kernel": 0}, ["kernel", "at least 1"]),
+    ],
+)
+def test_wrong_options_are_refused(name, options, words):
+    with pytest.raises(ConfigError) as caught:
+        create_model(name, **options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"channels": [8] * 5}, {"kernel": 29}, {"channels": [8] * 5, "padding": "same"}]
+)
+def test_blocks_that_leave_no_pixels_are_refused(options):
+    with pytest.raises(ConfigError, match=r"channels: \d blocks are too many for images of 28 x 28"):
+        create_model("cnn", **options).init(jax.random.key(0), image_batch())
+
+
+def test_a_stranger_adds_a_model():
+    class Twice(nn.Module):
+        num_classes: int = 10
+        factor: float = 2.0
+
+        @nn.compact
+        def __call__(self, images, train=False):
+            return self.factor * nn.Dense(self.num_classes)(images.reshape(len(images), -1) / 255)
+
+    register_model("twice", Twice)
+    try:
+        assert "twice" in list_models("tw*")
+        assert create_model("twice", factor=3).factor == 3.0
+        with pytest.raises(ValueError, match="registered already"):
+            register_model("mlp", Twice)
+    finally:
+        del MODELS["twice"]

@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mnistjax.config import ConfigError
+from mnistjax.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    learning_rate,
+    list_optimizers,
+    make_hyper,
+    make_optimizer,
+    register_optimizer,
+)
+from mnistjax.train import fit
+from small import small_plan
+
+
+def hyper_of(optimizer="sgd", schedule="constant", *, steps_per_epoch=10, epochs=10, sched=None, **values):
+    return make_hyper(
+        optimizer, values, schedule, sched or {}, steps_per_epoch=steps_per_epoch, epochs=epochs
+    )
+
+
+def curve(schedule, steps=100, **options):
+    """The factor of the learning rate at each step of a run of 10 epochs of 10 steps."""
+    numbers = hyper_of(schedule=schedule, sched=options)["schedule"]
+    rate = learning_rate(schedule, 1.0, numbers)
+    return np.array([float(rate(jnp.array(t))) if callable(rate) else rate for t in range(steps)])
+
+
+def test_constant_is_constant_and_costs_nothing():
+    assert hyper_of()["schedule"] == {}
+    assert (curve("constant") == 1).all()
+
+
+def test_cosine_equals_optax():
+    theirs = optax.cosine_decay_schedule(1.0, 100, alpha=0.1)
+    np.testing.assert_allclose(curve("cosine", final=0.1), [theirs(t) for t in range(100)], atol=1e-6)
+
+
+def test_one_cycle_equals_optax():
+    theirs = optax.cosine_onecycle_schedule(100, 1.0, pct_start=0.3, div_factor=25, final_div_factor=400)
+    np.testing.assert_allclose(curve("one_cycle"), [theirs(t) for t in range(100)], atol=1e-6)
+
+
+def test_step_equals_optax():
+    theirs = optax.exponential_decay(1.0, 20, 0.5, staircase=True)
+    np.testing.assert_allclose(
+        curve("step", every="2 epochs", factor=0.5), [theirs(t) for t in range(100)], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_warm_up_rises_from_near_zero(schedule):
+    warm, plain = curve(schedule, warmup="1 epoch"), curve(schedule)
+    np.testing.assert_allclose(warm[:10], plain[:10] * np.arange(1, 11) / 10, rtol=1e-5)
+    np.testing.assert_allclose(warm[10:], plain[10:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", list_optimizers())
+def test_every_optimizer_learns(optimizer):
+    plan, data = small_plan(optimizer=optimizer, model_options={"hidden": 16}, epochs=3)
+    rows = fit(plan.spec, plan.hyper, data=data, stopping=plan.stopping).rows
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_weight_decay_and_clipping():
+    def update(**values):
+        plan, _ = small_plan(optimizer="sgd", optimizer_options={"learning_rate": 1.0, **values})
+        optimizer = make_optimizer(plan.spec, plan.hyper)
+        params, gradients = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([30.0, 40.0])}
+        return optimizer.update(gradients, optimizer.init(params), params)[0]["w"]
+
+    np.testing.assert_allclose(update(), [-30, -40])
+    np.testing.assert_allclose(update(clip_norm=5.0), [-3, -4], rtol=1e-6)
+    np.testing.assert_allclose(update(weight_decay=0.1), [-30.3, -40.4], rtol=1e-6)
+
+
+def test_a_number_that_is_absent_is_another_spec():
+    plain, _ = small_plan(optimizer="sgd")
+    zero, _ = small_plan(optimizer="sgd", optimizer_options={"weight_decay": 0})
+    some, _ = small_plan(optimizer="sgd", optimizer_options={"weight_decay": 1e-4})
+    assert plain.spec != zero.spec
+    assert zero.spec == some.spec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"optimizer": "adamm"}, ["adamm", "adam"]),
+        ({"schedule": "cosin"}, ["cosin", "cosine"]),
+        ({"learning_rate": float("nan")}, ["optimizer.learning_rate", "> 0", "nan"]),
+        ({"learning_rate": float("inf")}, ["optimizer.learning_rate", "finite", "inf"]),
+        ({"learning_rate": 0}, ["optimizer.learning_rate", "> 0", "0"]),
+        ({"learning_rate": -1}, ["optimizer.learning_rate", "> 0", "-1"]),
+        ({"learning_rate": None}, ["optimizer.learning_rate", "None"]),
+        ({"learning_rate": "fast"}, ["optimizer.learning_rate", "fast"]),
+        ({"learning_rate": True}, ["optimizer.learning_rate", "True"]),
+        ({"optimizer": "momentum", "momentum": 1}, ["optimizer.momentum", "< 1"]),
+        ({"optimizer": "adamw", "weight_decay": None}, ["optimizer.weight_decay", "None"]),
+        ({"momentun": 0.9}, ["momentun"]),
+        ({"clip_norm": 0}, ["optimizer.clip_norm", "> 0"]),
+        ({"schedule": "cosine", "sched": {"warmup": "abc"}}, ["schedule.warmup", "abc", "epochs"]),
+        ({"schedule": "cosine", "sched": {"final": 2}}, ["schedule.final", "<= 1"]),
+    ],
+)
+def test_wrong_values_are_refused(arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        hyper_of(**arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_stranger_adds_an_optimizer():
+    register_optimizer("halved", lambda learning_rate, share: optax.sgd(learning_rate * share), share=0.5)
+    try:
+        assert hyper_of("halved", share=0.25)["optimizer"] == {"learning_rate": 1e-3, "share": 0.25}
+        test_every_optimizer_learns("halved")
+        with pytest.raises(ValueError, match="registered already"):
+            register_optimizer("adam", optax.sgd)
+    finally:
+        del OPTIMIZERS["halved"]
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_every_number_of_a_row_is_read(name):
+    """A number that the factory ignores would be a config key without effect."""
+    numbers = {key: value for key, value in OPTIMIZERS[name].defaults.items() if value is not None}
+    noise = jax.random.normal(jax.random.key(0), (50, 20)) * jnp.linspace(1, 0.01, 50).reshape(-1, 1)
+
+    @jax.jit
+    def trajectory(numbers):
+        optimizer = OPTIMIZERS[name].make(**numbers)
+        params = jnp.linspace(-1, 1, 20)
+
+        def step(carry, gradient):
+            params, state = carry
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), noise)[0][0]
+
+    for key, value in numbers.items():
+        changed = {**numbers, key: value * 0.5 + 0.01}
+        assert not np.array_equal(trajectory(numbers), trajectory(changed)), key

@@ -1,0 +1,85 @@
+"""The package as a whole: import order, what an import loads, and the three ways to have it."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mnistjax
+from mnistjax.config import conf_dir
+
+PACKAGE = Path(mnistjax.__file__).parent
+ROOMS = [  # in the order of the map; each imports only from those before it
+    *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
+    *("zoo", "sweep", "compose", "tracking", "report", "progress", "cli", "__main__"),
+]
+ALONE = {"hydra": {"cli"}, "omegaconf": {"cli"}, "wandb": {"tracking"}, "tensorflow": set()}
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
+
+
+def room_of(file):
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(file):
+    """Dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_rooms_import_only_from_rooms_above(file):
+    room = room_of(file)
+    for name in imported(file):
+        top, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if top == "mnistjax" and other in ROOMS and other != room:
+            assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {name}"
+        assert room in ALONE.get(top, {room}), f"{room} imports {name}"
+
+
+def python(*args, cwd, **env):
+    """The standard output of a Python process."""
+    environment = {**os.environ, "WANDB_MODE": "disabled", **env}
+    return subprocess.run(
+        [sys.executable, *args], cwd=cwd, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_import_loads_nothing_heavy(tmp_path):
+    code = "import sys, mnistjax; print(*sys.modules)"
+    loaded = python("-c", code, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent)).split()
+    assert "mnistjax" in loaded
+    assert not {"hydra", "tensorflow", "tensorflow_datasets", "wandb"} & set(loaded)
+
+
+@pytest.mark.skipif(not (PACKAGE.parent / "pyproject.toml").exists(), reason="not a checkout")
+def test_bare_checkout_composes():
+    assert "model:\n  name: cnn" in python("-m", "mnistjax", "--cfg", "job", "model=cnn", cwd=PACKAGE.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PACKAGE.parent / "pyproject.toml").exists(), reason="not a checkout")
+@pytest.mark.parametrize("built", ["--wheel", "--sdist"])
+def test_wheel_runs_in_an_empty_folder(tmp_path, built):
+    """The wheel from the checkout, and the wheel from the sdist, hold conf/ and train."""
+    root, target = PACKAGE.parent, tmp_path / "target"
+    python("-m", "build", built, "--outdir", str(tmp_path), str(root), cwd=tmp_path)
+    (archive,) = [*tmp_path.glob("*.whl"), *tmp_path.glob("*.tar.gz")]
+    python("-m", "pip", "install", "--no-deps", "--target", str(target), str(archive), cwd=tmp_path)
+    shipped = {file.relative_to(target / "mnistjax/conf") for file in target.glob("mnistjax/conf/**/*.yaml")}
+    assert shipped == {file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml")}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    where = python("-c", "import mnistjax; print(mnistjax.__file__)", cwd=empty, PYTHONPATH=str(target))
+    assert where.startswith(str(target))
+    assert "name: mlp" in python("-m", "mnistjax", "--cfg", "job", cwd=empty, PYTHONPATH=str(target))
+    run = ["-m", "mnistjax", "data=digits", "train.epochs=1"]
+    assert "Test results on digits" in python(*run, cwd=empty, PYTHONPATH=str(target))
+    assert [*empty.glob("outputs/*/*/summary.json")]
