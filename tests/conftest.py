@@ -2,8 +2,8 @@
 
 import logging
 
-import hypothesis
 import absl.logging
+import hypothesis
 import jax
 import pytest
 
@@ -23,7 +23,7 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.delenv("MNISTJAX_RAW_DIR", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    # Setting up logging, as Hydra does, closes all handlers, and absl's closes the stream it was imported under.
+    # Setting up logging, as Hydra does, closes all handlers, and absl's closes pytest's own stream.
     monkeypatch.setattr(absl.logging.get_absl_handler().python_handler, "close", lambda: None)
     root = logging.getLogger()  # Hydra leaves its own handlers, open, on streams that the test closes
     before, level = root.handlers[:], root.level

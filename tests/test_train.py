@@ -20,6 +20,7 @@ from mnistjax.train import (
     evaluate,
     fit,
     init,
+    initial_state,
     layout,
     predict,
     train_segment,
@@ -329,7 +330,7 @@ def test_a_dead_neuron_in_one_lane_leaves_the_others_alone():
 
     def epoch(learning_rate, key):
         hyper = {"optimizer": {"learning_rate": learning_rate}, "schedule": {}}
-        state = init.__wrapped__(plan.spec, hyper, key)
+        state = initial_state(plan.spec, hyper, key)
         return train_segment.__wrapped__(plan.spec, hyper, key, state, *train, rows).params
 
     good = jax.jit(jax.vmap(epoch))(jnp.array([0.1, 0.2, 0.3]), keys)

@@ -1,0 +1,70 @@
+"""Kills a run with SIGKILL at random moments, resumes it, and compares it with a run left alone.
+
+    python scripts/kill_and_resume.py [--times 10] [KEY=VALUE ...]
+
+Checkpoints must be equal to the bit, metrics.jsonl but for `seconds`. Exit code 1 if they are not.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def start(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    """A run of its own process in that folder, quiet."""
+    command = [
+        sys.executable,
+        "-m",
+        "mnistjax",
+        f"hydra.run.dir={folder}",
+        "resume=true",
+        "wandb.mode=disabled",
+    ]
+    return subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def read_rows(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = Path(scratch) / "alone"
+        began = time.monotonic()
+        if start(alone, args.words).wait():
+            raise SystemExit("the run left alone failed")
+        length = time.monotonic() - began
+        print(f"left alone: {length:.1f} s, {len(read_rows(alone))} epochs")
+        bad = 0
+        for number in range(args.times):
+            folder, moment = Path(scratch) / str(number), random.uniform(0.1, 0.95) * length
+            process = start(folder, args.words)
+            time.sleep(moment)
+            process.kill()
+            process.wait()
+            epochs = len(read_rows(folder)) if (folder / "metrics.jsonl").exists() else 0
+            code = start(folder, args.words).wait()
+            checkpoints = [path / "checkpoint.safetensors" for path in (alone, folder)]
+            same = code == 0 and len({path.read_bytes() for path in checkpoints}) == 1
+            same = same and read_rows(alone) == read_rows(folder)
+            bad += not same
+            print(
+                f"killed after {moment:.1f} s, {epochs} epochs: {'the same bits' if same else 'DIFFERENT'}",
+                flush=True,
+            )
+    print(f"{args.times - bad} of {args.times} the same")
+    raise SystemExit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
