@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
-    from mnistjax.models import create_model, list_models, register_model
+    from mnistjax.models import create_model, list_models, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
     from mnistjax.train import Moment, Result, State, evaluate, fit, predict
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
-    "models": ("create_model", "list_models", "register_model"),
+    "models": ("create_model", "list_models", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
     "train": ("Moment", "Result", "State", "evaluate", "fit", "predict"),
@@ -48,6 +48,7 @@ __all__ = [
     "register_model",
     "register_optimizer",
     "to_binary",
+    "to_float",
 ]
 
 

@@ -6,7 +6,9 @@ Cheap checks come first, so that most errors need no JAX.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,10 +149,18 @@ def check_options(settings: Settings) -> None:
     names, options = settings.names, settings.options
     groups = names["optimizer"], options["optimizer"], names["schedule"], options["schedule"]
     make_hyper(*groups, steps_per_epoch=1, epochs=settings["train.epochs"])
-    try:
+    with naming_keys(options["model"]):
         create_model(names["model"], **options["model"])
+
+
+@contextlib.contextmanager
+def naming_keys(options: Iterable[str]) -> Iterator[None]:
+    """Inside, a ConfigError about one of the model's options names its key, `model.hidden` for hidden."""
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"model={names['model']}: {error}") from None
+        names = "|".join(map(re.escape, options))
+        raise ConfigError(re.sub(rf"^(unknown )?({names})(?=[ :])", r"\1model.\2", str(error))) from None
 
 
 def label(dataset: Dataset, settings: Settings) -> Dataset:
@@ -171,16 +181,17 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 
     groups: dict[str, Any] = dict(settings.names)
     groups |= {f"{group}_options": options for group, options in settings.options.items()}
-    return make_plan(
-        dataset,
-        **groups,
-        batch_size=settings["train.batch_size"],
-        micro_batch=settings["train.micro_batch"],
-        shuffle=settings["train.shuffle"],
-        stopping=settings.stopping,
-        positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
-        seed=settings["seed"],
-    )
+    with naming_keys(settings.options["model"]):
+        return make_plan(
+            dataset,
+            **groups,
+            batch_size=settings["train.batch_size"],
+            micro_batch=settings["train.micro_batch"],
+            shuffle=settings["train.shuffle"],
+            stopping=settings.stopping,
+            positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
+            seed=settings["seed"],
+        )
 
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

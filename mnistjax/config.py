@@ -90,7 +90,7 @@ class Stopping:
     monitor: str = "val/loss"  # a validation metric; lower is better for loss, higher for the others
 
 
-DEFAULT_STOPPING = Stopping(epochs=5)
+DEFAULT_STOPPING = Stopping(epochs=3)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def to_plain(value: Any) -> Any:
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    return getattr(value, "item", lambda: value)()
 
 
 def canonical_json(value: Any) -> str:

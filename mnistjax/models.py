@@ -107,13 +107,13 @@ class CNN(nn.Module):
     cpu_micro_batch: ClassVar[int] = 32  # images; patches and activations then stay in the cache
 
     num_classes: int = 10
-    channels: tuple[int, ...] = (32, 64)
-    kernel: int = 3
+    channels: tuple[int, ...] = (16, 32)
+    kernel: int = 5
     convolutions: int = 1
     padding: Padding = "valid"
     hidden: tuple[int, ...] = (128,)
     activation: str = "relu"
-    dropout: float = 0.0
+    dropout: float = 0.4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +148,8 @@ MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "mlp": MLP, "neuron": Neuron}
 def register_model(name: str, module: type[nn.Module]) -> None:
     """Adds a row to the table of models; ValueError if the name is taken by another module.
 
-    The module's dataclass fields are its options; `num_classes` is the number of logits per image.
+    The module's dataclass fields, each with a default, are its options; `num_classes`, which it must
+    have, is the number of logits per image. It is called as `module(images, train=False)`.
     """
     if MODELS.get(name, module) is not module:
         raise ValueError(f"a model named {name!r} is registered already: {MODELS[name].__qualname__}")
@@ -180,9 +181,19 @@ def find_model(name: str) -> type[nn.Module]:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options of a model with their defaults."""
+    """The options of a model that a config can set, with their defaults: flags, numbers, words, lists."""
+    return {option: default for option, default in _fields(name).items() if _is_plain(default)}
+
+
+def _fields(name: str) -> dict[str, Any]:
     fields = dataclasses.fields(find_model(name))
     return {f.name: f.default for f in fields if f.init and f.name not in ("num_classes", "parent", "name")}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, float, int, str)
 
 
 def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Module:
@@ -191,22 +202,24 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
     >>> create_model("mlp", hidden=64).hidden
     (64,)
     """
-    defaults = model_options(name)
+    fields = _fields(name)
     for option in options:
-        if option not in defaults:
-            raise unknown(f"option of model {name}", option, defaults)
-    values = {option: _like(option, value, defaults[option]) for option, value in options.items()}
+        if option not in fields:
+            raise unknown(f"option of model {name}", option, fields)
+    values = {option: _like(option, value, fields[option]) for option, value in options.items()}
     return find_model(name)(num_classes=num_classes, **values)
 
 
 def _like(option: str, value: Any, default: Any) -> Any:
     """`value` in the type of the option's default: an int is a list of one, a list a tuple, 0 a float."""
+    if default is None or not _is_plain(default):
+        return value
     value = freeze(value)
     if isinstance(default, tuple) and not isinstance(value, tuple):
         value = (value,)
     if isinstance(default, float) and type(value) is int:
         value = float(value)
-    if default is not None and type(value) is not type(default):
+    if type(value) is not type(default):
         raise ConfigError(f"{option} must be a {type(default).__name__}, like {default!r}; got {value!r}")
     return value
 

@@ -20,11 +20,11 @@ NOTHING: Mapping[str, Any] = {}
 def make_plan(
     data: Dataset,
     *,
-    model: str = "mlp",
+    model: str = "cnn",
     model_options: Mapping[str, Any] = NOTHING,
     optimizer: str = "adam",
     optimizer_options: Mapping[str, Any] = NOTHING,
-    schedule: str = "constant",
+    schedule: str = "one_cycle",
     schedule_options: Mapping[str, Any] = NOTHING,
     batch_size: int | Literal["all"] = 64,
     micro_batch: int | Literal["auto"] = "auto",

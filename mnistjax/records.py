@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
+import yaml
 
 from mnistjax.config import ConfigError, canonical_json, to_plain
 
@@ -91,9 +92,15 @@ def lock(folder: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the same open file
 
 
-def write_config(folder: str | Path, text: str) -> None:
-    """`config.yaml` now holds `text`."""
+def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """`config.yaml` now holds `config`, its keys in their order."""
+    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
     _replace(Path(folder) / CONFIG, text.encode())
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """`config.yaml`."""
+    return yaml.safe_load((Path(folder) / CONFIG).read_bytes())
 
 
 def append_row(folder: str | Path, row: Mapping[str, Any]) -> None:
@@ -173,8 +180,11 @@ def read_summary(folder: str | Path) -> dict[str, Any] | None:
     return _read_json(Path(folder) / SUMMARY)
 
 
-def find_unfinished(root: str | Path, identity: str) -> Path | None:
-    """The newest started run folder at or below `root` with this identity that is not done, or None."""
+def find_run(root: str | Path, identity: str) -> Path | None:
+    """The run folder at or below `root` with this identity, or None.
+
+    The newest started one that is not done; where all are done, the newest of them.
+    """
     found = []
     for folder, subfolders, files in os.walk(root):
         if STATUS not in files:
@@ -184,9 +194,9 @@ def find_unfinished(root: str | Path, identity: str) -> Path | None:
             status = read_status(folder) or {}
         except ConfigError:
             continue  # some other run's damage is not this one's error
-        if status.get("identity") == identity and status.get("status") != "done":
-            found.append((str(status.get("started")), folder))
-    return Path(max(found)[1]) if found else None
+        if status.get("identity") == identity:
+            found.append((status.get("status") != "done", str(status.get("started")), folder))
+    return Path(max(found)[-1]) if found else None
 
 
 def save_checkpoint(

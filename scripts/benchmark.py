@@ -18,7 +18,7 @@ WORKLOADS = {
     **{f"neuron batch {batch}": {**NEURON, "batch_size": batch} for batch in (32, 64, 128, 1024, "all")},
     "mlp 64 batch 64": {**MLP, "batch_size": 64, "model_options": {"hidden": 64}},
     "mlp 1024 batch 64": {**MLP, "batch_size": 64, "model_options": {"hidden": 1024}},
-    "cnn 34,826 batch 128": {**CNN, "model_options": {"channels": [32, 64], "hidden": []}},
+    "cnn 34,826 batch 128": {**CNN, "model_options": {"channels": [32, 64], "kernel": 3, "hidden": []}},
     "cnn default batch 64": {},
 }
 
@@ -33,7 +33,9 @@ def plan_workload(name: str, data: Dataset, epochs: int) -> tuple[Plan, Dataset]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="auto")
     parser.add_argument("--epochs", type=int, default=20, help="of a neuron; others take a tenth, at least 2")
     parser.add_argument("--only", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, metavar="NAME")

@@ -11,7 +11,9 @@ from mnistjax.report import result_figure, save
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="auto")
     parser.add_argument("--out", type=Path, default=Path(".github/result.png"))
     args = parser.parse_args()

@@ -33,4 +33,5 @@ def small_plan(*, epochs: int = 2, data: Dataset | None = None, model: str = "ml
         options.setdefault("model_options", {"hidden": 8})
     options.setdefault("stopping", Stopping(epochs))
     options.setdefault("batch_size", 32)
+    options.setdefault("schedule", "constant")
     return make_plan(data, model=model, **options), data

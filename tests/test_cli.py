@@ -12,10 +12,11 @@ import flax.linen as nn
 import pytest
 import yaml
 
-from mnistjax import cli, models, progress, records
+from mnistjax import job, models, progress, records
 from mnistjax.cli import main
 
-SHORT = ["data=digits", "train.epochs=2", "model.hidden=16"]
+SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
+SHORT = [*SMALL, "train.epochs=2"]
 BAD = {  # words -> what the message must name
     "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, mlp, neuron"],
     "model=3": ["'3'", "cnn, mlp, neuron"],
@@ -39,16 +40,17 @@ BAD = {  # words -> what the message must name
     "train.epochs=true": ["whole number >= 1", "True"],
     "train.batch_size=0": ["whole number >= 1 or 'all'", "got 0"],
     "data=digits train.batch_size=99999999": ["from 1 to 1150", "99999999"],
-    "data=digits train.micro_batch=999": ["train.micro_batch", "128", "999"],
+    "data=digits train.batch_size=128 train.micro_batch=999": ["train.micro_batch", "128", "999"],
     "train.keep=bset": ["nearest is 'best'"],
     "train.early_stopping=0": ["whole number >= 1 or null"],
     "optimizer.learning_rate=nan": ["finite number > 0", "nan"],
     "optimizer.learning_rate=-1": ["finite number > 0", "-1"],
     "optimizer.learning_rate=fast": ["finite number > 0", "'fast'"],
     "optimizer.momentum=0.5": ["'optimizer.momentum'", "optimizer=nesterov"],
-    "model.hidden=-5": ["hidden", "at least 1", "-5"],
+    "model.hidden=-5": ["error: model.hidden must be", "at least 1", "-5"],
     "model.hiden=3": ["nearest is 'model.hidden'"],
-    "model.activation=rleu": ["nearest is 'relu'", "tanh"],
+    "model.activation=rleu": ["unknown model.activation 'rleu'", "nearest is 'relu'", "tanh"],
+    "data=digits model=cnn model.channels=[8,8,8,8,8]": ["error: model.channels: 5 blocks are too many"],
     "model.hidden=[1,2": ["can't be read"],
     "schedule.warmup=abc": ["schedule.warmup", "'abc'", "'500 steps'"],
     "task.positive=12": ["task.positive", "task=binary"],
@@ -91,9 +93,9 @@ def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work,
 
 def start(*words, save_seconds=None, **options):
     """A process that runs the command, with its own time between checkpoints where one is given."""
-    save = "" if save_seconds is None else f"cli.SAVE_SECONDS = {save_seconds};"
-    code = f"import sys; from mnistjax import cli; {save} sys.exit(cli.main())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    save = "" if save_seconds is None else f"job.SAVE_SECONDS = {save_seconds};"
+    code = f"import sys; from mnistjax import cli, job; {save} sys.exit(cli.main())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(job.__file__).parents[1])}
     return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
 
 
@@ -170,7 +172,7 @@ def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
         raise Unreachable(f"{url} is out of reach")
 
     monkeypatch.setattr(builders, "probe", no_network)
-    assert main(["train.epochs=1", "model.hidden=16", "hydra.run.dir=run"]) == 0
+    assert main(["train.epochs=1", "model=neuron", "hydra.run.dir=run"]) == 0
     assert "NOT MNIST" in "".join(capsys.readouterr().err.splitlines()[:5])
     assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"
 
@@ -208,9 +210,9 @@ def outcome(folder):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
-    words = ["data=digits", "train.epochs=4", "model.hidden=16", "train.keep=best"]
+    words = [*SMALL, "train.epochs=4", "train.batch_size=115", "train.keep=best"]
     with monkeypatch.context() as patch:
-        stop_at(patch, 2 * 9)
+        stop_at(patch, 2 * 10)
         assert main(words) == 143
     assert "resume=true" in capsys.readouterr().err
     (folder,) = work.glob("outputs/*/*")
@@ -222,6 +224,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
     assert [*work.glob("outputs/*/*")] == [folder]
     assert main([*words, "hydra.run.dir=straight"]) == 0
     assert outcome(folder) == outcome("straight")
+
+
+def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
+    assert main([*SHORT, "resume=true"]) == 0
+    (folder,) = work.glob("outputs/*/*")
+    capsys.readouterr()
+    assert main([*SHORT, "resume=true"]) == 0
+    assert capsys.readouterr().out == f"{folder.relative_to(work)} is done already; nothing changed\n"
+    assert [*work.glob("outputs/*/*")] == [folder]
 
 
 def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
@@ -272,7 +283,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys
         whole(folder, row)
 
     monkeypatch.setattr(records, "append_row", append)
-    assert main(["data=digits", "train.epochs=3", "model.hidden=16", "hydra.run.dir=run"]) == 0
+    assert main([*SMALL, "train.epochs=3", "hydra.run.dir=run"]) == 0
     assert capsys.readouterr().err.count("No space left") == 1
     assert [row["epoch"] for row in records.read_rows("run")] == [1, 2, 3]
 
@@ -308,7 +319,7 @@ def wait_for_rows(folder, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_stops(work, number, code):
-    process = start("data=digits", "train.epochs=100000", "hydra.run.dir=run", stderr=subprocess.PIPE)
+    process = start(*SMALL, "train.epochs=100000", "hydra.run.dir=run", stderr=subprocess.PIPE)
     wait_for_rows("run", 3)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
@@ -323,12 +334,11 @@ def test_a_signal_saves_and_stops(work, number, code):
 
 @pytest.mark.slow
 def test_a_folder_in_use_is_refused(work):
-    first = start("data=digits", "train.epochs=100000", "hydra.run.dir=run")
+    words = [*SMALL, "train.epochs=100000", "hydra.run.dir=run"]
+    first = start(*words)
     try:
         wait_for_rows("run", 1)
-        second = start(
-            "data=digits", "train.epochs=100000", "hydra.run.dir=run", "resume=true", stderr=subprocess.PIPE
-        )
+        second = start(*words, "resume=true", stderr=subprocess.PIPE)
         _, error = second.communicate(timeout=60)
         assert second.returncode == 2
         assert str(first.pid) in error
@@ -339,7 +349,7 @@ def test_a_folder_in_use_is_refused(work):
 
 @pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bits(work):
-    words = ["data=digits", "train.epochs=80", "model.dropout=0.1", "train.keep=best"]
+    words = ["data=digits", "model=mlp", "train.epochs=80", "model.dropout=0.1", "train.keep=best"]
     assert start(*words, "hydra.run.dir=straight").wait() == 0
     for rows in (5, 20, 60):
         process = start(*words, f"hydra.run.dir=killed{rows}", save_seconds=0.2)

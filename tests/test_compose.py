@@ -85,7 +85,7 @@ def test_all_is_the_full_training_set():
 
 def test_a_large_batch_is_cut():
     assert plan("train.batch_size=all", "train.micro_batch=100").spec.micro_batch == 100
-    assert plan("train.batch_size=64").spec.micro_batch == 64
+    assert plan("train.batch_size=64", "model=mlp").spec.micro_batch == 64
 
 
 def test_binary_task_has_one_output():
@@ -94,7 +94,8 @@ def test_binary_task_has_one_output():
 
 
 def test_differing_keys_are_named_with_both_values():
-    here, there = compose("seed=1", "resume=true", "wandb.project=a"), compose("train.epochs=3")
+    here = compose("seed=1", "resume=true", "wandb.project=a", "train.epochs=20")
+    there = compose("train.epochs=3")
     assert differing_keys(here, there) == ["seed (0 there, 1 here)", "train.epochs (3 there, 20 here)"]
 
 

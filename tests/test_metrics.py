@@ -31,7 +31,7 @@ def test_metrics_equal_sklearns(data):
         predicted,
         labels=None if task == "binary" else range(classes),
         average=average,
-        zero_division=0,
+        zero_division=0,  # pyright: ignore[reportArgumentType] (typed after its default, a word)
     )
     matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(classes))
     shares = np.asarray(probabilities(task, jnp.asarray(logits)), np.float64)
@@ -78,5 +78,5 @@ def test_losses_are_finite_when_saturated(size):
 
 
 def test_f1_is_zero_and_not_nan_without_positives():
-    summary = summarize("binary", Sums(np.float32(1.0), np.array([[5, 0], [0, 0]])))
+    summary = summarize("binary", Sums(jnp.array(1.0), jnp.array([[5, 0], [0, 0]])))
     assert (summary["precision"], summary["recall"], summary["f1"], summary["accuracy"]) == (0, 0, 0, 1)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,14 @@ from flax import linen as nn
 from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
 from mnistjax.models import ACTIVATIONS, MODELS
+from small import small_plan
 
-PARAMETERS = {"cnn": 225034, "mlp": 407050, "neuron": 7850}  # by hand, at 28 x 28 and 10 classes
+PARAMETERS = {"cnn": 80202, "mlp": 407050, "neuron": 7850}  # by hand, at 28 x 28 and 10 classes
+
+
+def make_model(name, **options) -> Any:
+    """A model from the table; Any, because Linen types what `apply` returns as logits or a pair."""
+    return create_model(name, **options)
 
 
 def count(variables):
@@ -25,7 +33,7 @@ def test_every_model_has_a_parameter_count():
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_model_maps_images_to_logits(name):
-    model = create_model(name)
+    model = make_model(name)
     variables = model.init(jax.random.key(0), image_batch())
     assert count(variables) == PARAMETERS[name]
     logits = jax.jit(model.apply)(variables, image_batch())
@@ -35,7 +43,7 @@ def test_model_maps_images_to_logits(name):
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_uint8_and_float_images_give_the_same_logits(name):
-    model = create_model(name, num_classes=1)
+    model = make_model(name, num_classes=1)
     variables = model.init(jax.random.key(0), image_batch())
     floats = image_batch().astype(np.float32) / 255
     logits = model.apply(variables, image_batch())
@@ -45,7 +53,7 @@ def test_uint8_and_float_images_give_the_same_logits(name):
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_model_batches_and_differentiates(name):
-    model = create_model(name)
+    model = make_model(name)
     keys = jax.random.split(jax.random.key(0), 3)
     stacked = jax.vmap(lambda key: model.init(key, image_batch()))(keys)
     logits = jax.vmap(model.apply, in_axes=(0, None))(stacked, image_batch())
@@ -63,24 +71,24 @@ def test_report_sizes():
     assert size("neuron", num_classes=1) == 785
     assert size("mlp", hidden=64, num_classes=1) == 784 * 64 + 64 + 65
     assert size("mlp", hidden=[32, 16]) == 784 * 32 + 32 + 32 * 16 + 16 + 170
-    assert size("cnn", channels=[32, 64], hidden=[]) == 34826
+    assert size("cnn", channels=[32, 64], kernel=3, hidden=[]) == 34826
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_activations(activation):
-    model = create_model("mlp", hidden=8, activation=activation)
+    model = make_model("mlp", hidden=8, activation=activation)
     variables = model.init(jax.random.key(0), image_batch())
     assert jnp.all(jnp.isfinite(model.apply(variables, image_batch())))
 
 
 def test_pooling_before_the_bias_changes_nothing_for_relu():
     """The order conv, bias, activation, pool of the textbooks, on the same weights."""
-    model = create_model("cnn", channels=[4], hidden=[])
+    model = make_model("cnn", channels=[4], kernel=3, hidden=[])
     variables = model.init(jax.random.key(1), image_batch())
     block, dense = variables["params"]["ConvBlock_0"], variables["params"]["Dense_0"]
     bias = jnp.array([0.3, -0.2, 0.1, 0.0])
     block["bias_0"] = bias
-    x = image_batch().astype(np.float32) / 255
+    x = jnp.array(image_batch(), jnp.float32) / 255
     conv = jax.lax.conv_general_dilated(
         x, block["kernel_0"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -124,6 +132,7 @@ def test_a_stranger_adds_a_model():
     class Twice(nn.Module):
         num_classes: int = 10
         factor: float = 2.0
+        dtype: Any = jnp.float32  # no option of a config, and none of the Spec
 
         @nn.compact
         def __call__(self, images, train=False):
@@ -132,7 +141,8 @@ def test_a_stranger_adds_a_model():
     register_model("twice", Twice)
     try:
         assert "twice" in list_models("tw*")
-        assert create_model("twice", factor=3).factor == 3.0
+        assert create_model("twice", factor=3, dtype=jnp.bfloat16).factor == 3.0
+        assert small_plan(model="twice")[0].spec.model_options == (("factor", 2.0),)
         with pytest.raises(ValueError, match="registered already"):
             register_model("mlp", Twice)
     finally:

@@ -14,7 +14,7 @@ from mnistjax.config import conf_dir
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
     *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
-    *("zoo", "sweep", "compose", "tracking", "report", "progress", "cli", "__main__"),
+    *("zoo", "sweep", "compose", "tracking", "report", "progress", "job", "cli", "__main__"),
 ]
 ALONE = {"hydra": {"cli"}, "omegaconf": {"cli"}, "wandb": {"tracking"}, "tensorflow": set()}
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
@@ -79,7 +79,7 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     empty.mkdir()
     where = python("-c", "import mnistjax; print(mnistjax.__file__)", cwd=empty, PYTHONPATH=str(target))
     assert where.startswith(str(target))
-    assert "name: mlp" in python("-m", "mnistjax", "--cfg", "job", cwd=empty, PYTHONPATH=str(target))
+    assert "seed: 0" in python("-m", "mnistjax", "--cfg", "job", cwd=empty, PYTHONPATH=str(target))
     run = ["-m", "mnistjax", "data=digits", "train.epochs=1"]
     assert "Test results on digits" in python(*run, cwd=empty, PYTHONPATH=str(target))
     assert [*empty.glob("outputs/*/*/summary.json")]

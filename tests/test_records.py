@@ -263,8 +263,10 @@ def test_status_summary_and_config_round_trip(tmp_path):
     summary = {"test/loss": 0.1 + 0.2, "test/confusion_matrix": [[1, 2], [3, 4]], "data": {"name": "mnist"}}
     records.write_summary(tmp_path, summary)
     assert records.read_summary(tmp_path) == summary
-    records.write_config(tmp_path, "seed: 0\n")
-    assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
+    config = {"train": {"epochs": 3}, "model": {"hidden": [64, 32]}, "seed": 0}
+    records.write_config(tmp_path, config)
+    assert (tmp_path / "config.yaml").read_text().startswith("train:\n  epochs: 3\nmodel:\n  hidden:\n  - 64")
+    assert records.read_config(tmp_path) == config
     (tmp_path / records.STATUS).write_text("{")
     with pytest.raises(ConfigError, match=r"status\.json"):
         records.read_status(tmp_path)
@@ -301,22 +303,25 @@ def test_a_stopped_owner_still_owns(tmp_path):
     kill(owner)
 
 
-def test_find_unfinished_takes_the_newest_that_is_not_done(tmp_path):
+def test_find_run_takes_the_newest_that_is_not_done_then_the_newest(tmp_path):
     runs: dict[str, tuple[records.Status, str, str]] = {
         "a": ("interrupted", "x", "2030-01-01T00:00:00"),
         "b/c": ("running", "x", "2030-01-02T00:00:00"),
         "d": ("done", "x", "2030-01-03T00:00:00"),
         "e": ("running", "y", "2030-01-04T00:00:00"),
+        "g": ("done", "z", "2030-01-05T00:00:00"),
+        "h": ("done", "z", "2030-01-06T00:00:00"),
     }
-    assert records.find_unfinished(tmp_path / "nowhere", "x") is None
+    assert records.find_run(tmp_path / "nowhere", "x") is None
     for name, (status, identity, started) in runs.items():
         (tmp_path / name).mkdir(parents=True)
         records.write_status(tmp_path / name, status, identity=identity, epoch=1, started=started)
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / records.STATUS).write_text("{torn")
-    assert records.find_unfinished(tmp_path, "x") == tmp_path / "b" / "c"
-    assert records.find_unfinished(tmp_path / "a", "x") == tmp_path / "a"
-    assert records.find_unfinished(tmp_path, "z") is None
+    assert records.find_run(tmp_path, "x") == tmp_path / "b" / "c"
+    assert records.find_run(tmp_path / "a", "x") == tmp_path / "a"
+    assert records.find_run(tmp_path, "z") == tmp_path / "h"
+    assert records.find_run(tmp_path, "w") is None
 
 
 Slots = namedtuple("Slots", ["mu", "nu"])

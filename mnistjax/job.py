@@ -1,0 +1,323 @@
+"""One job's life: found in its folder, restored, trained, recorded and told about; nothing of Hydra."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import shlex
+import signal
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mnistjax import records
+from mnistjax.compose import Settings, differing_keys
+from mnistjax.config import ConfigError, Plan, conf_dir
+from mnistjax.data import Dataset
+from mnistjax.progress import relative, show_progress, show_results, tell
+from mnistjax.tracking import Examples, Tracker
+
+if TYPE_CHECKING:
+    from mnistjax.train import Moment, Result
+
+SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
+PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a record names
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run, validated, with its data loaded."""
+
+    overrides: list[str]
+    config: dict[str, Any]  # resolved
+    settings: Settings
+    dataset: Dataset
+    plan: Plan
+    wandb_mode: str  # online, offline or disabled
+
+
+class Outcome(NamedTuple):
+    code: int  # the exit code
+    reason: str | None = None  # why, unless done
+
+
+class Start(NamedTuple):
+    """Where a run begins."""
+
+    started: str  # ISO 8601, of its first process
+    snapshot: dict[str, Any] | None  # None at the very beginning
+    rows: list[dict[str, Any]]
+
+
+class Ending(NamedTuple):
+    """How a run ends."""
+
+    status: records.Status
+    reason: str | None = None  # why, unless done
+    summary: dict[str, Any] | None = None  # only when done
+    examples: Examples | None = None  # for W&B, only when done
+
+
+def run_job(job: Job, folder: Path) -> Outcome:
+    """The outcome of a job in its folder: what is over stays as it is, what is not is trained to its end."""
+    with records.lock(folder):
+        return find_outcome(job, folder) or train_job(job, folder)
+
+
+def find_outcome(job: Job, folder: Path) -> Outcome | None:
+    """The outcome of the run in the folder where it is over; else None.
+
+    ConfigError where the folder holds another run, or this one and `resume` is not set.
+    """
+    status = records.read_status(folder)
+    if status is None:
+        return None
+    place, state = relative(folder), status["status"]
+    if not job.settings["resume"]:
+        raise ConfigError(
+            f"{place} holds a run already ({state}); resume=true goes on with it, or choose another folder"
+        )
+    if status["identity"] != job.plan.identity:
+        keys = differing_keys(job.config, records.read_config(folder)) or ["the data's SHA-256"]
+        raise ConfigError(f"{place} holds another run; what differs: {', '.join(keys)}")
+    if state == "done":
+        print(f"{place} is done already; nothing changed")
+        return Outcome(0)
+    return Outcome(1, f"{place}: diverged, {status['reason']}") if state == "diverged" else None
+
+
+def train_job(job: Job, folder: Path) -> Outcome:
+    """The outcome of a run trained to its end or to a signal, with its records, progress and results."""
+    from rich.console import Console
+
+    from mnistjax.train import fit
+
+    plan, start, console = job.plan, restore(job.plan, folder), Console()
+    recorder = Recorder(folder, job, start)
+    recorder.open()
+    run_id = hashlib.sha256(f"{plan.identity} {start.started}".encode()).hexdigest()[:16]
+    options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
+    tracker = Tracker(folder, config=job.config, run_id=run_id, mode=job.wandb_mode, tell=tell, **options)
+    print(describe_job(job, folder, start), flush=True)
+    with stop_signals() as received:
+        try:
+            with show_progress(console) as progress:
+                result = fit(
+                    plan.spec,
+                    plan.hyper,
+                    seed=plan.seed,
+                    data=job.dataset,
+                    stopping=plan.stopping,
+                    snapshot=start.snapshot,
+                    rows=start.rows,
+                    observers=[recorder, tracker, progress],
+                    stop=lambda: bool(received),
+                )
+            ending = end_job(job, result)
+            recorder.close(ending)
+        except KeyboardInterrupt:
+            ending = Ending("interrupted", "stopped at once")
+            recorder.close(ending)
+        except Exception as error:  # a failed run must never look finished
+            log.exception("the run failed")
+            ending = Ending("failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
+            recorder.close(ending)
+        tracker.finish(ending.status, ending.summary, examples=ending.examples)
+    if ending.summary:
+        show_results(console, ending.summary, job.dataset.class_names, find_places(folder, tracker.address))
+    return judge(job, folder, ending, received)
+
+
+def restore(plan: Plan, folder: Path) -> Start:
+    """Where the run in the folder goes on: at its checkpoint, with the rows up to there."""
+    import jax
+
+    from mnistjax.train import init, variables_of
+
+    status = records.read_status(folder)
+    if status is None:
+        return Start(now(), None, [])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoint = records.load_checkpoint(folder)
+    for warning in caught:
+        tell(f"warning: {warning.message}")
+    records.truncate_rows(folder, int(checkpoint.meta["epoch"]) if checkpoint else 0)
+    if checkpoint is None:
+        return Start(status["started"], None, [])
+    state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
+    kept = any(name.startswith("best/") for name in checkpoint.arrays)
+    template = {"state": state, "best": variables_of(state) if kept else None}
+    snapshot = records.unflatten(template, checkpoint.arrays)
+    return Start(status["started"], snapshot, records.read_rows(folder))
+
+
+def end_job(job: Job, result: Result) -> Ending:
+    """How a run that `fit` returned ends."""
+    from mnistjax.train import predict
+
+    if result.status != "done":
+        return Ending(result.status, result.reason)
+    test, examples = job.dataset.test, None
+    if job.wandb_mode != "disabled":
+        probabilities = predict(job.plan.spec, result.variables, test.images)
+        examples = Examples(test.images, test.labels, probabilities, job.dataset.class_names)
+    return Ending("done", None, summarize_job(job, result), examples)
+
+
+def judge(job: Job, folder: Path, ending: Ending, received: list[int]) -> Outcome:
+    """The outcome for the user, who is told what to do next."""
+    if ending.status == "failed":
+        return Outcome(1, f"failed: {ending.reason} (see {relative(folder / 'mnistjax.log')})")
+    if ending.status == "interrupted":
+        return Outcome(128 + received[0], f"{ending.reason}; to go on: {resume_command(job, folder)}")
+    return Outcome(int(ending.status != "done"), ending.reason)
+
+
+class Recorder:
+    """An observer that keeps the run folder. What a full disk refuses is told once and tried again."""
+
+    def __init__(self, folder: Path, job: Job, start: Start) -> None:
+        self._folder, self._job, self._started = folder, job, start.started
+        self._epoch, self._told = len(start.rows), False
+        self._waiting: list[dict[str, Any]] = []  # rows that the disk refused
+        self._saved = time.monotonic()  # seconds on the clock
+
+    def open(self) -> None:
+        """The folder says that the run is on."""
+        if records.read_status(self._folder) is None:
+            records.write_config(self._folder, self._job.config)
+        self._write_status("running")
+
+    def __call__(self, moment: Moment) -> None:
+        self._epoch = moment.epoch
+        if moment.row is not None:
+            self._waiting.append(moment.row)
+        try:
+            self._write_rows()
+            if moment.final or time.monotonic() - self._saved >= SAVE_SECONDS:
+                self._saved = time.monotonic()
+                meta = {"epoch": moment.epoch, "step": moment.step}
+                records.save_checkpoint(self._folder, records.flatten(moment.snapshot()), meta=meta)
+                self._write_status("running")
+        except OSError as error:
+            if not self._told:
+                tell(f"warning: {self._folder}: {error}; training goes on, saving is tried again")
+            self._told = True
+
+    def close(self, ending: Ending) -> None:
+        """The folder says how the run ended."""
+        try:
+            self._write_rows()
+            if ending.summary is not None:
+                records.write_summary(self._folder, ending.summary)
+            self._write_status(ending.status, reason=ending.reason, ended=now())
+        except OSError as error:
+            if ending.status == "done":
+                raise
+            tell(f"warning: {self._folder}: {error}")
+
+    def _write_rows(self) -> None:
+        while self._waiting:
+            records.append_row(self._folder, self._waiting[0])
+            del self._waiting[0]
+
+    def _write_status(self, status: records.Status, **more: Any) -> None:
+        more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": self._started}
+        records.write_status(self._folder, status, **more)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The SIGINT or SIGTERM received inside, once there is one; a second one interrupts at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        tell(f"{signal.Signals(number).name}: saving and stopping; once more stops at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def summarize_job(job: Job, result: Result) -> dict[str, Any]:
+    """`summary.json` of a run that is done."""
+    import jax
+
+    plan, dataset = job.plan, job.dataset
+    assert result.test is not None
+    data = {"name": dataset.name, "sha256": dataset.sha256, "class_counts": dataset.class_counts}
+    return {
+        **{f"test/{name}": value for name, value in result.test.items()},
+        "kept_epoch": result.kept_epoch,
+        "seconds_per_epoch": result.seconds_per_epoch,
+        "compile_seconds": result.compile_seconds,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
+        "data": data | ({"banner": dataset.banner} if dataset.banner else {}),
+        "spec": plan.spec,
+        "hyper": plan.hyper,
+        "stopping": plan.stopping,
+        "seed": plan.seed,
+        "identity": plan.identity,
+        "versions": {
+            "python": platform.python_version(),
+            "mnistjax": find_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def describe_job(job: Job, folder: Path, start: Start) -> str:
+    """One line: what is trained on what, and where the records go."""
+    spec, dataset = job.plan.spec, job.dataset
+    counts = " + ".join(f"{len(part.images):,}" for part in (dataset.train, dataset.val, dataset.test))
+    at = f", going on after epoch {len(start.rows)}" if start.snapshot else ""
+    return f"{spec.model} on {dataset.name} ({counts} images), {spec.optimizer}{at} -> {relative(folder)}"
+
+
+def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
+    """Where everything lies, by name."""
+    if wandb_address and not wandb_address.startswith("http"):
+        wandb_address = f"offline; to upload: wandb sync {shlex.quote(relative(Path(wandb_address)))}"
+    return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}
+
+
+def resume_command(job: Job, folder: Path) -> str:
+    """The command that goes on with a stopped run."""
+    own = ("hydra.run.dir=", "hydra.sweep.dir=", "resume=")
+    words = [word for word in job.overrides if not word.lstrip("+").startswith(own)]
+    return shlex.join(["mnistjax", *words, f"hydra.run.dir={relative(folder)}", "resume=true"])
+
+
+def find_version() -> str:
+    """The version of this package, installed or not."""
+    try:
+        return importlib.metadata.version("mnistjax")
+    except importlib.metadata.PackageNotFoundError:  # a bare checkout
+        return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text())["project"]["version"]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
