@@ -20,7 +20,7 @@ from mnistjax import records
 from mnistjax.compose import flatten, label, plan_run, read_settings, unknown_key
 from mnistjax.config import ConfigError, conf_dir, to_plain, unknown
 from mnistjax.data import Dataset, load_data
-from mnistjax.job import Job, Outcome, find_outcome, find_version, run_job, train_job
+from mnistjax.job import Job, Outcome, find_outcome, find_version, restore, run_job, train_job
 from mnistjax.progress import show_banner, tell
 from mnistjax.tracking import resolve_mode
 
@@ -317,9 +317,10 @@ def run_single(job: Job, folder: Path) -> int:
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     try:
         with records.lock(folder):  # before Hydra writes there
+            start = restore(job.plan, folder)
             code = call_hydra(
                 [*job.overrides, f"hydra.run.dir='{quoted}'"],
-                lambda cfg: outcomes.append(("", train_job(job, folder))),
+                lambda cfg: outcomes.append(("", train_job(job, folder, start))),
             )
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}") from error

@@ -71,7 +71,7 @@ class Ending(NamedTuple):
 def run_job(job: Job, folder: Path) -> Outcome:
     """The outcome of a job in its folder: what is over stays as it is, what is not is trained to its end."""
     with records.lock(folder):
-        return find_outcome(job, folder) or train_job(job, folder)
+        return find_outcome(job, folder) or train_job(job, folder, restore(job.plan, folder))
 
 
 def find_outcome(job: Job, folder: Path) -> Outcome | None:
@@ -96,13 +96,13 @@ def find_outcome(job: Job, folder: Path) -> Outcome | None:
     return Outcome(1, f"{place}: diverged, {status['reason']}") if state == "diverged" else None
 
 
-def train_job(job: Job, folder: Path) -> Outcome:
+def train_job(job: Job, folder: Path, start: Start) -> Outcome:
     """The outcome of a run trained to its end or to a signal, with its records, progress and results."""
     from rich.console import Console
 
     from mnistjax.train import fit
 
-    plan, start, console = job.plan, restore(job.plan, folder), Console()
+    plan, console = job.plan, Console()
     recorder = Recorder(folder, job, start)
     recorder.open()
     run_id = hashlib.sha256(f"{plan.identity} {start.started}".encode()).hexdigest()[:16]

@@ -107,7 +107,7 @@ class CNN(nn.Module):
     cpu_micro_batch: ClassVar[int] = 32  # images; patches and activations then stay in the cache
 
     num_classes: int = 10
-    channels: tuple[int, ...] = (16, 32)
+    channels: tuple[int, ...] = (8, 32)
     kernel: int = 5
     convolutions: int = 1
     padding: Padding = "valid"

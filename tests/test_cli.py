@@ -236,7 +236,7 @@ def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
 
 
 def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
-    words = [*SHORT, "hydra.run.dir=run", "resume=true"]
+    words = [*SHORT, "optimizer.learning_rate=0.25", "hydra.run.dir=run", "resume=true"]
     assert main(words) == 0
     before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
     assert main(words) == 0
@@ -244,10 +244,22 @@ def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
     assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
     assert main([*words, "optimizer.learning_rate=0.5", "seed=1"]) == 2
     error = capsys.readouterr().err
-    assert "optimizer.learning_rate (0.001 there, 0.5 here), seed (0 there, 1 here)" in error
+    assert "optimizer.learning_rate (0.25 there, 0.5 here), seed (0 there, 1 here)" in error
     assert main([*SHORT, "hydra.run.dir=run"]) == 2
     assert "holds a run already (done)" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(work, monkeypatch, capsys):
+    stop_at(monkeypatch, 18)
+    words = [*SHORT, "train.batch_size=64", "hydra.run.dir=run"]
+    assert main(words) == 143
+    Path("run/checkpoint.safetensors").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main([*words, "resume=true"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no usable checkpoint: ")
+    assert error.count("\n") == 1
 
 
 def test_a_diverged_run_is_named_and_not_continued(work, capsys):
