@@ -127,14 +127,14 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         x = to_float(images)  # (B, H, W, C)
+        lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
         for channels in self.channels:
-            x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
-            if not x.size:
-                side = images.shape[1]
+            if min(x.shape[1:3]) - lost < 2:  # nothing left to pool
                 raise ConfigError(
-                    f"channels: {len(self.channels)} blocks are too many for images of {side} x {side} "
-                    f"(kernel {self.kernel}, padding {self.padding})"
+                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
+                    f"{images.shape[2]} (kernel {self.kernel}, padding {self.padding})"
                 )
+            x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
         x = x.reshape(len(x), -1)
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
@@ -231,10 +231,9 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
 
 def check_sizes(**sizes: int | tuple[int, ...]) -> None:
     for option, value in sizes.items():
-        if not all(
-            type(size) is int and size > 0 for size in (value if isinstance(value, tuple) else (value,))
-        ):
-            raise ConfigError(f"{option} must be whole numbers of at least 1; got {value!r}")
+        for size in value if isinstance(value, tuple) else (value,):
+            if type(size) is not int or size < 1:
+                raise ConfigError(f"{option} must be whole numbers of at least 1; got {size!r}")
 
 
 def check_rate(option: str, value: float) -> None:

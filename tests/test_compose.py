@@ -9,6 +9,7 @@ from mnistjax.config import ConfigError, conf_dir, to_plain
 from mnistjax.data import DATASETS, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
+from mnistjax.plan import make_plan
 
 GROUPS = {file.parent.name: [] for file in conf_dir().glob("*/*.yaml")}
 for file in sorted(conf_dir().glob("*/*.yaml")):
@@ -54,6 +55,10 @@ def test_files_of_a_group_say_what_its_table_says(group, table, options):
     for name in GROUPS[group]:
         written = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
         assert written == {"name": name, **to_plain(options(name))}
+
+
+def test_the_python_door_has_the_same_defaults():
+    assert plan() == make_plan(load_data("digits"))
 
 
 def test_no_stored_config_can_run_code():

@@ -121,7 +121,14 @@ def test_wrong_options_are_refused(name, options, words):
 
 
 @pytest.mark.parametrize(
-    "options", [{"channels": [8] * 5}, {"kernel": 29}, {"channels": [8] * 5, "padding": "same"}]
+    "options",
+    [
+        {"channels": [8] * 5},
+        {"kernel": 28},
+        {"kernel": 40},
+        {"convolutions": 9},
+        {"channels": [8] * 5, "padding": "same"},
+    ],
 )
 def test_blocks_that_leave_no_pixels_are_refused(options):
     with pytest.raises(ConfigError, match=r"channels: \d blocks are too many for images of 28 x 28"):
