@@ -1,6 +1,8 @@
 """The package as a whole: import order, what an import loads, and the three ways to have it."""
 
 import ast
+import doctest
+import importlib
 import os
 import subprocess
 import sys
@@ -42,6 +44,14 @@ def test_rooms_import_only_from_rooms_above(file):
         if top == "mnistjax" and other in ROOMS and other != room:
             assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {name}"
         assert room in ALONE.get(top, {room}), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if ">>> " in file.read_text()], ids=lambda f: f.stem)
+def test_examples_in_docstrings_hold(file):
+    module = importlib.import_module(f"mnistjax.{room_of(file)}")
+    failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert tried > 0
+    assert not failed
 
 
 def python(*args, cwd, **env):
