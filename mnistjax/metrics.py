@@ -49,10 +49,11 @@ def probabilities(task: str, logits: Array) -> Array:
     return jax.nn.softmax(logits, axis=-1)
 
 
-def batch_sums(task: str, classes: int, losses: Array, logits: Array, labels: Array, weights: Array) -> Sums:
+def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: Array) -> Sums:
     """The sums of one batch; images of weight 0 (padding) count nothing."""
     true = jax.nn.one_hot(labels, classes) * weights[:, None]
     predicted = jax.nn.one_hot(predicted_class(task, logits), classes)
+    losses = per_example_loss(task, logits, labels)
     return Sums(jnp.sum(losses * weights), (true.T @ predicted).astype(jnp.int32))
 
 

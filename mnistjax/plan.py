@@ -48,8 +48,10 @@ def make_plan(
         )
     outputs = data.num_classes if positive is None else 1
     module = create_model(model, num_classes=outputs, **model_options)
-    largest = _largest_piece(module) if micro_batch == "auto" else micro_batch
-    if micro_batch != "auto" and not 1 <= micro_batch <= batch:
+    largest = _largest_piece(module)  # refuses a model that images don't fit, whatever micro_batch is
+    if micro_batch == "auto":
+        micro_batch = min(batch, largest)
+    if not 1 <= micro_batch <= batch:
         raise ConfigError(
             f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; got {micro_batch}"
         )
@@ -71,7 +73,7 @@ def make_plan(
         num_classes=outputs,
         train_count=count,
         batch_size=batch,
-        micro_batch=min(batch, largest),
+        micro_batch=micro_batch,
         shuffle=shuffle,
     )
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)

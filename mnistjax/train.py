@@ -26,7 +26,7 @@ from jax import Array, lax
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping
 from mnistjax.data import Dataset, order
-from mnistjax.metrics import Sums, batch_sums, per_example_loss, probabilities, summarize, zero_sums
+from mnistjax.metrics import Sums, batch_sums, probabilities, summarize, zero_sums
 from mnistjax.models import create_model
 from mnistjax.optim import make_optimizer
 
@@ -100,8 +100,7 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=list(collections),
         )
-        losses = per_example_loss(spec.task, logits, batch.labels)
-        sums = batch_sums(spec.task, spec.classes, losses, logits, batch.labels, batch.weights)
+        sums = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
         return sums.loss, (dict(next_collections), sums)
 
     def add_piece(carry: Any, piece: Any) -> tuple[Any, None]:
@@ -178,8 +177,7 @@ def evaluate(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     def add_block(sums: Sums, start: Array) -> tuple[Sums, None]:
         batch = slice_rows(images, labels, start, size)
         logits = forward(spec, variables, batch.images)
-        losses = per_example_loss(spec.task, logits, batch.labels)
-        more = batch_sums(spec.task, spec.classes, losses, logits, batch.labels, batch.weights)
+        more = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
         return jax.tree.map(jnp.add, sums, more), None
 
     return lax.scan(add_block, zero_sums(spec.classes), jnp.arange(0, len(images), size))[0]

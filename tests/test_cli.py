@@ -51,6 +51,9 @@ BAD = {  # words -> what the message must name
     "model.hiden=3": ["nearest is 'model.hidden'"],
     "model.activation=rleu": ["unknown model.activation 'rleu'", "nearest is 'relu'", "tanh"],
     "data=digits model=cnn model.channels=[8,8,8,8,8]": ["error: model.channels: 5 blocks are too many"],
+    "data=digits model=cnn model.kernel=40 train.micro_batch=32": [
+        "error: model.channels: 2 blocks are too many"
+    ],
     "model.hidden=[1,2": ["can't be read"],
     "schedule.warmup=abc": ["schedule.warmup", "'abc'", "'500 steps'"],
     "task.positive=12": ["task.positive", "task=binary"],
