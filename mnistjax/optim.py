@@ -39,7 +39,7 @@ COMMON = {"weight_decay": None, "clip_norm": None}  # L2 (added to the gradient)
 OPTIMIZERS: dict[str, Optimizer] = {
     "adabelief": Optimizer(optax.adabelief, {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-16}),
     "adagrad": Optimizer(optax.adagrad, {"learning_rate": 1e-2, "eps": 1e-7}),
-    "adam": Optimizer(optax.adam, {"learning_rate": 2e-3, **ADAM}),
+    "adam": Optimizer(optax.adam, {"learning_rate": 3e-3, **ADAM}),
     "adamax": Optimizer(optax.adamax, {"learning_rate": 1e-3, **ADAM}),
     "adamw": Optimizer(optax.adamw, {"learning_rate": 1e-3, **ADAM, "weight_decay": 1e-2}),
     "lamb": Optimizer(optax.lamb, {"learning_rate": 1e-2, **ADAM, "weight_decay": 0.0}),

@@ -18,7 +18,7 @@ WORKLOADS = {
     **{f"neuron batch {batch}": {**NEURON, "batch_size": batch} for batch in (32, 64, 128, 1024, "all")},
     "mlp 64 batch 64": {**MLP, "batch_size": 64, "model_options": {"hidden": 64}},
     "mlp 1024 batch 64": {**MLP, "batch_size": 64, "model_options": {"hidden": 1024}},
-    "cnn 34,826 batch 128": {**CNN, "model_options": {"channels": [32, 64], "kernel": 3, "hidden": []}},
+    "cnn 34,826 batch 128": {**CNN, "model_options": {"channels": [32, 64], "convolutions": 1, "hidden": []}},
     "cnn default batch 64": {},
 }
 
