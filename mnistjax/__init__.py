@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
+    from mnistjax.loop import Moment, Result, Run, fit, fit_lanes
     from mnistjax.models import create_model, list_models, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
-    from mnistjax.train import Moment, Result, State, evaluate, fit, predict
+    from mnistjax.train import State, evaluate, predict
 
 _ROOMS = {
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
+    "loop": ("Moment", "Result", "Run", "fit", "fit_lanes"),
     "models": ("create_model", "list_models", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
-    "train": ("Moment", "Result", "State", "evaluate", "fit", "predict"),
+    "train": ("State", "evaluate", "predict"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -32,12 +34,14 @@ __all__ = [
     "Moment",
     "Plan",
     "Result",
+    "Run",
     "Spec",
     "State",
     "Stopping",
     "create_model",
     "evaluate",
     "fit",
+    "fit_lanes",
     "list_datasets",
     "list_models",
     "list_optimizers",

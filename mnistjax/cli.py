@@ -11,21 +11,35 @@ import functools
 import importlib
 import importlib.metadata
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax import records
-from mnistjax.compose import flatten, label, plan_run, read_settings, unknown_key
+from mnistjax.compose import flatten, label, plan_run, read_settings, read_sweep, unknown_key
 from mnistjax.config import ConfigError, conf_dir, to_plain, unknown
 from mnistjax.data import Dataset, load_data
-from mnistjax.job import Job, Outcome, find_outcome, find_version, restore, run_job, train_job
-from mnistjax.progress import show_banner, tell
+from mnistjax.job import (
+    Job,
+    Outcome,
+    find_outcome,
+    find_version,
+    restore,
+    run_job,
+    stop_signals,
+    train_job,
+)
+from mnistjax.progress import relative, show_banner, tell
 from mnistjax.tracking import resolve_mode
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mnistjax.sweep.run import Sweep
+    from mnistjax.sweep.worker import Ended
 
 TABLES = {  # group -> (module of its open table, its names, the options of one, their entry points)
     "data": ("mnistjax.data", "list_datasets", None, "mnistjax.datasets"),
@@ -65,9 +79,8 @@ def run_command(argv: list[str]) -> int:
     with composing():
         cfg = compose(base_overrides(words) if args.multirun else words)
         multirun = args.multirun or str(cfg.hydra.mode) == "RunMode.MULTIRUN"
-        jobs = prepare_jobs(expand(words, cfg) if multirun else [words])
-        sweep = [*postpone(words), "--multirun"] if multirun else None
-    return run_sweep(jobs, sweep) if sweep else run_single(jobs[0], Path(cfg.hydra.run.dir))
+        jobs = [] if multirun else prepare_jobs([words])
+    return run_multirun(words) if multirun else run_single(jobs[0], Path(cfg.hydra.run.dir))
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,12 +112,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def add_rows() -> None:
-    """Gives every row of the open tables that has no file in conf/ a config of its options' defaults.
+    """Makes the launcher known, and every row of the open tables that has no file in conf/.
 
     A table is read only where someone may have added to it, because that imports JAX.
     """
     from hydra.core.config_store import ConfigStore
 
+    from mnistjax.launcher import register
+
+    register()
     for group, (module, names, options, entry_points) in TABLES.items():
         if module not in sys.modules and not importlib.metadata.entry_points(group=entry_points):
             continue
@@ -188,25 +204,31 @@ def _owners(key: str) -> str:
 
 
 def base_overrides(overrides: list[str]) -> list[str]:
-    """The overrides that decide how a sweep is made: Hydra's own and the experiment."""
-    own = [o for o in parse_overrides(overrides) if o.is_hydra_override() or o.key_or_group == "experiment"]
+    """The overrides that decide how a sweep is made: Hydra's own, sweep.* and the experiment."""
+    own = []
+    for o in parse_overrides(overrides):
+        sweep = o.key_or_group.startswith("sweep.")
+        if sweep and o.is_sweep_override():
+            raise ConfigError(f"{o.input_line}: a sweep has one {o.key_or_group}")
+        if sweep or o.is_hydra_override() or o.key_or_group == "experiment":
+            own.append(o)
     return [o.input_line for o in own if not o.is_sweep_override()]
 
 
-def expand(overrides: list[str], base: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's own sweeper will make them.
+def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
+    """Hydra's own overrides, and those of each job of a sweep, as Hydra's own sweeper will make them.
 
-    None where another sweeper chooses them while it runs: those jobs are validated one by one.
+    No jobs where another sweeper chooses them while it runs: those are validated one by one.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
-    if base.hydra.sweeper._target_ != BasicSweeperConf._target_:
-        return []
     params = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
     parsed = parse_overrides([*params, *overrides])
     own = [o.input_line for o in parsed if o.is_hydra_override()]
+    if base.hydra.sweeper._target_ != BasicSweeperConf._target_:
+        return own, []
     task = [o for o in parsed if not o.is_hydra_override()]
-    return [[*own, *job] for job in BasicSweeper.split_arguments(task, None)[0]]
+    return own, BasicSweeper.split_arguments(task, None)[0]
 
 
 def postpone(overrides: list[str]) -> list[str]:
@@ -312,7 +334,9 @@ def run_single(job: Job, folder: Path) -> int:
     if job.settings["resume"] and not given:
         folder = records.find_run("outputs", job.plan.identity) or folder
     folder, outcomes = folder.absolute(), []
-    if outcome := find_outcome(job, folder):
+    if outcome := find_outcome(job, folder, resume=job.settings["resume"]):
+        if outcome.code == 0:
+            print(outcome.reason)
         return report([("", outcome)])
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     try:
@@ -327,8 +351,125 @@ def run_single(job: Job, folder: Path) -> int:
     return report(outcomes) if outcomes else code
 
 
-def run_sweep(jobs: list[Job], argv: list[str]) -> int:
-    """The exit code of the runs of a sweep, one after the other; an interrupt ends them all."""
+def run_multirun(words: list[str]) -> int:
+    """The exit code of a sweep, by our launcher or by the one that was asked for."""
+    from mnistjax.sweep.ledger import LEDGER, Ledger, load_ledger
+    from mnistjax.sweep.run import Options, Sweep, show_plan
+
+    places = [word.partition("=")[2] for word in words if word.startswith("sweep.resume=")]
+    words = [word for word in words if not word.startswith("sweep.resume=")]
+    ledger = load_ledger(Path(places[-1]).absolute()) if places else None
+    with composing():
+        if ledger and not any(map(is_jobs_own, parse_overrides(words))):
+            words = [*ledger.arguments, *words]
+        cfg = compose(base_overrides(words))
+        own, tasks = expand(words, cfg)
+        jobs = prepare_jobs([[*own, *task] for task in tasks])
+        entries = list(ledger.entries.values()) if ledger else []
+        earlier = prepare_jobs([[*own, *entry.overrides] for entry in entries])
+        argv = postpone(words)
+        options = read_sweep(to_plain_config(cfg, resolve=True))
+    if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
+        return run_apart(jobs, [*argv, "--multirun"])
+    if cfg.sweep.plan:
+        print("\n".join(show_plan(jobs, Options(**options))))
+        return 0
+    folder = ledger.folder if ledger else Path(cfg.hydra.sweep.dir).absolute()
+    place = relative(folder)
+    if ledger is None and (folder / LEDGER).exists():
+        raise ConfigError(f"{place} holds a sweep already; mnistjax -m sweep.resume={place} goes on with it")
+    ledger = ledger or Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), words)
+    driver = Driver(Sweep(ledger, Options(**options)))
+    for task, job in zip([*(entry.overrides for entry in entries), *tasks], [*earlier, *jobs], strict=True):
+        driver.know(task, job)
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    try:
+        with records.lock(folder), driver:
+            code = call_hydra([*argv, f"hydra.sweep.dir='{quoted}'", "--multirun"])
+    except KeyboardInterrupt:
+        tell(f"interrupted; to go on: mnistjax -m sweep.resume={shlex.quote(place)}")
+        return 128 + driver.signal
+    return code or driver.report()
+
+
+def is_jobs_own(override: Any) -> bool:
+    """Whether an override says what the jobs are, and not how the sweep is run."""
+    return not (override.is_hydra_override() or override.key_or_group.startswith("sweep."))
+
+
+class Driver:
+    """What the launcher drives: a sweep, with its view and its signals."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        from rich.console import Console
+
+        from mnistjax.launcher import FusedLauncher
+
+        self.signal = 2  # that ended the sweep
+        self._sweep, self._console = sweep, Console()
+        self._numbers: dict[tuple[str, ...], int] = {}
+        FusedLauncher.driver = self
+
+    def __enter__(self) -> Driver:
+        self._sweep.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._sweep.__exit__(*error)
+
+    def know(self, words: Sequence[str], job: Job) -> None:
+        """The job of these overrides is part of the sweep."""
+        self._numbers[tuple(words)] = self._sweep.add(job, list(words))
+
+    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
+        """The number of the job of these overrides."""
+        if tuple(words) not in self._numbers:
+            self.know(words, prepare_job(compose(), list(words), load_data, resolve_mode))
+        return self._numbers[tuple(words)]
+
+    def words(self, number: int) -> list[str]:
+        """The overrides of a job."""
+        return self._sweep.ledger.entries[number].overrides
+
+    def train(self) -> Iterator[Ended]:
+        """The end of each job that is trained now; KeyboardInterrupt after a signal."""
+        from mnistjax.sweep.view import show_sweep
+        from mnistjax.sweep.worker import Ended
+
+        with stop_signals() as received:
+            try:
+                with show_sweep(self._console, self._sweep.tally()) as show:
+                    for report in self._sweep.run(lambda: bool(received)):
+                        show(report)
+                        if isinstance(report, Ended):
+                            yield report
+            finally:
+                self.signal = (received or [self.signal])[0]
+        if received:
+            raise KeyboardInterrupt
+
+    def end(self, number: int) -> Ended:
+        """The end of a job as the records have it."""
+        return self._sweep.end(number)
+
+    def report(self) -> int:
+        """Prints the table and the failures; the exit code."""
+        from mnistjax.sweep.view import failures, show_table
+
+        entries, rows = self._sweep.entries, self._sweep.results()
+        show_table(self._console, rows, self._sweep.monitor)
+        place = relative(self._sweep.ledger.folder)
+        self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
+        lines = failures(entries, self._sweep.names())
+        if lines:
+            tell(f"{len(entries) - len(lines)} of {len(entries)} jobs done")
+        for line in lines:
+            tell(line)
+        return int(bool(lines))
+
+
+def run_apart(jobs: list[Job], argv: list[str]) -> int:
+    """The exit code of the runs of a sweep by Hydra's own or another launcher, job by job."""
     from hydra.core.hydra_config import HydraConfig
 
     waiting, outcomes = iter(jobs), []

@@ -32,6 +32,7 @@ def choice(*names: str) -> Check:
 
 TEXT = Check(lambda x: type(x) is str and x != "", "a name")
 TEXT_OR_NULL = Check(lambda x: x is None or (type(x) is str and x != ""), "a name or null")
+FLAG = Check(lambda x: type(x) is bool, "true or false")
 TEXTS = Check(
     lambda x: type(x) is list and all(type(item) is str for item in x), "a list of words, [one,two]"
 )
@@ -52,8 +53,15 @@ SCHEMA: dict[str, Check] = {
     "wandb.project": TEXT,
     "wandb.entity": TEXT_OR_NULL,
     "wandb.tags": TEXTS,
+    "sweep.mode": choice("auto", "map", "vmap", "chunk"),
+    "sweep.lanes": whole(1, "auto"),
+    "sweep.plan": FLAG,
+    "sweep.resume": TEXT_OR_NULL,
+    "sweep.timeout": whole(1),
+    "sweep.fail_fast": FLAG,
+    "sweep.executor": choice("processes", "inline"),
     "seed": Check(lambda x: type(x) is int and 0 <= x < 2**32, "a whole number from 0 to 4294967295"),
-    "resume": Check(lambda x: type(x) is bool, "true or false"),
+    "resume": FLAG,
 }
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
@@ -107,6 +115,16 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     settings = Settings(values, names, options)
     check_options(settings)
     return settings
+
+
+def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked `sweep.*` of a resolved config that say how a sweep runs."""
+    node = config["sweep"]
+    for name, value in node.items():
+        if f"sweep.{name}" not in SCHEMA:
+            raise unknown_key(f"sweep.{name}", list(SCHEMA))
+        check_value(f"sweep.{name}", value, SCHEMA[f"sweep.{name}"])
+    return {name: value for name, value in node.items() if name not in ("plan", "resume")}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -201,5 +219,5 @@ def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     return [
         f"{key} ({there.get(key)} there, {here.get(key)} here)"
         for key in sorted({*here, *there})
-        if here.get(key) != there.get(key) and key not in own and not key.startswith("wandb.")
+        if here.get(key) != there.get(key) and key not in own and not key.startswith(("sweep.", "wandb."))
     ]

@@ -12,10 +12,10 @@ import shlex
 import signal
 import time
 import tomllib
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,7 @@ from mnistjax.progress import relative, show_progress, show_results, tell
 from mnistjax.tracking import Examples, Tracker
 
 if TYPE_CHECKING:
-    from mnistjax.train import Moment, Result
+    from mnistjax.loop import Moment, Observer, Result, Run
 
 SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a record names
@@ -66,24 +66,26 @@ class Ending(NamedTuple):
     reason: str | None = None  # why, unless done
     summary: dict[str, Any] | None = None  # only when done
     examples: Examples | None = None  # for W&B, only when done
+    traceback: str | None = None  # only when failed
 
 
 def run_job(job: Job, folder: Path) -> Outcome:
     """The outcome of a job in its folder: what is over stays as it is, what is not is trained to its end."""
     with records.lock(folder):
-        return find_outcome(job, folder) or train_job(job, folder, restore(job.plan, folder))
+        outcome = find_outcome(job, folder, resume=job.settings["resume"])
+        return outcome or train_job(job, folder, restore(job.plan, folder))
 
 
-def find_outcome(job: Job, folder: Path) -> Outcome | None:
+def find_outcome(job: Job, folder: Path, *, resume: bool) -> Outcome | None:
     """The outcome of the run in the folder where it is over; else None.
 
-    ConfigError where the folder holds another run, or this one and `resume` is not set.
+    ConfigError where the folder holds another run, or this one and `resume` is false.
     """
     status = records.read_status(folder)
     if status is None:
         return None
     place, state = relative(folder), status["status"]
-    if not job.settings["resume"]:
+    if not resume:
         raise ConfigError(
             f"{place} holds a run already ({state}); resume=true goes on with it, or choose another folder"
         )
@@ -91,8 +93,7 @@ def find_outcome(job: Job, folder: Path) -> Outcome | None:
         keys = differing_keys(job.config, records.read_config(folder)) or ["the data's SHA-256"]
         raise ConfigError(f"{place} holds another run; what differs: {', '.join(keys)}")
     if state == "done":
-        print(f"{place} is done already; nothing changed")
-        return Outcome(0)
+        return Outcome(0, f"{place} is done already; nothing changed")
     return Outcome(1, f"{place}: diverged, {status['reason']}") if state == "diverged" else None
 
 
@@ -100,42 +101,75 @@ def train_job(job: Job, folder: Path, start: Start) -> Outcome:
     """The outcome of a run trained to its end or to a signal, with its records, progress and results."""
     from rich.console import Console
 
-    from mnistjax.train import fit
+    from mnistjax.loop import fit_lanes
 
-    plan, console = job.plan, Console()
-    recorder = Recorder(folder, job, start)
-    recorder.open()
-    run_id = hashlib.sha256(f"{plan.identity} {start.started}".encode()).hexdigest()[:16]
-    options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
-    tracker = Tracker(folder, config=job.config, run_id=run_id, mode=job.wandb_mode, tell=tell, **options)
+    console, work = Console(), Work(job, folder, start)
     print(describe_job(job, folder, start), flush=True)
     with stop_signals() as received:
         try:
             with show_progress(console) as progress:
-                result = fit(
-                    plan.spec,
-                    plan.hyper,
-                    seed=plan.seed,
-                    data=job.dataset,
-                    stopping=plan.stopping,
-                    snapshot=start.snapshot,
-                    rows=start.rows,
-                    observers=[recorder, tracker, progress],
-                    stop=lambda: bool(received),
-                )
-            ending = end_job(job, result)
-            recorder.close(ending)
+                runs = [work.run(progress)]
+                ends = fit_lanes(job.plan.spec, runs, data=job.dataset, stop=lambda: bool(received))
+                ((_, result),) = ends
+            ending = work.end(result)
         except KeyboardInterrupt:
             ending = Ending("interrupted", "stopped at once")
-            recorder.close(ending)
-        except Exception as error:  # a failed run must never look finished
-            log.exception("the run failed")
-            ending = Ending("failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
-            recorder.close(ending)
-        tracker.finish(ending.status, ending.summary, examples=ending.examples)
+            work.recorder.close(ending)
+        except Exception as error:
+            ending = work.fail(error)
+        if ending.traceback:
+            log.error("the run failed\n%s", ending.traceback)
+        work.tracker.finish(ending.status, ending.summary, examples=ending.examples)
     if ending.summary:
-        show_results(console, ending.summary, job.dataset.class_names, find_places(folder, tracker.address))
+        places = find_places(folder, work.tracker.address)
+        show_results(console, ending.summary, job.dataset.class_names, places)
     return judge(job, folder, ending, received)
+
+
+class Work:
+    """A job at work in its folder, which is locked: its records and its W&B run."""
+
+    def __init__(
+        self, job: Job, folder: Path, start: Start, *, group: str | None = None, name: str | None = None
+    ) -> None:
+        self.job, self.folder, self._start = job, folder, start
+        self.recorder = Recorder(folder, job, start)
+        self.recorder.open()
+        options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
+        run_id = hashlib.sha256(f"{job.plan.identity} {start.started}".encode()).hexdigest()[:16]
+        options |= {"config": job.config, "run_id": run_id, "mode": job.wandb_mode, "tell": tell}
+        self.tracker = Tracker(folder, group=group, name=name, **options)
+
+    def run(self, *observers: Observer) -> Run:
+        """What `fit_lanes` takes; the records come before other observers."""
+        from mnistjax.loop import Run
+
+        return Run(
+            self.job.plan.hyper,
+            self.job.plan.seed,
+            self.job.plan.stopping,
+            self._start.snapshot,
+            self._start.rows,
+            [self.recorder, self.tracker, *observers],
+        )
+
+    def end(self, result: Result, *, examples: bool = True) -> Ending:
+        """How the run ends, recorded; a failed run must never look finished."""
+        if result.error:
+            return self.fail(result.error)
+        try:
+            ending = end_job(self.job, result, examples=examples and self.job.wandb_mode != "disabled")
+            self.recorder.close(ending)
+        except Exception as error:
+            return self.fail(error)
+        return ending
+
+    def fail(self, error: Exception) -> Ending:
+        """The run failed; recorded."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ending = Ending("failed", reason, traceback="".join(traceback.format_exception(error)))
+        self.recorder.close(ending)
+        return ending
 
 
 def restore(plan: Plan, folder: Path) -> Start:
@@ -146,7 +180,7 @@ def restore(plan: Plan, folder: Path) -> Start:
 
     status = records.read_status(folder)
     if status is None:
-        return Start(now(), None, [])
+        return Start(records.now(), None, [])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoint = records.load_checkpoint(folder)
@@ -162,17 +196,18 @@ def restore(plan: Plan, folder: Path) -> Start:
     return Start(status["started"], snapshot, records.read_rows(folder))
 
 
-def end_job(job: Job, result: Result) -> Ending:
-    """How a run that `fit` returned ends."""
+def end_job(job: Job, result: Result, *, examples: bool) -> Ending:
+    """How a run that `fit` returned ends; with test images and their probabilities where asked for."""
     from mnistjax.train import predict
 
     if result.status != "done":
         return Ending(result.status, result.reason)
-    test, examples = job.dataset.test, None
-    if job.wandb_mode != "disabled":
-        probabilities = predict(job.plan.spec, result.variables, test.images)
-        examples = Examples(test.images, test.labels, probabilities, job.dataset.class_names)
-    return Ending("done", None, summarize_job(job, result), examples)
+    summary, test = summarize_job(job, result), job.dataset.test
+    if not examples:
+        return Ending("done", None, summary)
+    probabilities = predict(job.plan.spec, result.variables, test.images)
+    shown = Examples(test.images, test.labels, probabilities, job.dataset.class_names)
+    return Ending("done", None, summary, shown)
 
 
 def judge(job: Job, folder: Path, ending: Ending, received: list[int]) -> Outcome:
@@ -221,7 +256,7 @@ class Recorder:
             self._write_rows()
             if ending.summary is not None:
                 records.write_summary(self._folder, ending.summary)
-            self._write_status(ending.status, reason=ending.reason, ended=now())
+            self._write_status(ending.status, reason=ending.reason, ended=records.now())
         except OSError as error:
             if ending.status == "done":
                 raise
@@ -267,6 +302,7 @@ def summarize_job(job: Job, result: Result) -> dict[str, Any]:
         **{f"test/{name}": value for name, value in result.test.items()},
         "kept_epoch": result.kept_epoch,
         "seconds_per_epoch": result.seconds_per_epoch,
+        "lanes": result.lanes,
         "compile_seconds": result.compile_seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
         "data": data | ({"banner": dataset.banner} if dataset.banner else {}),
@@ -317,7 +353,3 @@ def find_version() -> str:
         return importlib.metadata.version("mnistjax")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout
         return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text())["project"]["version"]
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnistjax.train import Moment, Observer
+    from mnistjax.loop import Moment, Observer
 
 LINE_SECONDS = 1.0  # between two plain lines
 MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns

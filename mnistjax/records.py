@@ -17,6 +17,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,7 +96,7 @@ def lock(folder: str | Path) -> Iterator[None]:
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
     """`config.yaml` now holds `config`, its keys in their order."""
     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
-    _replace(Path(folder) / CONFIG, text.encode())
+    replace_file(Path(folder) / CONFIG, text.encode())
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
 def truncate_rows(folder: str | Path, epoch: int) -> None:
     """`metrics.jsonl` now holds the rows up to and including `epoch` only."""
     kept = [row for row in read_rows(folder) if row["epoch"] <= epoch]
-    _replace(Path(folder) / ROWS, b"".join(map(_line, kept)))
+    replace_file(Path(folder) / ROWS, b"".join(map(_line, kept)))
 
 
 def write_status(
@@ -162,7 +163,12 @@ def write_status(
         "pid": os.getpid(),
         "host": socket.gethostname(),
     }
-    _write_json(Path(folder) / STATUS, content)
+    write_json(Path(folder) / STATUS, content)
+
+
+def now() -> str:
+    """The time as `write_status` takes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(folder: str | Path) -> dict[str, Any] | None:
@@ -172,7 +178,7 @@ def read_status(folder: str | Path) -> dict[str, Any] | None:
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
     """`summary.json` now holds `summary`."""
-    _write_json(Path(folder) / SUMMARY, summary)
+    write_json(Path(folder) / SUMMARY, summary)
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:
@@ -220,7 +226,7 @@ def save_checkpoint(
     content = save(arrays, {"mnistjax": record})
     with contextlib.suppress(FileNotFoundError):
         _fsync(path.with_name(ROWS))
-    _replace(path, content, previous=path.with_name(PREVIOUS))
+    replace_file(path, content, previous=path.with_name(PREVIOUS))
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint | None:
@@ -324,8 +330,9 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(_finite(row), allow_nan=False).encode() + b"\n"
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _replace(path, json.dumps(_finite(content), indent=1, allow_nan=False).encode() + b"\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """The JSON file now holds `content`."""
+    replace_file(path, json.dumps(_finite(content), indent=1, allow_nan=False).encode() + b"\n")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -350,7 +357,7 @@ def _end_of_whole_lines(file: Any) -> int:
     return 0
 
 
-def _replace(path: Path, content: bytes, *, previous: Path | None = None) -> None:
+def replace_file(path: Path, content: bytes, *, previous: Path | None = None) -> None:
     """`path` now holds `content`, durably, and `previous`, where given, what it held."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:

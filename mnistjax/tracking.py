@@ -25,7 +25,7 @@ from mnistjax import records
 from mnistjax.config import unknown
 
 if TYPE_CHECKING:
-    from mnistjax.train import Moment
+    from mnistjax.loop import Moment
 
 MODES = {  # what wandb itself takes in WANDB_MODE
     "auto": "auto",
@@ -127,7 +127,7 @@ class Tracker:
     def finish(
         self, status: str, summary: Mapping[str, Any] | None = None, *, examples: Examples | None = None
     ) -> None:
-        """The run is closed under `status`, with its summary, pictures and, when done, its checkpoint."""
+        """The run is closed under `status`, with its summary; examples and checkpoint, if given."""
         if self._stopped.is_set():
             return
         deadline = time.monotonic() + self._patience
@@ -174,7 +174,7 @@ class Tracker:
             if pictures:
                 run.log({"epoch": run.summary.get("epoch", 0), **pictures})
             checkpoint = self._folder / records.CHECKPOINT
-            if status == "done" and checkpoint.exists():
+            if examples and checkpoint.exists():
                 run.log_artifact(_artifact(self._run_id, checkpoint))
         run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
         run.summary["status"] = status

@@ -1,21 +1,13 @@
-"""A run: State, the training step, an epoch as one scan, evaluation, and `fit`.
+"""The programs of a run: State, the training step, an epoch as one scan, evaluation. Pure functions.
 
-N training images, B batch, M micro-batch, P pieces of a batch (B = P * M), K classes.
-
-`fit` is a function of (spec, hyper, seed, data): no files, no Hydra, no W&B. Whoever wants to watch or
-record passes observers.
+N training images, B batch, M micro-batch, P pieces of a batch (B = P * M), K classes, W lanes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +16,9 @@ import optax
 from flax import linen as nn
 from jax import Array, lax
 
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping
-from mnistjax.data import Dataset, order
-from mnistjax.metrics import Sums, batch_sums, probabilities, summarize, zero_sums
+from mnistjax.config import Hyper, Spec
+from mnistjax.data import order
+from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
 from mnistjax.models import create_model
 from mnistjax.optim import make_optimizer
 
@@ -120,8 +112,7 @@ def train_step(
     return State(optax.apply_updates(state.params, updates), collections, opt_state, state.step + 1, sums)
 
 
-@functools.partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_segment(
+def segment(
     spec: Spec, hyper: Hyper, key: Array, state: State, images: Array, labels: Array, rows: Array
 ) -> State:
     """The State after a segment of an epoch: one scan over blocks of steps.
@@ -148,6 +139,25 @@ def train_segment(
     return lax.scan(block, state._replace(sums=sums), rows)[0]
 
 
+train_segment = jax.jit(segment, static_argnames="spec", donate_argnames="state")
+
+
+@functools.partial(jax.jit, static_argnames="spec", donate_argnames="states")
+def train_lanes(
+    spec: Spec, hypers: Hyper, keys: Array, states: State, images: Array, labels: Array, rows: Array
+) -> State:
+    """`train_segment` of W runs at once, whose Hypers, keys (W,) and States are stacked.
+
+    rows (W, blocks, steps, P, M), or without the W where `spec.shuffle` is "shared": a batch is then read
+    once for all lanes, and the first layer of an MLP is one product W times as wide.
+    """
+    lane = functools.partial(segment, spec)
+    rows_axis = None if spec.shuffle == "shared" else 0
+    return jax.vmap(lane, in_axes=(0, 0, 0, None, None, rows_axis))(
+        hypers, keys, states, images, labels, rows
+    )
+
+
 def gather_rows(images: Array, labels: Array, rows: Array) -> Batch:
     """The images and labels of rows (...); a row ~r stands for r as padding, of weight 0.
 
@@ -169,8 +179,7 @@ def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
     return Batch(taken, lax.dynamic_slice_in_dim(labels, first, size), weights)
 
 
-@functools.partial(jax.jit, static_argnames="spec")
-def evaluate(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
+def total(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """The sums over all images (N, H, W) uint8, each counted once."""
     size = min(EVALUATE_ROWS, len(images))
 
@@ -181,6 +190,15 @@ def evaluate(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
         return jax.tree.map(jnp.add, sums, more), None
 
     return lax.scan(add_block, zero_sums(spec.classes), jnp.arange(0, len(images), size))[0]
+
+
+evaluate = jax.jit(total, static_argnames="spec")
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
+    """`evaluate` of W runs at once, whose variables are stacked."""
+    return jax.vmap(functools.partial(total, spec), in_axes=(0, None, None))(variables, images, labels)
 
 
 def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:
@@ -246,209 +264,3 @@ def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
         fill = rows[:, :missing]
         rows = np.concatenate([rows, np.where(fill < 0, fill, ~fill)], axis=1)
     return rows.reshape(*layout(spec), -1, micro)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What an observer sees after each segment of an epoch; training stands still meanwhile."""
-
-    epoch: int  # epochs finished
-    epochs: int  # epochs planned
-    step: int  # optimizer steps done in the whole run
-    steps_per_epoch: int
-    examples_seen: int  # in the whole run
-    train: dict[str, float]  # loss (nats), accuracy and f1 of the current epoch so far
-    row: dict[str, Any] | None  # the finished epoch's record; None inside an epoch
-    snapshot: Callable[[], Snapshot]  # a copy on the host of all that resuming needs
-    final: bool  # the last moment of the run
-
-
-Snapshot = Mapping[str, Any]
-"""`{"state": State, "best": variables or None}`."""
-
-Observer = Callable[[Moment], None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `fit` returns."""
-
-    status: Literal["done", "diverged", "interrupted"]
-    reason: str | None  # why, unless done
-    epoch: int  # epochs finished
-    rows: list[dict[str, Any]]  # one per epoch, as in metrics.jsonl
-    state: State
-    variables: dict[str, Any]  # what `model.apply` takes, of the kept epoch
-    kept_epoch: int
-    seconds_per_epoch: float  # median of the training passes; compile and evaluation excluded
-    compile_seconds: float
-    test: dict[str, Any] | None  # as `metrics.summarize` gives it; only when done
-
-
-def fit(
-    spec: Spec,
-    hyper: Hyper,
-    *,
-    data: Dataset,
-    seed: int = 0,
-    stopping: Stopping = DEFAULT_STOPPING,
-    snapshot: Snapshot | None = None,
-    rows: Sequence[dict[str, Any]] = (),
-    observers: Sequence[Observer] = (),
-    stop: Callable[[], bool] = lambda: False,
-) -> Result:
-    """The trained run: a function of (spec, hyper, seed, data), tested once at its end.
-
-    A run continues from a `snapshot` and the `rows` up to it, bit for bit as if it had never stopped.
-    `stop` is asked after each segment; a run stopped by it is "interrupted". ConfigError where the
-    data does not fit the Spec.
-    """
-    check_fits(spec, data)
-    key, rows = jax.random.key(seed), list(rows)
-    images, labels = jax.device_put((data.train.images, data.train.labels))
-    val = jax.device_put((data.val.images, data.val.labels))
-    with _compile_clock() as compiling:
-        state, best = init(spec, hyper, key), None
-        if snapshot:  # copied, because each step overwrites the State it is given
-            state, best = jax.tree.map(jnp.array, snapshot["state"]), snapshot["best"]
-        step, seconds = int(state.step), 0.0
-        steps_per_segment = spec.steps_per_epoch // layout(spec).segments
-        order = epoch_rows(spec, seed=seed, epoch=step // spec.steps_per_epoch)
-        status = "done" if _is_over(rows, stopping) else None
-        while status is None:
-            epoch, offset = divmod(step, spec.steps_per_epoch)
-            started, compiled = time.perf_counter(), sum(compiling)
-            state = train_segment(spec, hyper, key, state, images, labels, order[offset // steps_per_segment])
-            step += steps_per_segment
-            ends_epoch = step % spec.steps_per_epoch == 0
-            if ends_epoch:  # the host makes the next order while the device is busy
-                order = epoch_rows(spec, seed=seed, epoch=epoch + 1)
-            metrics = _curve_metrics(spec, state.sums)
-            seconds += time.perf_counter() - started - (sum(compiling) - compiled)
-            row = None
-            if ends_epoch:
-                val_metrics = _curve_metrics(spec, evaluate(spec, variables_of(state), *val))
-                row = _row(spec, epoch + 1, seconds, metrics, val_metrics)
-                rows.append(row)
-                seconds = 0.0
-                if stopping.keep == "best" and best_epoch(rows, stopping.monitor) == epoch + 1:
-                    best = _host_copy(variables_of(state))
-            status = _status(row, rows, stopping, stop)
-            moment = Moment(
-                epoch=len(rows),
-                epochs=stopping.epochs,
-                step=step,
-                steps_per_epoch=spec.steps_per_epoch,
-                examples_seen=_examples(spec, step),
-                train=metrics,
-                row=row,
-                snapshot=functools.partial(_host_copy, {"state": state, "best": best}),
-                final=status is not None,
-            )
-            for observer in observers:
-                observer(moment)
-        variables = variables_of(state) if best is None else best
-        tested = None
-        if status == "done":
-            sums = evaluate(spec, variables, *jax.device_put((data.test.images, data.test.labels)))
-            tested = summarize(spec.task, jax.device_get(sums))
-    return Result(
-        status=status,
-        reason=_reason(status, rows),
-        epoch=len(rows),
-        rows=rows,
-        state=state,
-        variables=variables,
-        kept_epoch=len(rows) if best is None else best_epoch(rows, stopping.monitor),
-        seconds_per_epoch=statistics.median(row["seconds"] for row in rows) if rows else math.nan,
-        compile_seconds=sum(compiling),
-        test=tested,
-    )
-
-
-def check_fits(spec: Spec, data: Dataset) -> None:
-    """ConfigError where a data set is not the one a Spec was made for."""
-    if len(data.train.images) != spec.train_count:
-        raise ConfigError(
-            f"the Spec is for {spec.train_count} training images; {data.name} has {len(data.train.images)}"
-        )
-    if data.num_classes != spec.classes:
-        raise ConfigError(f"the Spec is for {spec.classes} classes; {data.name} has {data.num_classes}")
-
-
-def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str) -> int:
-    """The first epoch with the best value of a validation metric: lowest for a loss, highest otherwise."""
-    sign = 1 if monitor.endswith("loss") else -1
-    return min(rows, key=lambda row: (sign * row[monitor], row["epoch"]))["epoch"]
-
-
-def _is_over(rows: Sequence[Mapping[str, Any]], stopping: Stopping) -> bool:
-    if len(rows) >= stopping.epochs:
-        return True
-    if stopping.patience is None or not rows:
-        return False
-    return len(rows) - best_epoch(rows, stopping.monitor) >= stopping.patience
-
-
-def _status(
-    row: Mapping[str, Any] | None,
-    rows: Sequence[Mapping[str, Any]],
-    stopping: Stopping,
-    stop: Callable[[], bool],
-) -> Literal["done", "diverged", "interrupted"] | None:
-    """How the run ends here, or None where it goes on."""
-    if row and not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
-        return "diverged"
-    if row and _is_over(rows, stopping):
-        return "done"
-    return "interrupted" if stop() else None
-
-
-def _reason(status: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    if status == "diverged":
-        return f"the loss is not finite in epoch {len(rows)}"
-    return f"stopped after {len(rows)} finished epochs" if status == "interrupted" else None
-
-
-def _row(
-    spec: Spec, epoch: int, seconds: float, train: Mapping[str, float], val: Mapping[str, float]
-) -> dict[str, Any]:
-    """An epoch's record: the curves' metrics of both parts; `seconds` are those of its training pass."""
-    return {
-        "epoch": epoch,
-        "examples_seen": epoch * spec.train_count,
-        "seconds": round(seconds, 6),
-        **{f"train/{name}": value for name, value in train.items()},
-        **{f"val/{name}": value for name, value in val.items()},
-    }
-
-
-def _curve_metrics(spec: Spec, sums: Sums) -> dict[str, float]:
-    metrics = summarize(spec.task, jax.device_get(sums))
-    return {name: metrics[name] for name in ("loss", "accuracy", "f1")}
-
-
-def _examples(spec: Spec, step: int) -> int:
-    epochs, steps = divmod(step, spec.steps_per_epoch)
-    return epochs * spec.train_count + steps * spec.batch_size
-
-
-def _host_copy(tree: Any) -> Any:
-    """NumPy arrays of their own: `device_get` on CPU gives views of buffers that the next step overwrites."""
-    return jax.tree.map(np.array, jax.device_get(tree))
-
-
-@contextlib.contextmanager
-def _compile_clock() -> Iterator[list[float]]:
-    """The seconds of each trace, lowering and compilation inside the `with`, as they end."""
-    seconds: list[float] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.startswith("/jax/core/compile/"):
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)

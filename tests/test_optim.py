@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from mnistjax.config import ConfigError
+from mnistjax.loop import fit
 from mnistjax.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -14,7 +15,6 @@ from mnistjax.optim import (
     make_optimizer,
     register_optimizer,
 )
-from mnistjax.train import fit
 from small import small_plan
 
 

@@ -15,10 +15,15 @@ from mnistjax.config import conf_dir
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
-    *("zoo", "sweep", "compose", "tracking", "report", "progress", "job", "cli", "__main__"),
+    *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train", "loop"),
+    *("zoo", "compose", "tracking", "report", "progress", "job", "sweep", "launcher", "cli", "__main__"),
 ]
-ALONE = {"hydra": {"cli"}, "omegaconf": {"cli"}, "wandb": {"tracking"}, "tensorflow": set()}
+ALONE = {
+    "hydra": {"cli", "launcher"},
+    "omegaconf": {"cli", "launcher"},
+    "wandb": {"tracking"},
+    "tensorflow": set(),
+}
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
 
 

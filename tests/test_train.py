@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mnistjax import register_model, to_binary
 from mnistjax.config import ConfigError, Stopping
+from mnistjax.loop import fit
 from mnistjax.metrics import summarize
 from mnistjax.models import MODELS
 from mnistjax.train import (
@@ -21,7 +22,6 @@ from mnistjax.train import (
     build_model,
     epoch_rows,
     evaluate,
-    fit,
     forward,
     init,
     initial_state,
@@ -210,7 +210,7 @@ def test_the_test_set_is_touched_only_at_the_end(monkeypatch):
         seen.append(len(images))
         return original(spec, variables, images, labels)
 
-    monkeypatch.setattr("mnistjax.train.evaluate", spy)
+    monkeypatch.setattr("mnistjax.loop.evaluate", spy)
     run(plan, data)
     assert seen == [37, 37, 53]
     seen.clear()

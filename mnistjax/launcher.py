@@ -1,0 +1,122 @@
+"""The launcher behind `mnistjax -m`: Hydra's interface on one side, `sweep` on the other.
+
+Hydra wants a launcher in a module under `hydra_plugins`. Ours is registered from the command, under such a
+name, so that a wheel, an editable install and a bare checkout are alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from mnistjax.sweep.worker import Ended
+
+log = logging.getLogger("mnistjax")
+
+
+class Driver(Protocol):
+    """What the launcher needs of a sweep."""
+
+    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
+        """The number of the job of these overrides."""
+        ...
+
+    def words(self, number: int) -> list[str]:
+        """The overrides of a job."""
+        ...
+
+    def train(self) -> Iterator[Ended]:
+        """The end of each job that is trained now."""
+        ...
+
+    def end(self, number: int) -> Ended:
+        """The end of a job that was over, or has not begun."""
+        ...
+
+
+class FusedLauncher(Launcher):
+    """Trains a batch of jobs in groups of one Spec; Hydra writes the folder of each and calls its callbacks
+    as it ends.
+
+    A job returns its monitored validation metric, which a sweeper that optimizes gets; NaN if it failed.
+    """
+
+    driver: Driver  # set by the command
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        setup_globals()
+        driver, returns = type(self).driver, {}
+        numbers = [driver.number(words, lambda words=words: self._compose(words)) for words in job_overrides]
+        for end in driver.train():
+            returns[end.number] = self._settle(end)
+        for number in numbers:
+            if number not in returns:
+                returns[number] = self._settle(driver.end(number))
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        return [returns[number] for number in numbers]
+
+    def _compose(self, words: Sequence[str]) -> DictConfig:
+        return self._context.config_loader.load_sweep_config(self._config, list(words))
+
+    def _settle(self, end: Ended) -> JobReturn:
+        """Hydra's part of a job that has ended: `.hydra/`, its log, its callbacks."""
+        config = self._compose(type(self).driver.words(end.number))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = end.number
+
+        def task(_: DictConfig) -> float:
+            if end.status != "done":
+                log.error("%s: %s%s", end.status, end.reason, f"\n{end.traceback}" if end.traceback else "")
+                raise JobFailed(end.reason)
+            return float("nan") if end.value is None else end.value
+
+        result = run_job(
+            hydra_context=self._context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        return result if result.status == JobStatus.COMPLETED else Settled(**vars(result))
+
+
+class JobFailed(Exception):
+    """A job of a sweep that is not done."""
+
+
+class Settled(JobReturn):
+    """The return of a failed job, which a sweeper can read without ending the sweep."""
+
+    @property
+    def return_value(self) -> Any:
+        return float("nan")
+
+
+def register() -> None:
+    """Hydra knows the launcher as `hydra/launcher=fused`."""
+    name = "hydra_plugins.mnistjax"
+    FusedLauncher.__module__ = name
+    try:
+        package = importlib.import_module("hydra_plugins")  # there where another plugin is installed
+    except ModuleNotFoundError:
+        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        package.__path__ = []
+    sys.modules[name] = sys.modules[__name__]
+    package.mnistjax = sys.modules[__name__]  # pyright: ignore[reportAttributeAccessIssue]
+    Plugins.instance().register(FusedLauncher)
+    node = {"_target_": f"{name}.FusedLauncher"}
+    ConfigStore.instance().store(group="hydra/launcher", name="fused", node=node, provider="mnistjax")

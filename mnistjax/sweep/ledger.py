@@ -1,0 +1,175 @@
+"""A sweep folder: `sweep.json`, the plan and the state of every job, and `results.csv`, a row a job.
+
+Both are replaced whole. `results.csv` is made from the run folders, so it can be made again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnistjax import records
+from mnistjax.compose import flatten
+from mnistjax.config import ConfigError, to_plain
+
+LEDGER = "sweep.json"
+RESULTS = "results.csv"
+METRICS = ("loss", "accuracy", "f1")
+TIMES = ("seconds_per_epoch", "compile_seconds")
+SILENT = ("sweep", "wandb", "resume", "seed")  # keys that make no other result, or have a column
+
+
+@dataclass
+class Entry:
+    """A job in the ledger."""
+
+    number: int
+    identity: str
+    overrides: list[str]
+    group: int = 0
+    status: str = "waiting"  # or as in status.json
+    reason: str | None = None
+    attempts: int = 0
+    config: dict[str, Any] = field(default_factory=dict)  # what differs from other jobs, by dotted key
+
+
+@dataclass
+class Ledger:
+    folder: Path
+    id: str
+    created: str
+    arguments: list[str]  # of the first command
+    entries: dict[int, Entry] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    ended: str | None = None
+
+    def number_of(self, identity: str) -> int | None:
+        """The number of the job with this identity."""
+        return next((e.number for e in self.entries.values() if e.identity == identity), None)
+
+    def save(self) -> None:
+        content = {
+            "id": self.id,
+            "created": self.created,
+            "ended": self.ended,
+            "arguments": self.arguments,
+            "machine": self.machine,
+            "groups": self.groups,
+            "jobs": [asdict(entry) for entry in self.entries.values()],
+        }
+        records.write_json(self.folder / LEDGER, content)
+
+    def job_folder(self, number: int) -> Path:
+        return self.folder / str(number)
+
+
+def load_ledger(folder: Path) -> Ledger:
+    """The ledger of a sweep folder; ConfigError where there is none."""
+    try:
+        content = json.loads((folder / LEDGER).read_bytes())
+        entries = {job["number"]: Entry(**job) for job in content.pop("jobs")}
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is no sweep folder: it holds no {LEDGER}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / LEDGER} can't be read: {error}") from None
+    return Ledger(folder=folder, entries=entries, **content)
+
+
+def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Of each job's config what is not the same in all jobs, by dotted key; the seed aside."""
+    flat = {number: dict(flatten(config)) for number, config in configs.items()}
+    keys = list(dict.fromkeys(key for config in flat.values() for key in config))
+    keys = [key for key in keys if key.partition(".")[0] not in SILENT]
+    values = {key: {json.dumps(to_plain(config.get(key))) for config in flat.values()} for key in keys}
+    kept = [key for key in keys if len(values[key]) > 1]
+    return {number: {key: config[key] for key in kept if key in config} for number, config in flat.items()}
+
+
+def short_name(config: Mapping[str, Any], seed: int) -> str:
+    """A run's name: what differs, in words. {"optimizer.name": "adam"}, 3 -> "adam seed=3"."""
+    words = []
+    for key, value in config.items():
+        last = key.rpartition(".")[2]
+        words.append(str(value) if last == "name" else f"{last}={shown(value)}")
+    return " ".join([*words, f"seed={seed}"])
+
+
+def shown(value: Any) -> str:
+    return json.dumps(to_plain(value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
+    """A row of `results.csv`."""
+    summary = records.read_summary(folder) or {}
+    rows = records.read_rows(folder) if folder.exists() else []
+    kept = summary.get("kept_epoch", len(rows))
+    last = rows[kept - 1] if 0 < kept <= len(rows) else {}
+    config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
+    return {
+        "number": entry.number,
+        **{key: shown(value) for key, value in entry.config.items()},
+        "seed": config.get("seed", ""),
+        "status": entry.status,
+        "reason": entry.reason or "",
+        "epoch": len(rows),
+        **{f"{part}/{name}": last.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
+        **{f"test/{name}": summary.get(f"test/{name}", "") for name in (*METRICS, "precision", "recall")},
+        "parameters": summary.get("parameters", ""),
+        **{name: summary.get(name, "") for name in TIMES},
+    }
+
+
+def write_results(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`results.csv` now holds these rows, with the columns of all of them."""
+    rows = sorted(rows, key=lambda row: row["number"])
+    own = [key for row in rows for key in row if "." in key or key in ("model", "optimizer")]
+    first = ["number", *dict.fromkeys(own), "seed"]
+    columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    records.replace_file(folder / RESULTS, text.getvalue().encode())
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Jobs that differ in their seed only: mean, standard deviation and 95 % interval of a metric."""
+
+    config: dict[str, str]
+    n: int
+    mean: float
+    std: float | None  # of a sample; None for one
+    half_width: float | None  # of the 95 % interval of the mean, Student's t
+    failed: int  # jobs that are not done
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]:
+    """The table over seeds, best mean first; groups without a finished job last."""
+    groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        config = tuple((key, str(row[key])) for key in row if "." in key)
+        groups.setdefault(config, []).append(row)
+    result = []
+    for config, members in groups.items():
+        values = [float(row[metric]) for row in members if row["status"] == "done"]
+        mean = statistics.fmean(values) if values else float("nan")
+        std = statistics.stdev(values) if len(values) > 1 else None
+        half = None if std is None else _student(len(values) - 1) * std / len(values) ** 0.5
+        result.append(Aggregate(dict(config), len(values), mean, std, half, len(members) - len(values)))
+    sign = 1 if metric.endswith("loss") else -1
+    return sorted(result, key=lambda a: (a.n == 0, sign * a.mean if a.n else 0.0))
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

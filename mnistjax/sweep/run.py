@@ -1,0 +1,196 @@
+"""A sweep from its jobs to its results: groups, tasks, workers, ledger, W&B."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from mnistjax import records
+from mnistjax.config import Spec, freeze, to_plain
+from mnistjax.job import Job
+from mnistjax.sweep.ledger import Entry, Ledger, read_result, short_name, varying, write_results
+from mnistjax.sweep.plan import Group, Key, Mode, data_key, describe_plan, make_groups
+from mnistjax.sweep.supervisor import Supervisor, run_inline
+from mnistjax.sweep.view import Tally
+from mnistjax.sweep.worker import Begun, Ended, Report, Task, Ticket
+from mnistjax.tracking import Tracker
+
+SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
+OVER = ("done", "diverged")  # jobs that a resumed sweep leaves
+
+
+@dataclass(frozen=True)
+class Options:
+    """`sweep.*`"""
+
+    mode: Mode = "auto"
+    lanes: int | Literal["auto"] = "auto"
+    timeout: float = 600.0
+    fail_fast: bool = False
+    executor: Literal["processes", "inline"] = "processes"
+
+
+class Sweep:
+    """A sweep folder and its jobs. `add` jobs, then `run` them; use it in a `with`."""
+
+    def __init__(self, ledger: Ledger, options: Options) -> None:
+        self.ledger, self.options = ledger, options
+        self.jobs: dict[int, Job] = {}
+        self._supervisor = Supervisor(timeout=options.timeout) if options.executor == "processes" else None
+        self._saved = 0.0  # seconds on the clock
+        self._tracker: Tracker | None = None
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.ledger.ended = records.now()
+        self.save()
+        if self._tracker:
+            self._tracker.finish("done" if all(e.status == "done" for e in self.entries) else "failed")
+        if self._supervisor:
+            self._supervisor.__exit__(*error)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return list(self.ledger.entries.values())
+
+    def add(self, job: Job, words: list[str]) -> int:
+        """The number of a job, which it keeps if the ledger knows it."""
+        number = self.ledger.number_of(job.plan.identity)
+        if number is None:
+            number = max(self.ledger.entries, default=-1) + 1
+            self.ledger.entries[number] = Entry(number, job.plan.identity, words)
+        self.jobs[number] = job
+        return number
+
+    def groups(self) -> list[Group]:
+        """The groups of all jobs, at the lane widths that the ledger has for them."""
+        widths = {_key(group): group["width"] for group in self.ledger.groups}
+        return make_groups(self.jobs, mode=self.options.mode, lanes=self.options.lanes, widths=widths)
+
+    def run(self, stop: Callable[[], bool]) -> Iterator[Report]:
+        """Trains every job that is not over; what happens, as it happens."""
+        groups, failed = self.groups(), False
+        self._write_plan(groups)
+        tasks = [task for group in groups if (task := self._task(group))]
+        datasets = {data_key(job.dataset, job.plan.positive): job.dataset for job in self.jobs.values()}
+        stopping = lambda: stop() or (failed and self.options.fail_fast)  # noqa: E731
+        train = self._supervisor.run if self._supervisor else run_inline
+        for report in train(tasks, datasets, stopping):
+            match report:
+                case Begun(number):
+                    entry = self.ledger.entries[number]
+                    entry.status, entry.attempts = "running", entry.attempts + 1
+                case Ended(number, status, reason):
+                    entry = self.ledger.entries[number]
+                    entry.status, entry.reason = status, reason
+                    failed = failed or status in ("failed", "diverged")
+            yield report
+            if time.monotonic() - self._saved > SAVE_SECONDS:
+                self.save()
+        for entry in self.entries:
+            if entry.status == "running":
+                entry.status, entry.reason = "interrupted", "stopped at once"
+
+    def save(self) -> None:
+        """`sweep.json` and `results.csv` are as things stand."""
+        self._saved = time.monotonic()
+        self.ledger.save()
+        write_results(self.ledger.folder, self.results())
+
+    def results(self) -> list[dict[str, Any]]:
+        """The rows of `results.csv`."""
+        return [read_result(entry, self.ledger.folder / str(entry.number)) for entry in self.entries]
+
+    def names(self) -> dict[int, str]:
+        """The jobs' names: what differs between them."""
+        return {
+            number: short_name(self.ledger.entries[number].config, job.plan.seed)
+            for number, job in self.jobs.items()
+        }
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that jobs are compared by."""
+        return next(iter(self.jobs.values())).plan.stopping.monitor
+
+    def tally(self) -> Tally:
+        """The count of the jobs that are not over."""
+        self._label()
+        todo = [n for n in self.jobs if self.ledger.entries[n].status not in OVER]
+        names = self.names()
+        plans = {number: self.jobs[number].plan for number in todo}
+        examples = {n: plan.stopping.epochs * plan.spec.train_count for n, plan in plans.items()}
+        groups = {n: index for index, group in enumerate(self.groups()) for n in group.jobs}
+        return Tally({number: names[number] for number in todo}, examples, groups)
+
+    def end(self, number: int) -> Ended:
+        """How a job stands, as the records have it."""
+        entry, job = self.ledger.entries[number], self.jobs[number]
+        result = read_result(entry, self.ledger.folder / str(number))
+        value = float(result[job.plan.stopping.monitor]) if entry.status == "done" else None
+        status = "interrupted" if entry.status == "waiting" else entry.status
+        return Ended(number, status, entry.reason or "it was not begun", None, value)  # pyright: ignore
+
+    def _label(self) -> None:
+        configs = varying({number: job.config for number, job in self.jobs.items()})
+        for number, config in configs.items():
+            self.ledger.entries[number].config = config
+
+    def _write_plan(self, groups: Sequence[Group]) -> None:
+        self._label()
+        for index, group in enumerate(groups):
+            for number in group.jobs:
+                self.ledger.entries[number].group = index
+        self.ledger.groups = [to_plain(asdict(group)) for group in groups]
+        self.ledger.machine = machine()
+        self.ledger.ended = None
+        self.save()
+
+    def _task(self, group: Group) -> Task | None:
+        numbers = [number for number in group.jobs if self.ledger.entries[number].status not in OVER]
+        if not numbers:
+            return None
+        tickets = tuple(self._ticket(number) for number in numbers)
+        return Task(group.spec, group.width, group.threads, group.data, tickets)
+
+    def _ticket(self, number: int) -> Ticket:
+        job, entry = self.jobs[number], self.ledger.entries[number]
+        own = {f.name: getattr(job, f.name) for f in fields(Job) if f.name != "dataset"}
+        name = short_name(entry.config, job.plan.seed)
+        folder = (self.ledger.folder / str(number)).absolute()
+        return Ticket(number=number, folder=folder, group=self.ledger.id, name=name, **own)
+
+
+def show_plan(jobs: Sequence[Job], options: Options) -> list[str]:
+    """What a sweep of these jobs would do, for people."""
+    numbered = dict(enumerate(jobs))
+    return describe_plan(make_groups(numbered, mode=options.mode, lanes=options.lanes), numbered)
+
+
+def _key(group: Mapping[str, Any]) -> tuple[Spec, Key]:
+    """The key of a group in the ledger."""
+    return Spec(**{name: freeze(value) for name, value in group["spec"].items()}), tuple(group["data"])
+
+
+def machine() -> dict[str, Any]:
+    """What the sweep runs on."""
+    import jax
+
+    from mnistjax.sweep.plan import cores
+
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "devices": jax.device_count(),
+        "cores": cores(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "pid": os.getpid(),
+    }

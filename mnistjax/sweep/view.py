@@ -1,0 +1,141 @@
+"""What a sweep shows while it runs, and the table at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mnistjax.progress import format_seconds
+from mnistjax.sweep.ledger import Aggregate, Entry, aggregate
+from mnistjax.sweep.worker import Begun, Ended, Progress, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_SECONDS = 2.0  # between two plain lines
+SHOWN = 12  # rows of the table
+
+
+class Tally:
+    """The state of a sweep from its reports: jobs over, the best validation accuracy, speed, time left."""
+
+    def __init__(
+        self, names: Mapping[int, str], examples: Mapping[int, int], groups: Mapping[int, int]
+    ) -> None:
+        self._names, self._planned, self._groups = names, examples, groups  # by number, of jobs to train
+        self._seen: dict[int, int] = {}
+        self._first: dict[int, int] = {}  # images that a resumed job had seen
+        self._began: float | None = None  # seconds on the clock, at the first progress: compiling is over
+        self.total, self.over, self.failed, self.running = len(names), 0, 0, set[int]()
+        self._best: tuple[float, str] | None = None
+
+    def __call__(self, report: Report) -> None:
+        match report:
+            case Begun(number):
+                self.running.add(number)
+            case Progress(number, _, seen, row):
+                self._began = self._began or time.monotonic()
+                self._first.setdefault(number, seen)
+                self._seen[number] = seen
+                if row is not None:
+                    best = row["val/accuracy"], self._names.get(number, "")
+                    self._best = max(self._best or best, best)
+            case Ended(number, status, _):
+                self.running.discard(number)
+                self.over += 1
+                self.failed += status in ("failed", "diverged")
+                self._seen[number] = self._planned.get(number, 0)
+
+    def fields(self) -> dict[str, str]:
+        """The words of a line."""
+        words = {"jobs": f"{self.over}/{self.total} jobs"}
+        groups = {self._groups[number] for number in self.running if number in self._groups}
+        if groups:
+            words["groups"] = f"group {', '.join(map(str, sorted(groups)))}"
+        if self.failed:
+            words["failed"] = f"{self.failed} failed"
+        if self._best:
+            words["best"] = f"best val {self._best[0]:.2%} ({self._best[1]})"
+        trained = sum(seen - self._first.get(number, 0) for number, seen in self._seen.items())
+        if self._began is not None and trained:
+            speed = trained / max(time.monotonic() - self._began, 1e-9)
+            left = sum(self._planned.values()) - sum(self._seen.values())
+            words["speed"] = f"{speed:,.0f} images/s"
+            words["left"] = f"{format_seconds(max(left, 0) / speed)} left"
+        return words
+
+
+@contextlib.contextmanager
+def show_sweep(console: Console, tally: Tally) -> Iterator[Callable[[Report], None]]:
+    """The view of a sweep: one live line at a terminal, else a line every two seconds."""
+    if console.is_terminal:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        with Bar(BarColumn(bar_width=30), TextColumn("{task.fields[text]}"), console=console) as bar:
+            task = bar.add_task("", total=tally.total, text="compiling")
+
+            def draw(report: Report) -> None:
+                tally(report)
+                text = "  ".join(list(tally.fields().values()))
+                bar.update(task, completed=tally.over, text=text)
+
+            yield draw
+        return
+    printed = 0.0
+
+    def print_line(report: Report) -> None:
+        nonlocal printed
+        tally(report)
+        now = time.monotonic()
+        last = isinstance(report, Ended) and tally.over == tally.total
+        if (now - printed >= LINE_SECONDS and not isinstance(report, Begun)) or last:
+            printed = now
+            print("  ".join(tally.fields().values()), flush=True)
+
+    yield print_line
+
+
+def show_table(console: Console, rows: Sequence[Mapping[str, Any]], monitor: str) -> None:
+    """Prints the jobs aggregated over seeds, the best on validation first."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    ranked = aggregate(rows, monitor)
+    tested = {tuple(a.config.items()): a for a in aggregate(rows, "test/accuracy")}
+    keys = list(dict.fromkeys(key for a in ranked for key in a.config))
+    table = Table(title=f"By {monitor}, mean over seeds", box=SIMPLE)
+    for key in keys:
+        table.add_column(key.removesuffix(".name"))
+    for title in ("n", monitor, "test accuracy", "95 % interval"):
+        table.add_column(title, justify="right")
+    for row in ranked[:SHOWN]:
+        test = tested[tuple(row.config.items())]
+        values = [row.config.get(key, "") for key in keys]
+        count = f"{row.n}" + (f" of {row.n + row.failed}" if row.failed else "")
+        table.add_row(*values, count, *_numbers(row, test, monitor))
+    if len(ranked) > SHOWN:
+        table.caption = f"the best {SHOWN} of {len(ranked)}; all in results.csv"
+    console.print(table)
+
+
+def _numbers(row: Aggregate, test: Aggregate, monitor: str) -> list[str]:
+    if not row.n:
+        return ["-", "-", "-"]
+    form = (lambda x: f"{x:.4f}") if monitor.endswith("loss") else (lambda x: f"{x:.2%}")
+    spread = "" if row.std is None else f" ± {form(row.std)}"
+    test_spread = "" if test.std is None else f" ± {test.std:.2%}"
+    half = "-" if test.half_width is None else f"± {test.half_width:.2%}"
+    return [f"{form(row.mean)}{spread}", f"{test.mean:.2%}{test_spread}", half]
+
+
+def failures(entries: Sequence[Entry], names: Mapping[int, str]) -> list[str]:
+    """A line for each job that is not done."""
+    return [
+        f"job {entry.number} ({names.get(entry.number, '')}): {entry.status}"
+        + (f", {entry.reason}" if entry.reason else "")
+        for entry in entries
+        if entry.status != "done"
+    ]

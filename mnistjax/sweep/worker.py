@@ -1,0 +1,276 @@
+"""A worker: trains tasks, each the jobs of one Spec, and reports every step of theirs.
+
+A process of its own (`serve`), so that a model that kills or hangs takes nobody along. It is spawned, never
+forked, and ends with its parent: the pipe between them closes then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mnistjax import records
+from mnistjax.compose import Settings
+from mnistjax.config import ConfigError, Plan, Spec
+from mnistjax.data import Dataset
+from mnistjax.job import Ending, Job, Work, find_outcome, restore
+
+if TYPE_CHECKING:
+    from mnistjax.loop import Moment, Result, Run
+
+REPORT_SECONDS = 0.5  # between two reports of a job inside an epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A job on its way to a worker, without its data."""
+
+    number: int
+    folder: Path
+    overrides: list[str]
+    config: dict[str, Any]
+    settings: Settings
+    plan: Plan
+    wandb_mode: str
+    group: str  # of the sweep at W&B
+    name: str  # of the run at W&B
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Jobs of one Spec for one worker."""
+
+    spec: Spec
+    width: int  # lanes of the program
+    threads: int  # programs at a time
+    data: tuple[str, ...]  # key of the data set
+    tickets: tuple[Ticket, ...]
+
+
+class Begun(NamedTuple):
+    number: int
+
+
+class Progress(NamedTuple):
+    number: int
+    epoch: int
+    examples_seen: int
+    row: dict[str, Any] | None
+
+
+class Ended(NamedTuple):
+    number: int
+    status: records.Status
+    reason: str | None
+    traceback: str | None = None
+    value: float | None = None  # the monitored validation metric of the kept epoch, when done
+
+
+class Broken(NamedTuple):
+    """The program of these lanes raised; which of them is to blame is not known."""
+
+    numbers: tuple[int, ...]
+    reason: str
+    traceback: str
+
+
+class Finished(NamedTuple):
+    """The task is over; jobs that it did not begin are left."""
+
+
+Report = Begun | Progress | Ended | Broken | Finished
+
+
+def serve(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """The life of a worker process: takes data sets and tasks until it is told to end.
+
+    `rows` are those of the open tables that a script registered.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and says when to stop
+        signal.signal(number, signal.SIG_IGN)
+    add_rows(rows)
+    tasks: queue.Queue[Task | None] = queue.Queue()
+    datasets: dict[tuple[str, ...], Dataset] = {}
+    stop, sending = threading.Event(), threading.Lock()
+
+    def receive() -> None:
+        while True:
+            try:
+                message = connection.recv()
+            except (EOFError, OSError):
+                os._exit(1)  # the parent is gone
+            if message == "stop":
+                stop.set()
+            elif isinstance(message, tuple):
+                datasets[message[0]] = message[1]
+            else:
+                tasks.put(message)
+
+    def send(report: Report) -> None:
+        with sending, contextlib.suppress(OSError):
+            connection.send(report)
+
+    threading.Thread(target=receive, daemon=True).start()
+    while (task := tasks.get()) is not None:
+        run_task(task, datasets[task.data], send, stop.is_set)
+        send(Finished())
+
+
+def add_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """The rows that the parent registered are in this process's tables too."""
+    from mnistjax.models import MODELS
+    from mnistjax.optim import OPTIMIZERS
+
+    MODELS.update(rows["model"])
+    OPTIMIZERS.update(rows["optimizer"])
+
+
+def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Callable[[], bool]) -> None:
+    """Every job of the task is over, or stopped, or reported as broken."""
+    tickets, turn, warm = iter(task.tickets), threading.Lock(), threading.Event()
+
+    def next_ticket() -> Ticket | None:
+        with turn:
+            return None if stop() else next(tickets, None)
+
+    def work(first: bool) -> None:
+        try:
+            if not first:
+                warm.wait()  # the first one compiles
+            Bench(task, data, send, stop, warm.set).run(next_ticket)
+        finally:
+            warm.set()
+
+    threads = [threading.Thread(target=work, args=(index == 0,)) for index in range(task.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Bench:
+    """One program and the jobs in its lanes."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Dataset,
+        send: Callable[[Report], None],
+        stop: Callable[[], bool],
+        compiled: Callable[[], None],
+    ) -> None:
+        self._task, self._data, self._send, self._stop, self._compiled = task, data, send, stop, compiled
+        self._works: dict[int, tuple[Ticket, Work, contextlib.ExitStack]] = {}  # by the id of their Run
+
+    def run(self, next_ticket: Callable[[], Ticket | None]) -> None:
+        """Jobs are taken and trained until there is none."""
+        from mnistjax.loop import fit_lanes
+
+        over = False
+
+        def runs() -> Iterator[Run]:
+            nonlocal over
+            while (ticket := next_ticket()) is not None:
+                if run := self._begin(ticket):
+                    yield run
+            over = True
+
+        while not over:
+            task = self._task
+            try:
+                for run, result in fit_lanes(
+                    task.spec, runs(), data=self._data, width=task.width, stop=self._stop
+                ):
+                    self._end(run, result)
+                    self._compiled()
+            except Exception as error:
+                self._break(error)
+            for ticket, work, stack in self._works.values():  # taken, and never begun
+                ending = Ending("interrupted", "stopped before it began")
+                work.recorder.close(ending)
+                self._close(ticket, work, stack, ending)
+            self._works.clear()
+            self._compiled()
+
+    def _begin(self, ticket: Ticket) -> Run | None:
+        """The run of a job in its locked folder; None where it is over already."""
+        self._send(Begun(ticket.number))
+        stack = contextlib.ExitStack()
+        fields = {f.name: getattr(ticket, f.name) for f in dataclasses.fields(Job) if f.name != "dataset"}
+        job = Job(dataset=self._data, **fields)
+        try:
+            stack.enter_context(records.lock(ticket.folder))
+            if find_outcome(job, ticket.folder, resume=True):
+                stack.close()
+                status = records.read_status(ticket.folder)
+                assert status is not None
+                self._send(Ended(ticket.number, status["status"], status["reason"]))
+                return None
+            start = restore(job.plan, ticket.folder)
+            work = Work(job, ticket.folder, start, group=ticket.group, name=ticket.name)
+        except (ConfigError, OSError) as error:
+            stack.close()
+            self._send(Ended(ticket.number, "failed", str(error)))
+            return None
+        run = work.run(Reporter(ticket.number, self._send, self._compiled))
+        self._works[id(run)] = ticket, work, stack
+        return run
+
+    def _end(self, run: Run, result: Result) -> None:
+        ticket, work, stack = self._works.pop(id(run))
+        self._close(ticket, work, stack, work.end(result, examples=False), result)
+
+    def _break(self, error: Exception) -> None:
+        """The program raised: the fault of the job in it, if there is one only."""
+        broken = list(self._works.values())
+        self._works.clear()
+        endings = [work.fail(error) for _, work, _ in broken]
+        if len(broken) == 1:
+            self._close(*broken[0], endings[0])
+            return
+        for _, work, stack in broken:
+            work.tracker.finish("failed")
+            stack.close()
+        reason, traceback = endings[0].reason or "", endings[0].traceback or ""
+        self._send(Broken(tuple(ticket.number for ticket, _, _ in broken), reason, traceback))
+
+    def _close(
+        self,
+        ticket: Ticket,
+        work: Work,
+        stack: contextlib.ExitStack,
+        ending: Ending,
+        result: Result | None = None,
+    ) -> None:
+        work.tracker.finish(ending.status, ending.summary)
+        stack.close()
+        value = None
+        if ending.status == "done" and result:
+            value = result.rows[result.kept_epoch - 1][ticket.plan.stopping.monitor]
+        self._send(Ended(ticket.number, ending.status, ending.reason, ending.traceback, value))
+
+
+class Reporter:
+    """An observer that reports a job's epochs, and that it is alive inside them."""
+
+    def __init__(self, number: int, send: Callable[[Report], None], compiled: Callable[[], None]) -> None:
+        self._number, self._send, self._compiled = number, send, compiled
+        self._sent = 0.0  # seconds on the clock
+
+    def __call__(self, moment: Moment) -> None:
+        now = time.monotonic()
+        if moment.row is not None:
+            self._compiled()
+        if moment.row is not None or now - self._sent >= REPORT_SECONDS:
+            self._sent = now
+            self._send(Progress(self._number, moment.epoch, moment.examples_seen, moment.row))
