@@ -297,7 +297,7 @@ class _Stack:
         self._lanes[slot] = lane
         self._states = _put(self._states, slot, lane.start)
         self._hypers = jax.tree.map(lambda *x: np.asarray(x, np.float32), *(x.run.hyper for x in self._lanes))
-        self._keys = jnp.stack([x.key for x in self._lanes])
+        self._keys = jax.vmap(jax.random.key)(np.array([x.run.seed for x in self._lanes], np.uint32))
 
     def advance(self, lane: _Lane) -> None:
         """All lanes are a segment further; where they share an order, it is this lane's."""

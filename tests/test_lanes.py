@@ -1,0 +1,164 @@
+"""Many runs of one Spec through one program: bits, order, endings."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mnistjax.config import Stopping
+from mnistjax.loop import Run, fit, fit_lanes
+from mnistjax.train import train_lanes, train_segment
+from small import made_up_data, small_plan
+
+STOPPING = Stopping(3, keep="best", monitor="val/accuracy")
+
+
+def make_runs(count, **options):
+    """Runs of one Spec that differ in learning rate and seed."""
+    plans = [
+        small_plan(
+            optimizer="momentum",
+            schedule="cosine",
+            optimizer_options={"learning_rate": 0.05 / (1 + index)},
+            seed=index,
+            stopping=STOPPING,
+            **options,
+        )[0]
+        for index in range(count)
+    ]
+    assert len({plan.spec for plan in plans}) == 1
+    return plans[0].spec, [Run(plan.hyper, plan.seed, plan.stopping) for plan in plans]
+
+
+def train(spec, runs, **more):
+    results = dict(fit_lanes(spec, runs, data=made_up_data(), **more))
+    return [results[run] for run in runs]
+
+
+def fit_alone(spec, run):
+    return fit(spec, run.hyper, data=made_up_data(), seed=run.seed, stopping=run.stopping)
+
+
+def without_seconds(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def assert_same(one, other):
+    for a, b in zip(jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_seconds(one.rows) == without_seconds(other.rows)
+    assert (one.status, one.test, one.kept_epoch) == (other.status, other.test, other.kept_epoch)
+
+
+def assert_close(one, other):
+    """Within the stated tolerance of `sweep.mode=vmap`."""
+    for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("shuffle", ["own", "shared"])
+def test_one_lane_has_the_bits_of_single_runs(shuffle):
+    spec, runs = make_runs(3, shuffle=shuffle)
+    for run, result in zip(runs, train(spec, runs), strict=True):
+        assert_same(result, fit_alone(spec, run))
+
+
+@pytest.mark.parametrize("shuffle", ["own", "shared"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_many_lanes_are_close_to_single_runs(shuffle, model):
+    small = {"model": model, "model_options": {"channels": [2], "hidden": [4]}} if model == "cnn" else {}
+    spec, runs = make_runs(3, shuffle=shuffle, **small)
+    results = train(spec, runs, width=3)
+    assert [result.lanes for result in results] == [3, 3, 3]
+    for run, result in zip(runs, results, strict=True):
+        assert_close(result, fit_alone(spec, run))
+
+
+@pytest.mark.parametrize("shuffle", ["own", "shared"])
+def test_a_lanes_bits_depend_on_the_width_alone(shuffle):
+    """Not on neighbours, on the place, or on how a group was split: short groups have idle lanes."""
+    spec, runs = make_runs(6, shuffle=shuffle)
+    together = train(spec, runs, width=4)
+    for part in (runs[:1], runs[1:3], runs[3:]):
+        for run, result in zip(part, train(spec, part, width=4), strict=True):
+            assert_same(result, together[runs.index(run)])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("shuffle", ["own", "shared"])
+def test_a_lane_that_diverges_changes_no_bit_of_its_neighbours(width, shuffle):
+    spec, runs = make_runs(3, shuffle=shuffle)
+    optimizer = {**runs[1].hyper["optimizer"], "learning_rate": 1e30}
+    bad = dataclasses.replace(runs[1], hyper={**runs[1].hyper, "optimizer": optimizer})
+    good = train(spec, runs, width=width)
+    first, diverged, last = train(spec, [runs[0], bad, runs[2]], width=width)
+    assert diverged.status == "diverged"
+    assert diverged.reason == f"the loss is not finite in epoch {diverged.epoch}"
+    assert_same(first, good[0])
+    assert_same(last, good[2])
+
+
+@pytest.mark.parametrize("shuffle", ["own", "shared"])
+def test_lanes_resume_to_the_same_bits(shuffle):
+    """Each from where it was stopped, even if that is not where its neighbours were."""
+    spec, runs = make_runs(3, shuffle=shuffle)
+    moments = {}
+    watched = [
+        dataclasses.replace(
+            run,
+            observers=[
+                lambda moment, n=n: moments.setdefault((n, moment.epoch), (moment.snapshot(), moment.row))
+            ],
+        )
+        for n, run in enumerate(runs)
+    ]
+    straight = train(spec, watched, width=2)
+    stopped = [
+        dataclasses.replace(
+            run, snapshot=moments[n, epoch][0], rows=[moments[n, e][1] for e in range(1, epoch + 1)]
+        )
+        for n, (run, epoch) in enumerate(zip(runs, (2, 1, 2), strict=True))
+    ]
+    for one, other in zip(straight, train(spec, stopped, width=2), strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_stop_ends_the_lanes_and_begins_no_other(width):
+    spec, runs = make_runs(5)
+    taken = []
+
+    def take():
+        for run in runs:
+            taken.append(run)
+            yield run
+
+    ended = list(fit_lanes(spec, take(), data=made_up_data(), width=width, stop=lambda: True))
+    assert [result.status for _, result in ended] == ["interrupted"] * width
+    assert len(taken) == width
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_an_observer_that_raises_fails_its_run_alone(width):
+    def fail(moment):
+        raise RuntimeError("mine")
+
+    spec, runs = make_runs(3)
+    bad = dataclasses.replace(runs[0], observers=[fail])
+    results = train(spec, [bad, *runs[1:]], width=width)
+    assert [result.status for result in results] == ["failed", "done", "done"]
+    assert results[0].reason == "RuntimeError: mine"
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(spec, bad.hyper, data=made_up_data(), observers=[fail])
+
+
+def test_lanes_are_one_program_for_all_learning_rates_and_seeds():
+    spec, runs = make_runs(7, batch_size=46)
+    before = train_segment._cache_size(), train_lanes._cache_size()
+    train(spec, runs)
+    train(spec, runs, width=3)
+    train(spec, runs[:2], width=3)
+    assert (train_segment._cache_size(), train_lanes._cache_size()) == (before[0] + 1, before[1] + 1)

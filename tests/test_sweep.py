@@ -1,0 +1,254 @@
+"""Sweeps through the command: folders, ledger, faults, resume. Real Hydra, real worker processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+import faulty
+from mnistjax import records
+from mnistjax.cli import main
+from mnistjax.data import load_data
+from mnistjax.plan import make_plan
+from mnistjax.sweep.ledger import aggregate, short_name, varying
+from mnistjax.train import initial_state
+
+SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
+FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
+
+
+def results(folder):
+    with open(Path(folder) / "results.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(folder):
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in results(folder)]
+
+
+def bits(folder):
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
+    return Path(folder, records.CHECKPOINT).read_bytes(), rows
+
+
+def status(folder):
+    found = records.read_status(folder)
+    assert found is not None
+    return found["status"]
+
+
+def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
+    words = ["optimizer=adam,momentum", "seed=0,3"]
+    assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep"]) == 0
+    table = capsys.readouterr().out
+    assert "By val/loss, mean over seeds" in table
+    assert main([*SMALL, "optimizer=momentum", "seed=3", "hydra.run.dir=single"]) == 0
+    assert bits("sweep/3") == bits("single")
+    names = {path.name for path in Path("single").iterdir()}
+    assert {path.name for path in Path("sweep/3").iterdir()} == names
+    overrides = Path("sweep/3/.hydra/overrides.yaml").read_text()
+    assert "optimizer=momentum" in overrides
+    assert "seed=3" in overrides
+    assert [(row["optimizer.name"], row["seed"]) for row in results("sweep")] == [
+        ("adam", "0"),
+        ("adam", "3"),
+        ("momentum", "0"),
+        ("momentum", "3"),
+    ]
+    ledger = json.loads(Path("sweep/sweep.json").read_text())
+    assert [group["jobs"] for group in ledger["groups"]] == [[0, 1], [2, 3]]
+    assert [job["status"] for job in ledger["jobs"]] == ["done"] * 4
+    assert [job["attempts"] for job in ledger["jobs"]] == [1] * 4
+
+
+def test_a_plan_runs_and_writes_nothing(work, capsys):
+    words = [
+        "-m",
+        *SMALL,
+        "optimizer=adam,sgd",
+        "train.batch_size=230,115",
+        "seed=range(3)",
+        "sweep.plan=true",
+    ]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("12 jobs in 4 groups, 4 compiled training programs, about ")
+    assert "  not in group 0 because of batch_size (230, 115), micro_batch (230, 115)" in lines
+    assert "  not in group 0 because of optimizer (adam, sgd)" in lines
+    assert [*work.iterdir()] == []
+
+
+def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
+    assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    first = without_times("sweep")
+    before = {file: file.stat().st_mtime_ns for file in Path("sweep").glob("[01]/*")}
+    assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 2
+    assert "sweep holds a sweep already; mnistjax -m sweep.resume=sweep goes on" in capsys.readouterr().err
+    assert main(["-m", "sweep.resume=sweep"]) == 0
+    assert without_times("sweep") == first
+    assert main(["-m", *SMALL, "seed=1,2", "sweep.resume=sweep"]) == 0
+    assert [row["seed"] for row in results("sweep")] == ["0", "1", "2"]
+    assert without_times("sweep")[:2] == first
+    unchanged = {file: file.stat().st_mtime_ns for file in Path("sweep").glob("[01]/*") if file.is_file()}
+    assert all(before[file] == stamp for file, stamp in unchanged.items() if file.name != "mnistjax.log")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["sweep.resume=nowhere"], "nowhere is no sweep folder: it holds no sweep.json"),
+        (["sweep.mode=map,vmap"], "sweep.mode=map,vmap: a sweep has one sweep.mode"),
+        (["sweep.mode=vmpa", "seed=0,1"], "unknown sweep.mode 'vmpa'; nearest is 'vmap'"),
+        (["sweep.timeout=0", "seed=0,1"], "sweep.timeout must be a whole number >= 1; got 0"),
+        (["seed=0,1", "train.epochs=-1"], "job 0 "),
+    ],
+)
+def test_a_wrong_sweep_is_one_line_and_writes_nothing(work, capsys, words, error):
+    assert main(["-m", *SMALL, *words]) == 2
+    told = capsys.readouterr().err
+    assert error in told
+    assert told.count("\n") == 1
+    assert [*work.iterdir()] == []
+
+
+def marks(seeds):
+    """What tells `faulty` runs apart, by seed."""
+    data = load_data("digits")
+    plan = make_plan(data, model="faulty", batch_size=230, schedule="constant")
+    states = [initial_state(plan.spec, plan.hyper, jax.random.key(seed)) for seed in seeds]
+    return [f"{float(state.params['mark']):.5f}" for state in states]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [["sweep.mode=map"], ["sweep.mode=chunk", "sweep.lanes=4"]])
+def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monkeypatch, capsys, mode):
+    assert faulty.FAULTS not in os.environ
+    words = ["-m", *FAULTY, *mode, "sweep.timeout=15"]
+    assert main([*words, "seed=range(7)", "hydra.sweep.dir=whole"]) == 0
+    faults = ["diverge", "raise", "kill", "hang"]
+    Path("faults.json").write_text(json.dumps(dict(zip(marks(range(4)), faults, strict=True))))
+    monkeypatch.setenv(faulty.FAULTS, str(Path("faults.json").absolute()))
+    capsys.readouterr()
+    assert main([*words, "seed=range(7)", "hydra.sweep.dir=sweep"]) == 1
+    told = capsys.readouterr().err
+    assert "3 of 7 jobs done" in told
+    assert "job 0 (seed=0): diverged, the loss is not finite in epoch 1" in told
+    assert "job 1 (seed=1): failed" in told
+    assert "from inside" in told
+    assert "job 2 (seed=2): failed, its process was killed by SIGKILL" in told
+    assert "job 3 (seed=3): failed, no progress within 15 s" in told
+    for seed in range(4, 7):
+        assert bits(f"sweep/{seed}") == bits(f"whole/{seed}")
+    assert [status(f"sweep/{seed}") for seed in range(4)] == ["diverged", "failed", "failed", "failed"]
+    assert "from inside" in Path("sweep/1/mnistjax.log").read_text()
+    monkeypatch.delenv(faulty.FAULTS)
+    assert main(["-m", "sweep.resume=sweep"]) == 1  # a diverged run stays so
+    for seed in range(1, 7):
+        assert bits(f"sweep/{seed}") == bits(f"whole/{seed}")
+    assert without_times("sweep")[1:] == without_times("whole")[1:]
+
+
+def start(*words, **options):
+    return subprocess.Popen([sys.executable, "-m", "mnistjax", "-m", *words], text=True, **options)
+
+
+def children(pid):
+    """The processes below this one."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout.split()
+    return [int(child) for child in found] + [below for child in found for below in children(int(child))]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(holds, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+LONG = ["data=digits", "model=mlp", "train.epochs=150", "train.batch_size=115", "seed=range(6)"]
+
+
+def over(folder):
+    return sum(path.exists() for path in Path(folder).glob("*/summary.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_process_and_resumes_to_the_same_results(work):
+    assert start(*LONG, "hydra.sweep.dir=straight").wait() == 0
+    for jobs in (0, 2, 4):
+        folder = f"killed{jobs}"
+        process = start(*LONG, f"hydra.sweep.dir={folder}")
+        wait_until(lambda folder=folder: any(Path(folder).glob("*/metrics.jsonl")))
+        wait_until(lambda folder=folder, jobs=jobs: over(folder) >= jobs)
+        below = children(process.pid)
+        assert below
+        process.kill()
+        process.wait()
+        wait_until(lambda below=below: not any(map(alive, below)), 20)
+        assert start(f"sweep.resume={folder}").wait() == 0
+        assert without_times(folder) == without_times("straight")
+        for number in range(6):
+            assert bits(f"{folder}/{number}") == bits(f"straight/{number}")
+
+
+@pytest.mark.slow
+def test_a_signal_stops_a_sweep_which_then_goes_on(work):
+    process = start(*LONG, "hydra.sweep.dir=sweep", stderr=subprocess.PIPE)
+    wait_until(lambda: over("sweep") >= 1)
+    below = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; to go on: mnistjax -m sweep.resume=sweep" in told
+    assert not any(map(alive, below))
+    assert {status(path) for path in Path("sweep").iterdir() if (path / "status.json").exists()} <= {
+        "done",
+        "interrupted",
+    }
+    assert start("sweep.resume=sweep").wait() == 0
+    assert [row["status"] for row in results("sweep")] == ["done"] * 6
+
+
+def test_names_are_what_differs():
+    configs = {
+        0: {"model": {"name": "mlp", "hidden": [8]}, "seed": 0, "resume": False},
+        1: {"model": {"name": "mlp", "hidden": [8, 4]}, "seed": 1, "resume": True},
+    }
+    assert varying(configs) == {0: {"model.hidden": [8]}, 1: {"model.hidden": [8, 4]}}
+    assert short_name({"optimizer.name": "adam", "model.hidden": [8, 4]}, 3) == "adam hidden=[8, 4] seed=3"
+
+
+def test_aggregates_over_seeds():
+    def row(rate, accuracy, status="done"):
+        return {"optimizer.learning_rate": rate, "status": status, "val/accuracy": accuracy}
+
+    rows = [
+        row("0.1", "0.5"),
+        row("0.2", "0.9"),
+        row("0.2", "0.7"),
+        row("0.2", "", "failed"),
+        row("9", "", "failed"),
+    ]
+    best, second, none = aggregate(rows, "val/accuracy")
+    assert best.config == {"optimizer.learning_rate": "0.2"}
+    assert (best.n, best.failed, best.mean) == (2, 1, pytest.approx(0.8))
+    assert best.std == pytest.approx(0.2 / 2**0.5)
+    assert best.half_width == pytest.approx(12.7062 * 0.1, rel=1e-4)  # Student's t with one degree of freedom
+    assert (second.n, second.std, second.half_width) == (1, None, None)
+    assert (none.n, none.failed) == (0, 1)
