@@ -279,9 +279,10 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
     Only when all are valid is anything shown: what a data set or W&B must tell first.
     """
     load, modes, jobs = functools.cache(load_data), functools.cache(resolve_mode), []
+    composer = Composer()
     for number, words in enumerate(overrides):
         try:
-            jobs.append(prepare_job(compose(words), words, load, modes))
+            jobs.append(prepare_job(composer(words), words, load, modes))
         except ConfigError as error:
             if len(overrides) == 1:
                 raise
@@ -293,9 +294,53 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
     return jobs
 
 
-def prepare_job(cfg: DictConfig, words: list[str], load: Callable[..., Dataset], modes: Callable) -> Job:
-    """The validated job of a composed config."""
-    config = to_plain_config(cfg, resolve=True)
+class Composer:
+    """Composes the configs of many jobs: once for each choice of groups, then plain values on a copy.
+
+    Hydra takes about 0.1 s for each composition; jobs that differ in plain values take 3 ms so.
+    """
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, Any] = {}
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, words: list[str]) -> dict[str, Any]:
+        """The resolved config of these overrides; ConfigError says what is wrong with them."""
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        plain = {word: override for word in words if (override := self._plain(word))}
+        rest = tuple(word for word in words if word not in plain)
+        if rest not in self._bases:
+            self._bases[rest] = compose(list(rest))
+        base = self._bases[rest]
+        config = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
+        try:
+            for override in plain.values():
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            config = compose(words)  # raises what Hydra says
+        return to_plain_config(config, resolve=True)
+
+    def _plain(self, word: str) -> Any:
+        """The override, if it is one of a plain value: KEY=VALUE, of no group and not Hydra's own."""
+        from hydra.core.global_hydra import GlobalHydra
+
+        if word not in self._parsed:
+            (override,) = parse_overrides([word])
+            groups = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
+            changes = not (override.is_add() or override.is_delete() or override.is_sweep_override())
+            plain = (
+                changes and not groups and not override.is_hydra_override() and "." in word.partition("=")[0]
+            )
+            self._parsed[word] = override if plain or (word.startswith("seed=") and changes) else None
+        return self._parsed[word]
+
+
+def prepare_job(
+    config: dict[str, Any], words: list[str], load: Callable[..., Dataset], modes: Callable
+) -> Job:
+    """The validated job of a resolved config."""
     settings = read_settings(config)
     data = load(settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"])
     dataset = label(data, settings)
@@ -353,6 +398,8 @@ def run_single(job: Job, folder: Path) -> int:
 
 def run_multirun(words: list[str]) -> int:
     """The exit code of a sweep, by our launcher or by the one that was asked for."""
+    from omegaconf import OmegaConf
+
     from mnistjax.sweep.ledger import LEDGER, Ledger, load_ledger
     from mnistjax.sweep.run import Options, Sweep, show_plan
 
@@ -371,6 +418,11 @@ def run_multirun(words: list[str]) -> int:
         options = read_sweep(to_plain_config(cfg, resolve=True))
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
         return run_apart(jobs, [*argv, "--multirun"])
+    subdir = OmegaConf.to_yaml(cfg.hydra.sweep.copy()).partition("subdir: ")[2].strip()
+    if subdir != "${hydra.job.num}":
+        raise ConfigError(
+            f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
+        )
     if cfg.sweep.plan:
         print("\n".join(show_plan(jobs, Options(**options))))
         return 0
@@ -424,12 +476,17 @@ class Driver:
     def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
         """The number of the job of these overrides."""
         if tuple(words) not in self._numbers:
-            self.know(words, prepare_job(compose(), list(words), load_data, resolve_mode))
+            config = to_plain_config(compose(), resolve=True)
+            self.know(words, prepare_job(config, list(words), load_data, resolve_mode))
         return self._numbers[tuple(words)]
 
-    def words(self, number: int) -> list[str]:
-        """The overrides of a job."""
-        return self._sweep.ledger.entries[number].overrides
+    def knows(self, words: Sequence[str]) -> bool:
+        """Whether these overrides have been composed and validated."""
+        return tuple(words) in self._numbers
+
+    def job(self, number: int) -> tuple[list[str], dict[str, Any]]:
+        """The overrides and the resolved config of a job."""
+        return self._sweep.ledger.entries[number].overrides, self._sweep.jobs[number].config
 
     def train(self) -> Iterator[Ended]:
         """The end of each job that is trained now; KeyboardInterrupt after a signal."""
@@ -480,7 +537,9 @@ def run_apart(jobs: list[Job], argv: list[str]) -> int:
         name = f"job {node.job.num} ({' '.join(words)})"
         print(name, flush=True)
         try:
-            job = next(waiting, None) or prepare_job(cfg, words, load_data, resolve_mode)
+            job = next(waiting, None) or prepare_job(
+                to_plain_config(cfg, resolve=True), words, load_data, resolve_mode
+            )
             outcome = run_job(job, Path(node.runtime.output_dir))
         except ConfigError as error:
             outcome = Outcome(2, str(error))

@@ -18,7 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mnistjax.sweep.worker import Ended
 
@@ -32,8 +32,12 @@ class Driver(Protocol):
         """The number of the job of these overrides."""
         ...
 
-    def words(self, number: int) -> list[str]:
-        """The overrides of a job."""
+    def knows(self, words: Sequence[str]) -> bool:
+        """Whether these overrides have been composed and validated."""
+        ...
+
+    def job(self, number: int) -> tuple[list[str], dict[str, Any]]:
+        """The overrides and the resolved config of a job."""
         ...
 
     def train(self) -> Iterator[Ended]:
@@ -56,6 +60,10 @@ class FusedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
+        loader = hydra_context.config_loader
+        self._load: Callable[..., DictConfig] = loader.load_sweep_config
+        # The sweeper composes every job to check it, 0.1 s each: not again what the command has checked.
+        loader.load_sweep_config = self._load_unless_known
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
@@ -69,14 +77,32 @@ class FusedLauncher(Launcher):
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         return [returns[number] for number in numbers]
 
+    def _load_unless_known(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        known = type(self).driver.knows(sweep_overrides)
+        return master_config if known else self._load(master_config, sweep_overrides)
+
     def _compose(self, words: Sequence[str]) -> DictConfig:
-        return self._context.config_loader.load_sweep_config(self._config, list(words))
+        return self._load(self._config, list(words))
+
+    def _job_config(self, number: int) -> DictConfig:
+        """The config of a job with Hydra's node, as composing it once more would give it."""
+        words, task = type(self).driver.job(number)
+        config = OmegaConf.masked_copy(self._config, ["hydra"])
+        OmegaConf.copy_cache(from_config=self._config, to_config=config)
+        with read_write(config), open_dict(config):
+            config.merge_with(task)
+            hydra = config.hydra
+            with read_write(hydra), open_dict(hydra):
+                hydra.mode, hydra.overrides.task, hydra.job.id, hydra.job.num = "RUN", words, number, number
+                for group in hydra.runtime.choices:
+                    chosen = task.get(group)
+                    if isinstance(chosen, dict) and "name" in chosen:
+                        hydra.runtime.choices[group] = chosen["name"]
+        return config
 
     def _settle(self, end: Ended) -> JobReturn:
         """Hydra's part of a job that has ended: `.hydra/`, its log, its callbacks."""
-        config = self._compose(type(self).driver.words(end.number))
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = end.number
+        config = self._job_config(end.number)
 
         def task(_: DictConfig) -> float:
             if end.status != "done":

@@ -11,7 +11,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +39,10 @@ SHOWN = 32  # images of each kind
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; else 1
 
+OPEN_RUNS = 32  # of this process at a time; the others wait, and lose nothing
+
 _environment = threading.Lock()
+_places = threading.BoundedSemaphore(OPEN_RUNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Tracker:
         tags: Sequence[str] = (),
         group: str | None = None,
         name: str | None = None,
+        job_type: str | None = None,
         patience: float = 30.0,
         tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
@@ -110,6 +113,7 @@ class Tracker:
         self._stopped = threading.Event()
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
         options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
+        options["job_type"] = job_type
         options |= {"config": dict(config), "id": run_id, "mode": mode}
         self._thread = threading.Thread(target=self._work, args=(options,), name="wandb", daemon=True)
         if mode == "disabled":
@@ -124,16 +128,45 @@ class Tracker:
             # Commit at once: a kill would lose a row that waits for the next one.
             self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
 
+    def log(self, values: Mapping[str, Any]) -> None:
+        """W&B gets these values as the next point of their curves."""
+        self._send(lambda run: run.log(dict(values), commit=True))
+
+    def log_tables(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """W&B gets these tables; their columns are the keys of all rows."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            made = {}
+            for name, rows in tables.items():
+                columns: Any = list(dict.fromkeys(key for row in rows for key in row))
+                cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+                made[name] = wandb.Table(columns=columns, data=cells)
+            with _files_below(self._folder):
+                run.log(made)
+
+        self._send(send)
+
     def finish(
-        self, status: str, summary: Mapping[str, Any] | None = None, *, examples: Examples | None = None
+        self,
+        status: str,
+        summary: Mapping[str, Any] | None = None,
+        *,
+        examples: Examples | None = None,
+        wait: bool = True,
     ) -> None:
         """The run is closed under `status`, with its summary; examples and checkpoint, if given."""
-        if self._stopped.is_set():
-            return
-        deadline = time.monotonic() + self._patience
         self._send(lambda run: self._close(run, status, summary or {}, examples))
         self._send(None)
-        self._thread.join(deadline - time.monotonic())
+        if wait:
+            self.join()
+
+    def join(self) -> None:
+        """Waits for the end of a run that `finish` has closed."""
+        if self._stopped.is_set():
+            return
+        self._thread.join(self._patience)
         if self._thread.is_alive():
             self._stop(f"it did not finish within {self._patience:g} s")
             _release_service(kill=True)
@@ -154,6 +187,7 @@ class Tracker:
 
     def _work(self, options: dict[str, Any]) -> None:
         run = None
+        _places.acquire()
         try:
             run = _open(self._folder, options, self._patience)
             self.address = run.url if options["mode"] == "online" else str(Path(run.dir).parent)
@@ -167,6 +201,7 @@ class Tracker:
                     if run is not None:
                         run.finish(exit_code=1)
                 _release_service(kill=False)
+            _places.release()
 
     def _close(self, run: Any, status: str, summary: Mapping[str, Any], examples: Examples | None) -> None:
         pictures = _pictures(summary, examples)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mnistjax import register_model, to_float
+from mnistjax import to_float
 
 FAULTS = "MNISTJAX_TEST_FAULTS"  # environment variable: a JSON file, {mark: fault}
 
@@ -40,6 +40,3 @@ class Faulty(nn.Module):
             return x
         shape = jax.ShapeDtypeStruct((), jnp.float32)
         return x * jax.pure_callback(act, shape, jax.lax.stop_gradient(mark), vmap_method="sequential")
-
-
-register_model("faulty", Faulty)

@@ -1,6 +1,7 @@
 """Many runs of one Spec through one program: bits, order, endings."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -155,10 +156,14 @@ def test_an_observer_that_raises_fails_its_run_alone(width):
         fit(spec, bad.hyper, data=made_up_data(), observers=[fail])
 
 
+def count_programs(*jitted: Any) -> list[int]:
+    return [function._cache_size() for function in jitted]
+
+
 def test_lanes_are_one_program_for_all_learning_rates_and_seeds():
     spec, runs = make_runs(7, batch_size=46)
-    before = train_segment._cache_size(), train_lanes._cache_size()
+    before = count_programs(train_segment, train_lanes)
     train(spec, runs)
     train(spec, runs, width=3)
     train(spec, runs[:2], width=3)
-    assert (train_segment._cache_size(), train_lanes._cache_size()) == (before[0] + 1, before[1] + 1)
+    assert count_programs(train_segment, train_lanes) == [count + 1 for count in before]

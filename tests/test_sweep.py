@@ -16,6 +16,7 @@ import faulty
 from mnistjax import records
 from mnistjax.cli import main
 from mnistjax.data import load_data
+from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.sweep.ledger import aggregate, short_name, varying
 from mnistjax.train import initial_state
@@ -48,7 +49,7 @@ def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
     words = ["optimizer=adam,momentum", "seed=0,3"]
     assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep"]) == 0
     table = capsys.readouterr().out
-    assert "By val/loss, mean over seeds" in table
+    assert "By val/loss, mean and standard deviation over seeds" in table
     assert main([*SMALL, "optimizer=momentum", "seed=3", "hydra.run.dir=single"]) == 0
     assert bits("sweep/3") == bits("single")
     names = {path.name for path in Path("single").iterdir()}
@@ -130,6 +131,7 @@ def marks(seeds):
 @pytest.mark.parametrize("mode", [["sweep.mode=map"], ["sweep.mode=chunk", "sweep.lanes=4"]])
 def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monkeypatch, capsys, mode):
     assert faulty.FAULTS not in os.environ
+    monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
     words = ["-m", *FAULTY, *mode, "sweep.timeout=15"]
     assert main([*words, "seed=range(7)", "hydra.sweep.dir=whole"]) == 0
     faults = ["diverge", "raise", "kill", "hang"]
@@ -231,6 +233,14 @@ def test_names_are_what_differs():
         1: {"model": {"name": "mlp", "hidden": [8, 4]}, "seed": 1, "resume": True},
     }
     assert varying(configs) == {0: {"model.hidden": [8]}, 1: {"model.hidden": [8, 4]}}
+    one = {"optimizer": {"name": "adam", "b1": 0.9, "learning_rate": 0.1}}
+    two = {"optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    other = {"optimizer": {"name": "sgd", "learning_rate": 0.2}}
+    assert varying({0: one, 1: two})[0] == {"optimizer.name": "adam"}
+    assert varying({0: one, 1: two, 2: other})[0] == {
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": 0.1,
+    }
     assert short_name({"optimizer.name": "adam", "model.hidden": [8, 4]}, 3) == "adam hidden=[8, 4] seed=3"
 
 

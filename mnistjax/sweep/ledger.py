@@ -32,6 +32,7 @@ class Entry:
     number: int
     identity: str
     overrides: list[str]
+    seed: int
     group: int = 0
     status: str = "waiting"  # or as in status.json
     reason: str | None = None
@@ -83,13 +84,33 @@ def load_ledger(folder: Path) -> Ledger:
 
 
 def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Of each job's config what is not the same in all jobs, by dotted key; the seed aside."""
+    """Of each job's config what is not the same in all jobs, by dotted key; the seed aside.
+
+    Nor what follows from a choice: momentum has no b1, so b1 says no more than the optimizer's name.
+    """
     flat = {number: dict(flatten(config)) for number, config in configs.items()}
     keys = list(dict.fromkeys(key for config in flat.values() for key in config))
     keys = [key for key in keys if key.partition(".")[0] not in SILENT]
-    values = {key: {json.dumps(to_plain(config.get(key))) for config in flat.values()} for key in keys}
-    kept = [key for key in keys if len(values[key]) > 1]
+
+    def follows(key: str, name: str) -> bool:
+        seen: dict[str, str] = {}
+        return all(
+            seen.setdefault(_text(config.get(name)), _text(config.get(key))) == _text(config.get(key))
+            for config in flat.values()
+        )
+
+    kept = [key for key in keys if len({_text(config.get(key)) for config in flat.values()}) > 1]
+    names = {key.partition(".")[0]: key for key in kept if key.endswith(".name")}
+    kept = [
+        key
+        for key in kept
+        if (name := names.get(key.partition(".")[0])) in (None, key) or not follows(key, name)
+    ]
     return {number: {key: config[key] for key in kept if key in config} for number, config in flat.items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(to_plain(value))
 
 
 def short_name(config: Mapping[str, Any], seed: int) -> str:
@@ -111,11 +132,10 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
     rows = records.read_rows(folder) if folder.exists() else []
     kept = summary.get("kept_epoch", len(rows))
     last = rows[kept - 1] if 0 < kept <= len(rows) else {}
-    config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
     return {
         "number": entry.number,
         **{key: shown(value) for key, value in entry.config.items()},
-        "seed": config.get("seed", ""),
+        "seed": entry.seed,
         "status": entry.status,
         "reason": entry.reason or "",
         "epoch": len(rows),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -12,7 +14,8 @@ from typing import Any, Literal
 from mnistjax import records
 from mnistjax.config import Spec, freeze, to_plain
 from mnistjax.job import Job
-from mnistjax.sweep.ledger import Entry, Ledger, read_result, short_name, varying, write_results
+from mnistjax.progress import tell
+from mnistjax.sweep.ledger import Entry, Ledger, aggregate, read_result, short_name, varying, write_results
 from mnistjax.sweep.plan import Group, Key, Mode, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Supervisor, run_inline
 from mnistjax.sweep.view import Tally
@@ -40,6 +43,7 @@ class Sweep:
     def __init__(self, ledger: Ledger, options: Options) -> None:
         self.ledger, self.options = ledger, options
         self.jobs: dict[int, Job] = {}
+        self._rows: dict[int, dict[str, Any]] = {}  # of results.csv, by number
         self._supervisor = Supervisor(timeout=options.timeout) if options.executor == "processes" else None
         self._saved = 0.0  # seconds on the clock
         self._tracker: Tracker | None = None
@@ -51,7 +55,11 @@ class Sweep:
         self.ledger.ended = records.now()
         self.save()
         if self._tracker:
-            self._tracker.finish("done" if all(e.status == "done" for e in self.entries) else "failed")
+            self._tracker.log_tables({"jobs": self.results(), "by_seed": self._aggregates()})
+            counts = Counter(entry.status for entry in self.entries)
+            done = counts["done"] == len(self.entries)
+            summary = {f"jobs/{status}": count for status, count in counts.items()}
+            self._tracker.finish("done" if done else "failed", summary)
         if self._supervisor:
             self._supervisor.__exit__(*error)
 
@@ -64,7 +72,7 @@ class Sweep:
         number = self.ledger.number_of(job.plan.identity)
         if number is None:
             number = max(self.ledger.entries, default=-1) + 1
-            self.ledger.entries[number] = Entry(number, job.plan.identity, words)
+            self.ledger.entries[number] = Entry(number, job.plan.identity, words, job.plan.seed)
         self.jobs[number] = job
         return number
 
@@ -77,6 +85,7 @@ class Sweep:
         """Trains every job that is not over; what happens, as it happens."""
         groups, failed = self.groups(), False
         self._write_plan(groups)
+        self._track()
         tasks = [task for group in groups if (task := self._task(group))]
         datasets = {data_key(job.dataset, job.plan.positive): job.dataset for job in self.jobs.values()}
         stopping = lambda: stop() or (failed and self.options.fail_fast)  # noqa: E731
@@ -89,6 +98,8 @@ class Sweep:
                 case Ended(number, status, reason):
                     entry = self.ledger.entries[number]
                     entry.status, entry.reason = status, reason
+                    self._rows.pop(number, None)
+                    self._log(number)
                     failed = failed or status in ("failed", "diverged")
             yield report
             if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -105,7 +116,10 @@ class Sweep:
 
     def results(self) -> list[dict[str, Any]]:
         """The rows of `results.csv`."""
-        return [read_result(entry, self.ledger.folder / str(entry.number)) for entry in self.entries]
+        for entry in self.entries:
+            if entry.status not in (*OVER, "failed") or entry.number not in self._rows:
+                self._rows[entry.number] = read_result(entry, self.ledger.folder / str(entry.number))
+        return [self._rows[entry.number] for entry in self.entries]
 
     def names(self) -> dict[int, str]:
         """The jobs' names: what differs between them."""
@@ -141,6 +155,49 @@ class Sweep:
         configs = varying({number: job.config for number, job in self.jobs.items()})
         for number, config in configs.items():
             self.ledger.entries[number].config = config
+        self._rows.clear()
+
+    def _track(self) -> None:
+        """The sweep has a run of its own at W&B, unless its jobs have none."""
+        if self._tracker or not self.jobs:
+            return
+        job, ledger = next(iter(self.jobs.values())), self.ledger
+        options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
+        self._tracker = Tracker(
+            ledger.folder,
+            config={"sweep": ledger.arguments, "groups": ledger.groups, "machine": ledger.machine},
+            run_id=hashlib.sha256(f"{ledger.id} {ledger.created}".encode()).hexdigest()[:16],
+            mode=job.wandb_mode,
+            group=ledger.id,
+            name=f"sweep {ledger.id}",
+            job_type="sweep",
+            tell=tell,
+            **options,
+        )
+
+    def _log(self, number: int) -> None:
+        """W&B's curves of the sweep get a point: a job has ended."""
+        assert self._tracker
+        counts = Counter(entry.status for entry in self.entries)
+        row = self._rows[number] = read_result(self.ledger.entries[number], self.ledger.folder / str(number))
+        metrics: dict[str, Any] = {
+            f"job/{key}": row[key] for key in (self.monitor, "test/accuracy") if row[key] != ""
+        }
+        self._tracker.log(
+            {"jobs/done": counts["done"], "jobs/failed": counts["failed"], "job": number, **metrics}
+        )
+
+    def _aggregates(self) -> list[dict[str, Any]]:
+        """The table over seeds."""
+        rows = []
+        tested = {tuple(a.config.items()): a for a in aggregate(self.results(), "test/accuracy")}
+        for ranked in aggregate(self.results(), self.monitor):
+            test = tested[tuple(ranked.config.items())]
+            row: dict[str, Any] = dict(ranked.config)
+            for name, a in ((self.monitor, ranked), ("test/accuracy", test)):
+                row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
+            rows.append(row | {"n": ranked.n, "not done": ranked.failed})
+        return rows
 
     def _write_plan(self, groups: Sequence[Group]) -> None:
         self._label()

@@ -106,11 +106,11 @@ def show_table(console: Console, rows: Sequence[Mapping[str, Any]], monitor: str
     ranked = aggregate(rows, monitor)
     tested = {tuple(a.config.items()): a for a in aggregate(rows, "test/accuracy")}
     keys = list(dict.fromkeys(key for a in ranked for key in a.config))
-    table = Table(title=f"By {monitor}, mean over seeds", box=SIMPLE)
+    table = Table(title=f"By {monitor}, mean and standard deviation over seeds", box=SIMPLE)
     for key in keys:
-        table.add_column(key.removesuffix(".name"))
-    for title in ("n", monitor, "test accuracy", "95 % interval"):
-        table.add_column(title, justify="right")
+        table.add_column(short_key(key, keys))
+    for title in ("n", monitor, "test accuracy", "95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in ranked[:SHOWN]:
         test = tested[tuple(row.config.items())]
         values = [row.config.get(key, "") for key in keys]
@@ -119,6 +119,13 @@ def show_table(console: Console, rows: Sequence[Mapping[str, Any]], monitor: str
     if len(ranked) > SHOWN:
         table.caption = f"the best {SHOWN} of {len(ranked)}; all in results.csv"
     console.print(table)
+
+
+def short_key(key: str, keys: Sequence[str]) -> str:
+    """A key without its group where that is enough to know it: optimizer.learning_rate is learning_rate."""
+    key = key.removesuffix(".name")
+    last = key.rpartition(".")[2]
+    return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
 
 
 def _numbers(row: Aggregate, test: Aggregate, monitor: str) -> list[str]:

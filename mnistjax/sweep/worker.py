@@ -24,6 +24,7 @@ from mnistjax.compose import Settings
 from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.data import Dataset
 from mnistjax.job import Ending, Job, Work, find_outcome, restore
+from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:
     from mnistjax.loop import Moment, Result, Run
@@ -138,6 +139,7 @@ def add_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
 def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Callable[[], bool]) -> None:
     """Every job of the task is over, or stopped, or reported as broken."""
     tickets, turn, warm = iter(task.tickets), threading.Lock(), threading.Event()
+    trackers: list[Tracker] = []
 
     def next_ticket() -> Ticket | None:
         with turn:
@@ -147,7 +149,7 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
         try:
             if not first:
                 warm.wait()  # the first one compiles
-            Bench(task, data, send, stop, warm.set).run(next_ticket)
+            Bench(task, data, send, stop, warm.set, trackers).run(next_ticket)
         finally:
             warm.set()
 
@@ -156,6 +158,8 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
         thread.start()
     for thread in threads:
         thread.join()
+    for tracker in trackers:
+        tracker.join()
 
 
 class Bench:
@@ -168,7 +172,9 @@ class Bench:
         send: Callable[[Report], None],
         stop: Callable[[], bool],
         compiled: Callable[[], None],
+        trackers: list[Tracker],
     ) -> None:
+        self._trackers = trackers
         self._task, self._data, self._send, self._stop, self._compiled = task, data, send, stop, compiled
         self._works: dict[int, tuple[Ticket, Work, contextlib.ExitStack]] = {}  # by the id of their Run
 
@@ -238,8 +244,8 @@ class Bench:
         if len(broken) == 1:
             self._close(*broken[0], endings[0])
             return
-        for _, work, stack in broken:
-            work.tracker.finish("failed")
+        for (_, work, stack), ending in zip(broken, endings, strict=True):
+            self._finish(work.tracker, ending)
             stack.close()
         reason, traceback = endings[0].reason or "", endings[0].traceback or ""
         self._send(Broken(tuple(ticket.number for ticket, _, _ in broken), reason, traceback))
@@ -252,12 +258,17 @@ class Bench:
         ending: Ending,
         result: Result | None = None,
     ) -> None:
-        work.tracker.finish(ending.status, ending.summary)
+        self._finish(work.tracker, ending)
         stack.close()
         value = None
         if ending.status == "done" and result:
             value = result.rows[result.kept_epoch - 1][ticket.plan.stopping.monitor]
         self._send(Ended(ticket.number, ending.status, ending.reason, ending.traceback, value))
+
+    def _finish(self, tracker: Tracker, ending: Ending) -> None:
+        """W&B closes the run in its own time."""
+        tracker.finish(ending.status, ending.summary, wait=False)
+        self._trackers.append(tracker)
 
 
 class Reporter:
