@@ -403,6 +403,8 @@ def run_multirun(words: list[str]) -> int:
     from mnistjax.sweep.ledger import LEDGER, Ledger, load_ledger
     from mnistjax.sweep.run import Options, Sweep, show_plan
 
+    # The worker trains; this process must not take a GPU's memory first.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     places = [word.partition("=")[2] for word in words if word.startswith("sweep.resume=")]
     words = [word for word in words if not word.startswith("sweep.resume=")]
     ledger = load_ledger(Path(places[-1]).absolute()) if places else None

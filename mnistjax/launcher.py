@@ -11,6 +11,7 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.config_store import ConfigStore
@@ -73,7 +74,9 @@ class FusedLauncher(Launcher):
             returns[end.number] = self._settle(end)
         for number in numbers:
             if number not in returns:
-                returns[number] = self._settle(driver.end(number))
+                end = driver.end(number)
+                settled = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
+                returns[number] = finished(end) if settled and end.status == "done" else self._settle(end)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         return [returns[number] for number in numbers]
 
@@ -118,6 +121,13 @@ class FusedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
         )
         return result if result.status == JobStatus.COMPLETED else Settled(**vars(result))
+
+
+def finished(end: Ended) -> JobReturn:
+    """The return of a job that an earlier command finished."""
+    result = JobReturn(status=JobStatus.COMPLETED)
+    result.return_value = end.value
+    return result
 
 
 class JobFailed(Exception):

@@ -1,6 +1,7 @@
 """Sweeps through the command: folders, ledger, faults, resume. Real Hydra, real worker processes."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -67,6 +68,25 @@ def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
     assert [group["jobs"] for group in ledger["groups"]] == [[0, 1], [2, 3]]
     assert [job["status"] for job in ledger["jobs"]] == ["done"] * 4
     assert [job["attempts"] for job in ledger["jobs"]] == [1] * 4
+
+
+def test_inline_is_the_same_in_this_process(work):
+    words = ["-m", *SMALL, "optimizer=adam,momentum", "seed=0,3"]
+    assert main([*words, "hydra.sweep.dir=apart"]) == 0
+    assert main([*words, "hydra.sweep.dir=inline", "sweep.executor=inline"]) == 0
+    assert without_times("inline") == without_times("apart")
+    assert bits("inline/3") == bits("apart/3")
+
+
+def test_fail_fast_stops_at_the_first_failure(work, capsys):
+    rates = "optimizer.learning_rate=1e30,0.1"
+    words = ["-m", *SMALL, "train.epochs=2000", "optimizer=sgd", rates, "seed=0,1,2", "sweep.fail_fast=true"]
+    assert main([*words, "hydra.sweep.dir=sweep"]) == 1
+    ends = [row["status"] for row in results("sweep")]
+    assert "diverged" in ends
+    assert "done" not in ends
+    assert "waiting" in ends
+    assert "0 of 6 jobs done" in capsys.readouterr().err
 
 
 def test_a_plan_runs_and_writes_nothing(work, capsys):
@@ -155,6 +175,28 @@ def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monke
     for seed in range(1, 7):
         assert bits(f"sweep/{seed}") == bits(f"whole/{seed}")
     assert without_times("sweep")[1:] == without_times("whole")[1:]
+
+
+@pytest.mark.slow
+def test_a_model_that_a_worker_cannot_import_is_named(work, monkeypatch, capsys):
+    source = (
+        "from flax import linen as nn\n"
+        "class Mine(nn.Module):\n"
+        "    num_classes: int = 10\n"
+        "    @nn.compact\n"
+        "    def __call__(self, images, train=False):\n"
+        "        return nn.Dense(self.num_classes)(images.reshape(len(images), -1) / 255)\n"
+    )
+    Path("mine.py").write_text(source)
+    monkeypatch.syspath_prepend(str(work))
+    monkeypatch.setitem(MODELS, "mine", importlib.import_module("mine").Mine)
+    words = ["data=digits", "model=mine", "train.epochs=1", "seed=0,1"]
+    assert main(["-m", *words, "hydra.sweep.dir=good"]) == 0
+    Path("mine.py").write_text("raise ImportError('not here')")
+    capsys.readouterr()
+    assert main(["-m", *words, "hydra.sweep.dir=bad"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("failed, before it began: its process exited with code 1") == 2
 
 
 def start(*words, **options):

@@ -75,6 +75,7 @@ class Worker:
         self.task: Task | None = None
         self.left: dict[int, Ticket] = {}  # jobs of the task that are not over, by number
         self.heard: dict[int, float] = {}  # when a job in a lane last reported, seconds on the clock
+        self.last = time.monotonic()  # when the worker got the task, or reported
 
     def give(self, task: Task, data: Dataset) -> None:
         """The worker is at this task."""
@@ -84,6 +85,7 @@ class Worker:
                 self._datasets.add(task.data)
             self.connection.send(task)
         self.task, self.left = task, {ticket.number: ticket for ticket in task.tickets}
+        self.last = time.monotonic()
 
     def stop(self) -> None:
         """The worker's jobs end after their segment."""
@@ -120,6 +122,7 @@ class Supervisor:
         self._processes, self._timeout = processes, timeout
         self._workers: list[Worker] = []
         self._pending: deque[Task] = deque()
+        self._stillborn = 0  # workers in a row that died before they began a job
 
     def __enter__(self) -> Supervisor:
         return self
@@ -153,7 +156,8 @@ class Supervisor:
                     yield from self._hear(worker, report)
             for worker in [worker for worker in self._workers if worker.task]:
                 now = time.monotonic()
-                if silent := [n for n, heard in worker.heard.items() if now - heard > self._timeout]:
+                silent = [n for n, heard in worker.heard.items() if now - heard > self._timeout]
+                if silent or (not worker.heard and now - worker.last > self._timeout):
                     yield from self._lose(worker, silent, f"no progress within {self._timeout:g} s")
 
     def _give(self, datasets: Mapping[Key, Dataset]) -> None:
@@ -167,6 +171,7 @@ class Supervisor:
             idle.give(task, datasets[task.data])
 
     def _hear(self, worker: Worker, report: Report) -> Iterator[Report]:
+        worker.last, self._stillborn = time.monotonic(), 0
         match report:
             case Finished():
                 worker.task = None
@@ -190,7 +195,11 @@ class Supervisor:
         self._workers.remove(worker)
         assert task
         tickets = [worker.left.pop(number) for number in suspects if number in worker.left]
-        if worker.left:
+        self._stillborn += not worker.heard
+        if self._stillborn > 1:  # once may be chance
+            for ticket in worker.left.values():
+                yield from self._suspect(task, [ticket], f"before it began: {reason or died_of}")
+        elif worker.left:
             self._pending.appendleft(replace(task, tickets=tuple(worker.left.values())))
         yield from self._suspect(task, tickets, reason or died_of)
 

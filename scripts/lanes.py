@@ -1,0 +1,84 @@
+"""Times the ways to train many runs of one Spec; `sweep.mode=auto` follows from this table.
+
+    python scripts/lanes.py [--data mnist] [--runs 8] [--repeats 3] [--only NAME ...]
+
+Seconds per run and epoch, wall time with evaluation, compile excluded; medians of alternating repeats.
+`one` is one run after the other, `map` one run for each core at a time, `vmap` all runs as lanes of one
+program, and `shared` the same where all runs read the images in one order (`train.shuffle=shared`).
+"""
+
+import argparse
+import concurrent.futures
+import statistics
+import time
+from collections.abc import Callable
+
+import mnistjax
+from mnistjax.config import Spec, Stopping
+from mnistjax.data import Dataset
+from mnistjax.sweep.plan import cores
+
+NEURON = {"model": "neuron", "optimizer": "rmsprop", "schedule": "constant"}
+MLP = {"model": "mlp", "optimizer": "sgd", "batch_size": 64}
+WORKLOADS = {
+    "neuron batch 64": {**NEURON, "batch_size": 64},
+    "neuron batch 1024": {**NEURON, "batch_size": 1024},
+    "mlp 64 batch 64": {**MLP, "model_options": {"hidden": 64}},
+    "mlp 1024 batch 64": {**MLP, "model_options": {"hidden": 1024}},
+}
+EPOCHS = {"neuron batch 64": 10, "neuron batch 1024": 10, "mlp 64 batch 64": 2, "mlp 1024 batch 64": 1}
+
+
+def ways(name: str, data: Dataset, count: int) -> tuple[dict[str, Callable[[], None]], int]:
+    """What to time, each training `count` runs, and their epochs."""
+    positive = 0 if name.startswith("neuron") else None
+    data = data if positive is None else mnistjax.to_binary(data, positive)
+    stopping = Stopping(EPOCHS[name])
+
+    def make(shuffle: str) -> tuple[Spec, list[mnistjax.Run]]:
+        options = {**WORKLOADS[name], "stopping": stopping, "shuffle": shuffle, "positive": positive}
+        plans = [mnistjax.make_plan(data, seed=seed, **options) for seed in range(count)]
+        return plans[0].spec, [mnistjax.Run(plan.hyper, plan.seed, stopping) for plan in plans]
+
+    def train(spec: Spec, runs: list[mnistjax.Run], width: int = 1) -> None:
+        for _ in mnistjax.fit_lanes(spec, runs, data=data, width=width):
+            pass
+
+    def spread(spec: Spec, runs: list[mnistjax.Run]) -> None:
+        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(lambda run: train(spec, [run]), runs))
+
+    own, shared = make("own"), make("shared")
+    return {
+        "one": lambda: train(*own),
+        "map": lambda: spread(*own),
+        "vmap": lambda: train(*own, width=count),
+        "shared": lambda: train(*shared, width=count),
+    }, stopping.epochs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="auto")
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, metavar="NAME")
+    args = parser.parse_args()
+    data = mnistjax.load_data(args.data)
+    print(f"{'workload':<20}" + "".join(f"{way:>10}" for way in ("one", "map", "vmap", "shared")))
+    for name in args.only:
+        timed, epochs = ways(name, data, args.runs)
+        seconds: dict[str, list[float]] = {way: [] for way in timed}
+        for repeat in range(args.repeats + 1):  # the first one compiles
+            for way, run in timed.items():
+                started = time.perf_counter()
+                run()
+                if repeat:
+                    seconds[way].append((time.perf_counter() - started) / args.runs / epochs)
+        print(f"{name:<20}" + "".join(f"{statistics.median(s):>10.4f}" for s in seconds.values()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
