@@ -297,7 +297,7 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
 class Composer:
     """Composes the configs of many jobs: once for each choice of groups, then plain values on a copy.
 
-    Hydra takes about 0.1 s for each composition; jobs that differ in plain values take 3 ms so.
+    Hydra takes about 0.13 s for each composition; jobs that differ in plain values take 14 ms so.
     """
 
     def __init__(self) -> None:
