@@ -330,10 +330,8 @@ class Composer:
             (override,) = parse_overrides([word])
             groups = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
             changes = not (override.is_add() or override.is_delete() or override.is_sweep_override())
-            plain = (
-                changes and not groups and not override.is_hydra_override() and "." in word.partition("=")[0]
-            )
-            self._parsed[word] = override if plain or (word.startswith("seed=") and changes) else None
+            plain = changes and not groups and not override.is_hydra_override()
+            self._parsed[word] = override if plain else None
         return self._parsed[word]
 
 
@@ -373,6 +371,11 @@ def call_hydra(argv: list[str], task: Callable[[DictConfig], None] = lambda cfg:
     return 0
 
 
+def quote(folder: Path) -> str:
+    """The folder as the value of an override."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def run_single(job: Job, folder: Path) -> int:
     """The exit code of one run, in its folder or, with resume=true, in that of the run it continues."""
     given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in job.overrides)
@@ -383,12 +386,11 @@ def run_single(job: Job, folder: Path) -> int:
         if outcome.code == 0:
             print(outcome.reason)
         return report([("", outcome)])
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     try:
         with records.lock(folder):  # before Hydra writes there
             start = restore(job.plan, folder)
             code = call_hydra(
-                [*job.overrides, f"hydra.run.dir='{quoted}'"],
+                [*job.overrides, f"hydra.run.dir={quote(folder)}"],
                 lambda cfg: outcomes.append(("", train_job(job, folder, start))),
             )
     except OSError as error:
@@ -420,7 +422,7 @@ def run_multirun(words: list[str]) -> int:
         options = read_sweep(to_plain_config(cfg, resolve=True))
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
         return run_apart(jobs, [*argv, "--multirun"])
-    subdir = OmegaConf.to_yaml(cfg.hydra.sweep.copy()).partition("subdir: ")[2].strip()
+    subdir = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))["subdir"]
     if subdir != "${hydra.job.num}":
         raise ConfigError(
             f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
@@ -436,10 +438,9 @@ def run_multirun(words: list[str]) -> int:
     driver = Driver(Sweep(ledger, Options(**options)))
     for task, job in zip([*(entry.overrides for entry in entries), *tasks], [*earlier, *jobs], strict=True):
         driver.know(task, job)
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     try:
         with records.lock(folder), driver:
-            code = call_hydra([*argv, f"hydra.sweep.dir='{quoted}'", "--multirun"])
+            code = call_hydra([*argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"])
     except KeyboardInterrupt:
         tell(f"interrupted; to go on: mnistjax -m sweep.resume={shlex.quote(place)}")
         return 128 + driver.signal

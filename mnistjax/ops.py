@@ -5,6 +5,10 @@ B batch, H W image side, C channels in, D channels out, k kernel side.
 XLA compiles the weight gradient of a convolution inside `lax.scan` to a naive loop on CPU (jax#12868):
 1,280 ms a step for a 32-64 CNN at batch 128, where the products below take about 25 ms. So on CPU a
 convolution is one matrix product over patches; elsewhere it is `lax.conv`.
+
+A product with few columns is slow, too. So a narrow convolution makes four outputs, a 2 x 2 tile, from one
+patch of (k + 1) x (k + 1): more arithmetic in wider products, and 2.3 (k = 3) to 2.8 (k = 5) times less
+memory for patches. From 1 to 8 channels on 28 x 28 images that takes half the time or less.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ class Ledger:
         records.write_json(self.folder / LEDGER, content)
 
     def job_folder(self, number: int) -> Path:
+        """The run folder of a job."""
         return self.folder / str(number)
 
 
@@ -149,7 +150,7 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
 def write_results(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """`results.csv` now holds these rows, with the columns of all of them."""
     rows = sorted(rows, key=lambda row: row["number"])
-    own = [key for row in rows for key in row if "." in key or key in ("model", "optimizer")]
+    own = [key for row in rows for key in row if "." in key]
     first = ["number", *dict.fromkeys(own), "seed"]
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     text = io.StringIO()
@@ -186,6 +187,12 @@ def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]
         result.append(Aggregate(dict(config), len(values), mean, std, half, len(members) - len(values)))
     sign = 1 if metric.endswith("loss") else -1
     return sorted(result, key=lambda a: (a.n == 0, sign * a.mean if a.n else 0.0))
+
+
+def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregate, Aggregate]]:
+    """The table over seeds by the monitored metric, each row with that of the test accuracy."""
+    tested = {tuple(row.config.items()): row for row in aggregate(rows, "test/accuracy")}
+    return [(row, tested[tuple(row.config.items())]) for row in aggregate(rows, monitor)]
 
 
 def _student(freedom: int) -> float:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.job import Job
+from mnistjax.sweep.worker import Key
 from mnistjax.train import build_model, flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
-Key = tuple[str, ...]
 
 CHUNK = 8  # lanes of `chunk`, unless told
 WIDEST = 1024  # lanes of `vmap`, unless told
@@ -34,10 +34,6 @@ class Group:
     jobs: tuple[int, ...]  # numbers
     width: int  # lanes of the program; 1 is that of a single run
     threads: int  # programs at a time
-
-    @property
-    def key(self) -> tuple[Spec, Key]:
-        return self.spec, self.data
 
 
 def data_key(dataset: Dataset, positive: int | None) -> Key:
@@ -125,7 +121,7 @@ def lane_bytes(spec: Spec) -> int:
         hyper[group][option] = 1.0
     state = jax.tree.leaves(init.eval_shape(spec, hyper, jax.random.key(0)))
     variables, images = _shapes(spec, spec.micro_batch)
-    program = jax.make_jaxpr(functools.partial(build_model(spec).apply))(variables, images)
+    program = jax.make_jaxpr(build_model(spec).apply)(variables, images)
     made = [var.aval for equation in program.jaxpr.eqns for var in equation.outvars]
     return 3 * sum(map(_size, state)) + 2 * sum(map(_size, made))
 

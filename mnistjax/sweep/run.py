@@ -15,11 +15,11 @@ from mnistjax import records
 from mnistjax.config import Spec, freeze, to_plain
 from mnistjax.job import Job
 from mnistjax.progress import tell
-from mnistjax.sweep.ledger import Entry, Ledger, aggregate, read_result, short_name, varying, write_results
-from mnistjax.sweep.plan import Group, Key, Mode, data_key, describe_plan, make_groups
+from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
+from mnistjax.sweep.plan import Group, Mode, cores, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Supervisor, run_inline
 from mnistjax.sweep.view import Tally
-from mnistjax.sweep.worker import Begun, Ended, Report, Task, Ticket
+from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
 from mnistjax.tracking import Tracker
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
@@ -88,7 +88,10 @@ class Sweep:
         self._track()
         tasks = [task for group in groups if (task := self._task(group))]
         datasets = {data_key(job.dataset, job.plan.positive): job.dataset for job in self.jobs.values()}
-        stopping = lambda: stop() or (failed and self.options.fail_fast)  # noqa: E731
+
+        def stopping() -> bool:
+            return stop() or (failed and self.options.fail_fast)
+
         train = self._supervisor.run if self._supervisor else run_inline
         for report in train(tasks, datasets, stopping):
             match report:
@@ -118,7 +121,7 @@ class Sweep:
         """The rows of `results.csv`."""
         for entry in self.entries:
             if entry.status not in (*OVER, "failed") or entry.number not in self._rows:
-                self._rows[entry.number] = read_result(entry, self.ledger.folder / str(entry.number))
+                self._rows[entry.number] = read_result(entry, self.ledger.job_folder(entry.number))
         return [self._rows[entry.number] for entry in self.entries]
 
     def names(self) -> dict[int, str]:
@@ -146,10 +149,10 @@ class Sweep:
     def end(self, number: int) -> Ended:
         """How a job stands, as the records have it."""
         entry, job = self.ledger.entries[number], self.jobs[number]
-        result = read_result(entry, self.ledger.folder / str(number))
+        result = read_result(entry, self.ledger.job_folder(number))
         value = float(result[job.plan.stopping.monitor]) if entry.status == "done" else None
-        status = "interrupted" if entry.status == "waiting" else entry.status
-        return Ended(number, status, entry.reason or "it was not begun", None, value)  # pyright: ignore
+        status: Any = "interrupted" if entry.status == "waiting" else entry.status
+        return Ended(number, status, entry.reason or "it was not begun", None, value)
 
     def _label(self) -> None:
         configs = varying({number: job.config for number, job in self.jobs.items()})
@@ -179,7 +182,7 @@ class Sweep:
         """W&B's curves of the sweep get a point: a job has ended."""
         assert self._tracker
         counts = Counter(entry.status for entry in self.entries)
-        row = self._rows[number] = read_result(self.ledger.entries[number], self.ledger.folder / str(number))
+        row = self._rows[number] = read_result(self.ledger.entries[number], self.ledger.job_folder(number))
         metrics: dict[str, Any] = {
             f"job/{key}": row[key] for key in (self.monitor, "test/accuracy") if row[key] != ""
         }
@@ -190,9 +193,7 @@ class Sweep:
     def _aggregates(self) -> list[dict[str, Any]]:
         """The table over seeds."""
         rows = []
-        tested = {tuple(a.config.items()): a for a in aggregate(self.results(), "test/accuracy")}
-        for ranked in aggregate(self.results(), self.monitor):
-            test = tested[tuple(ranked.config.items())]
+        for ranked, test in rank(self.results(), self.monitor):
             row: dict[str, Any] = dict(ranked.config)
             for name, a in ((self.monitor, ranked), ("test/accuracy", test)):
                 row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
@@ -220,7 +221,7 @@ class Sweep:
         job, entry = self.jobs[number], self.ledger.entries[number]
         own = {f.name: getattr(job, f.name) for f in fields(Job) if f.name != "dataset"}
         name = short_name(entry.config, job.plan.seed)
-        folder = (self.ledger.folder / str(number)).absolute()
+        folder = self.ledger.job_folder(number).absolute()
         return Ticket(number=number, folder=folder, group=self.ledger.id, name=name, **own)
 
 
@@ -238,8 +239,6 @@ def _key(group: Mapping[str, Any]) -> tuple[Spec, Key]:
 def machine() -> dict[str, Any]:
     """What the sweep runs on."""
     import jax
-
-    from mnistjax.sweep.plan import cores
 
     device = jax.devices()[0]
     return {

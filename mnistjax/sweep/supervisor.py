@@ -27,6 +27,7 @@ from mnistjax.sweep.worker import (
     Broken,
     Ended,
     Finished,
+    Key,
     Progress,
     Report,
     Task,
@@ -37,8 +38,6 @@ from mnistjax.sweep.worker import (
 
 POLL_SECONDS = 0.2  # at most, between two looks at signals and silence
 GRACE_SECONDS = 20.0  # for a worker to end by itself
-
-Key = tuple[str, ...]
 
 
 def registered_rows() -> dict[str, Any]:
@@ -147,7 +146,7 @@ class Supervisor:
             self._give(datasets)
             busy = {worker.connection: worker for worker in self._workers if worker.task}
             for connection in wait(list(busy), POLL_SECONDS):
-                worker = busy[connection]  # pyright: ignore[reportArgumentType]
+                worker = busy[connection]  # pyright: ignore[reportArgumentType] (wait's type is wider)
                 try:
                     report = worker.connection.recv()
                 except (EOFError, OSError):

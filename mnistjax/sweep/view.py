@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.progress import format_seconds
-from mnistjax.sweep.ledger import Aggregate, Entry, aggregate
+from mnistjax.sweep.ledger import Aggregate, Entry, rank
 from mnistjax.sweep.worker import Begun, Ended, Progress, Report
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def show_sweep(console: Console, tally: Tally) -> Iterator[Callable[[Report], No
 
             def draw(report: Report) -> None:
                 tally(report)
-                text = "  ".join(list(tally.fields().values()))
+                text = "  ".join(tally.fields().values())
                 bar.update(task, completed=tally.over, text=text)
 
             yield draw
@@ -103,16 +103,14 @@ def show_table(console: Console, rows: Sequence[Mapping[str, Any]], monitor: str
     from rich.box import SIMPLE
     from rich.table import Table
 
-    ranked = aggregate(rows, monitor)
-    tested = {tuple(a.config.items()): a for a in aggregate(rows, "test/accuracy")}
-    keys = list(dict.fromkeys(key for a in ranked for key in a.config))
+    ranked = rank(rows, monitor)
+    keys = list(dict.fromkeys(key for row, _ in ranked for key in row.config))
     table = Table(title=f"By {monitor}, mean and standard deviation over seeds", box=SIMPLE)
     for key in keys:
         table.add_column(short_key(key, keys))
     for title in ("n", monitor, "test accuracy", "95 %"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in ranked[:SHOWN]:
-        test = tested[tuple(row.config.items())]
+    for row, test in ranked[:SHOWN]:
         values = [row.config.get(key, "") for key in keys]
         count = f"{row.n}" + (f" of {row.n + row.failed}" if row.failed else "")
         table.add_row(*values, count, *_numbers(row, test, monitor))

@@ -29,6 +29,9 @@ from mnistjax.tracking import Tracker
 if TYPE_CHECKING:
     from mnistjax.loop import Moment, Result, Run
 
+Key = tuple[str, ...]
+"""Of a data set: name, SHA-256, positive class."""
+
 REPORT_SECONDS = 0.5  # between two reports of a job inside an epoch
 
 
@@ -54,7 +57,7 @@ class Task:
     spec: Spec
     width: int  # lanes of the program
     threads: int  # programs at a time
-    data: tuple[str, ...]  # key of the data set
+    data: Key
     tickets: tuple[Ticket, ...]
 
 
@@ -101,7 +104,7 @@ def serve(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None
         signal.signal(number, signal.SIG_IGN)
     add_rows(rows)
     tasks: queue.Queue[Task | None] = queue.Queue()
-    datasets: dict[tuple[str, ...], Dataset] = {}
+    datasets: dict[Key, Dataset] = {}
     stop, sending = threading.Event(), threading.Lock()
 
     def receive() -> None:
