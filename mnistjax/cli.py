@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import importlib
 import importlib.metadata
@@ -297,30 +298,27 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
 class Composer:
     """Composes the configs of many jobs: once for each choice of groups, then plain values on a copy.
 
-    Hydra takes about 0.13 s for each composition; jobs that differ in plain values take 14 ms so.
+    Hydra takes about 0.13 s for each composition; jobs that differ in plain values take under 1 ms so.
     """
 
     def __init__(self) -> None:
         self._parsed: dict[str, Any] = {}
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], tuple[dict[str, Any], bool]] = {}
 
     def __call__(self, words: list[str]) -> dict[str, Any]:
         """The resolved config of these overrides; ConfigError says what is wrong with them."""
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
         plain = {word: override for word in words if (override := self._plain(word))}
         rest = tuple(word for word in words if word not in plain)
         if rest not in self._bases:
-            self._bases[rest] = compose(list(rest))
-        base = self._bases[rest]
-        config = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
-        try:
-            for override in plain.values():
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except OmegaConfBaseException:
-            config = compose(words)  # raises what Hydra says
-        return to_plain_config(config, resolve=True)
+            composed = compose(list(rest))
+            written = flatten(to_plain_config(composed, resolve=False))
+            fixed = all("${" not in str(value).replace("${oc.env:", "") for _, value in written)
+            self._bases[rest] = to_plain_config(composed, resolve=True), fixed
+        base, fixed = self._bases[rest]
+        config = copy.deepcopy(base)
+        if fixed and all(replace_value(config, o.key_or_group, o.value()) for o in plain.values()):
+            return config
+        return to_plain_config(compose(words), resolve=True)  # raises what Hydra says
 
     def _plain(self, word: str) -> Any:
         """The override, if it is one of a plain value: KEY=VALUE, of no group and not Hydra's own."""
@@ -333,6 +331,19 @@ class Composer:
             plain = changes and not groups and not override.is_hydra_override()
             self._parsed[word] = override if plain else None
         return self._parsed[word]
+
+
+def replace_value(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether this plain value could take the place of another in a resolved config."""
+    *path, last = key.split(".")
+    for name in path:
+        config = config.get(name, {}) if isinstance(config, dict) else {}
+    leaf = isinstance(config, dict) and last in config and not isinstance(config[last], dict)
+    special = isinstance(value, dict) or any(mark in str(value) for mark in ("${", "???"))
+    if leaf and not special:
+        config[last] = value
+        return True
+    return False
 
 
 def prepare_job(

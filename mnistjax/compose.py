@@ -59,10 +59,11 @@ SCHEMA: dict[str, Check] = {
     "sweep.resume": TEXT_OR_NULL,
     "sweep.timeout": whole(1),
     "sweep.fail_fast": FLAG,
-    "sweep.executor": choice("processes", "inline"),
+    "sweep.executor": choice("processes", "inline", "submitit_local", "submitit_slurm"),
     "seed": Check(lambda x: type(x) is int and 0 <= x < 2**32, "a whole number from 0 to 4294967295"),
     "resume": FLAG,
 }
+SUBMITIT = "sweep.submitit"  # whose options submitit knows
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
 
@@ -99,7 +100,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN_GROUPS}))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
     for key in values:
-        if key not in schema:
+        if key not in schema and not key.startswith(SUBMITIT):
             raise unknown_key(key, [*schema, *OPEN_GROUPS])
     for key, check in schema.items():
         if key not in values:
@@ -121,6 +122,10 @@ def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     """The checked `sweep.*` of a resolved config that say how a sweep runs."""
     node = config["sweep"]
     for name, value in node.items():
+        if name == "submitit":
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{SUBMITIT} must be options, {{timeout_min:60}} say; got {value!r}")
+            continue
         if f"sweep.{name}" not in SCHEMA:
             raise unknown_key(f"sweep.{name}", list(SCHEMA))
         check_value(f"sweep.{name}", value, SCHEMA[f"sweep.{name}"])

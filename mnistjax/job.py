@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -24,7 +24,7 @@ from mnistjax.compose import Settings, differing_keys
 from mnistjax.config import ConfigError, Plan, conf_dir
 from mnistjax.data import Dataset
 from mnistjax.progress import relative, show_progress, show_results, tell
-from mnistjax.tracking import Examples, Tracker
+from mnistjax.tracking import Examples, Tracker, make_run_id
 
 if TYPE_CHECKING:
     from mnistjax.loop import Moment, Observer, Result, Run
@@ -119,7 +119,9 @@ def train_job(job: Job, folder: Path, start: Start) -> Outcome:
             ending = work.fail(error)
         if ending.traceback:
             log.error("the run failed\n%s", ending.traceback)
-        work.tracker.finish(ending.status, ending.summary, examples=ending.examples)
+        if ending.summary and ending.examples:
+            work.tracker.show(ending.examples, ending.summary, folder, work.run_id)
+        work.tracker.finish(ending.status, ending.summary)
     if ending.summary:
         places = find_places(folder, work.tracker.address)
         show_results(console, ending.summary, job.dataset.class_names, places)
@@ -135,10 +137,10 @@ class Work:
         self.job, self.folder, self._start = job, folder, start
         self.recorder = Recorder(folder, job, start)
         self.recorder.open()
-        options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
-        run_id = hashlib.sha256(f"{job.plan.identity} {start.started}".encode()).hexdigest()[:16]
-        options |= {"config": job.config, "run_id": run_id, "mode": job.wandb_mode, "tell": tell}
-        self.tracker = Tracker(folder, group=group, name=name, **options)
+        self.run_id = make_run_id(job.plan.identity, start.started)
+        self.tracker = Tracker(
+            folder, config=job.config, run_id=self.run_id, group=group, name=name, **tracker_options(job)
+        )
 
     def run(self, *observers: Observer) -> Run:
         """What `fit_lanes` takes; the records come before other observers."""
@@ -172,12 +174,14 @@ class Work:
         return ending
 
 
+def tracker_options(job: Job) -> dict[str, Any]:
+    """What every W&B run of a job's command has in common."""
+    options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
+    return options | {"mode": job.wandb_mode, "tell": tell}
+
+
 def restore(plan: Plan, folder: Path) -> Start:
     """Where the run in the folder goes on: at its checkpoint, with the rows up to there."""
-    import jax
-
-    from mnistjax.train import init, variables_of
-
     status = records.read_status(folder)
     if status is None:
         return Start(records.now(), None, [])
@@ -189,25 +193,47 @@ def restore(plan: Plan, folder: Path) -> Start:
     records.truncate_rows(folder, int(checkpoint.meta["epoch"]) if checkpoint else 0)
     if checkpoint is None:
         return Start(status["started"], None, [])
+    return Start(status["started"], read_snapshot(plan, checkpoint), records.read_rows(folder))
+
+
+def read_snapshot(plan: Plan, checkpoint: records.Checkpoint) -> dict[str, Any]:
+    """The `Snapshot` of a run in its checkpoint."""
+    import jax
+
+    from mnistjax.train import init, variables_of
+
     state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
     kept = any(name.startswith("best/") for name in checkpoint.arrays)
     template = {"state": state, "best": variables_of(state) if kept else None}
-    snapshot = records.unflatten(template, checkpoint.arrays)
-    return Start(status["started"], snapshot, records.read_rows(folder))
+    return records.unflatten(template, checkpoint.arrays)
+
+
+def load_examples(job: Job, folder: Path) -> Examples:
+    """The test images with what the run in the folder, which is done, made of them."""
+    from mnistjax.train import variables_of
+
+    checkpoint = records.load_checkpoint(folder)
+    if checkpoint is None:
+        raise ConfigError(f"{folder} holds no checkpoint")
+    snapshot = read_snapshot(job.plan, checkpoint)
+    return find_examples(job, snapshot["best"] or variables_of(snapshot["state"]))
+
+
+def find_examples(job: Job, variables: Any) -> Examples:
+    """The test images with what these variables make of them."""
+    from mnistjax.train import predict
+
+    test = job.dataset.test
+    probabilities = predict(job.plan.spec, variables, test.images)
+    return Examples(test.images, test.labels, probabilities, job.dataset.class_names)
 
 
 def end_job(job: Job, result: Result, *, examples: bool) -> Ending:
     """How a run that `fit` returned ends; with test images and their probabilities where asked for."""
-    from mnistjax.train import predict
-
     if result.status != "done":
         return Ending(result.status, result.reason)
-    summary, test = summarize_job(job, result), job.dataset.test
-    if not examples:
-        return Ending("done", None, summary)
-    probabilities = predict(job.plan.spec, result.variables, test.images)
-    shown = Examples(test.images, test.labels, probabilities, job.dataset.class_names)
-    return Ending("done", None, summary, shown)
+    shown = find_examples(job, result.variables) if examples else None
+    return Ending("done", None, summarize_job(job, result), shown)
 
 
 def judge(job: Job, folder: Path, ending: Ending, received: list[int]) -> Outcome:
@@ -311,11 +337,7 @@ def summarize_job(job: Job, result: Result) -> dict[str, Any]:
         "stopping": plan.stopping,
         "seed": plan.seed,
         "identity": plan.identity,
-        "versions": {
-            "python": platform.python_version(),
-            "mnistjax": find_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
+        "versions": find_versions(),
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
@@ -345,6 +367,13 @@ def resume_command(job: Job, folder: Path) -> str:
     own = ("hydra.run.dir=", "hydra.sweep.dir=", "resume=")
     words = [word for word in job.overrides if not word.lstrip("+").startswith(own)]
     return shlex.join(["mnistjax", *words, f"hydra.run.dir={relative(folder)}", "resume=true"])
+
+
+@functools.cache
+def find_versions() -> dict[str, str]:
+    """What a run's numbers depend on."""
+    packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), "mnistjax": find_version(), **packages}
 
 
 def find_version() -> str:

@@ -61,6 +61,9 @@ class FusedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
+        self._shown = OmegaConf.masked_copy(config, ["hydra"])
+        OmegaConf.copy_cache(from_config=config, to_config=self._shown)
+        self._task: dict[str, Any] = {}  # whose config `_shown` is
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
         # The sweeper composes every job to check it, 0.13 s each: not again what the command has checked.
@@ -88,12 +91,19 @@ class FusedLauncher(Launcher):
         return self._load(self._config, list(words))
 
     def _job_config(self, number: int) -> DictConfig:
-        """The config of a job with Hydra's node, as composing it once more would give it."""
+        """The config of a job with Hydra's node, as composing it once more would give it.
+
+        Hydra copies what it gets, so this is one config for all jobs, brought from each to the next.
+        """
         words, task = type(self).driver.job(number)
-        config = OmegaConf.masked_copy(self._config, ["hydra"])
-        OmegaConf.copy_cache(from_config=self._config, to_config=config)
+        config = self._shown
         with read_write(config), open_dict(config):
-            config.merge_with(task)
+            for key in {**self._task, **task}:
+                if key not in task:
+                    del config[key]
+                elif key not in self._task or self._task[key] != task[key]:
+                    config[key] = task[key]
+            self._task = task
             hydra = config.hydra
             with read_write(hydra), open_dict(hydra):
                 hydra.mode, hydra.overrides.task, hydra.job.id, hydra.job.num = "RUN", words, number, number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ def make_plan(
             f"{data.name}; got {batch}"
         )
     outputs = data.num_classes if positive is None else 1
-    module = create_model(model, num_classes=outputs, **model_options)
+    module = create_model(model, num_classes=outputs, **dict(freeze(model_options)))
     largest = _largest_piece(module)  # refuses a model that images don't fit, whatever micro_batch is
     if micro_batch == "auto":
         micro_batch = min(batch, largest)
@@ -79,6 +80,7 @@ def make_plan(
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
 
 
+@functools.lru_cache(256)  # 6 ms for a module, and the jobs of a sweep have few
 def _largest_piece(module: Any) -> int:
     """Images that a step takes at once: a model's `cpu_micro_batch` on CPU, where its intermediates then
     stay in the cache; thousands elsewhere. All of the batch where a model carries batch statistics."""

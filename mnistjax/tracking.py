@@ -7,6 +7,7 @@ run and works through a bounded queue; whatever fails there is said once, and tr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import queue
 import sys
@@ -53,6 +54,11 @@ class Examples:
     labels: np.ndarray  # (N,) int
     probabilities: np.ndarray  # (N, K) float
     class_names: Sequence[str]
+
+
+def make_run_id(*parts: str) -> str:
+    """The id of the W&B run that these name."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def worst_errors(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
@@ -102,6 +108,7 @@ class Tracker:
         group: str | None = None,
         name: str | None = None,
         job_type: str | None = None,
+        step_metric: str = "epoch",
         patience: float = 30.0,
         tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
@@ -109,11 +116,10 @@ class Tracker:
         self._folder = Path(folder).absolute()
         self._patience = patience
         self._tell = tell
-        self._run_id = run_id
         self._stopped = threading.Event()
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
         options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
-        options["job_type"] = job_type
+        options |= {"job_type": job_type, "step_metric": step_metric}
         options |= {"config": dict(config), "id": run_id, "mode": mode}
         self._thread = threading.Thread(target=self._work, args=(options,), name="wandb", daemon=True)
         if mode == "disabled":
@@ -148,16 +154,29 @@ class Tracker:
 
         self._send(send)
 
-    def finish(
-        self,
-        status: str,
-        summary: Mapping[str, Any] | None = None,
-        *,
-        examples: Examples | None = None,
-        wait: bool = True,
+    def show(
+        self, examples: Examples, summary: Mapping[str, Any], folder: Path, run_id: str, *, prefix: str = ""
     ) -> None:
-        """The run is closed under `status`, with its summary; examples and checkpoint, if given."""
-        self._send(lambda run: self._close(run, status, summary or {}, examples))
+        """W&B gets images of a run that is done, its confusion matrix, and its checkpoint as an artifact."""
+
+        def send(run: Any) -> None:
+            pictures = {f"{prefix}{key}": value for key, value in _pictures(summary, examples).items()}
+            with _files_below(self._folder):
+                run.log(pictures)
+                if (folder / records.CHECKPOINT).exists():
+                    run.log_artifact(_artifact(run_id, folder / records.CHECKPOINT))
+
+        self._send(send)
+
+    def finish(self, status: str, summary: Mapping[str, Any] | None = None, *, wait: bool = True) -> None:
+        """The run is closed under `status`, with its summary."""
+
+        def send(run: Any) -> None:
+            plain = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
+            run.summary.update({**plain, "status": status})
+            run.finish(exit_code=EXIT_CODES.get(status, 1))
+
+        self._send(send)
         self._send(None)
         if wait:
             self.join()
@@ -203,22 +222,12 @@ class Tracker:
                 _release_service(kill=False)
             _places.release()
 
-    def _close(self, run: Any, status: str, summary: Mapping[str, Any], examples: Examples | None) -> None:
-        pictures = _pictures(summary, examples)
-        with _files_below(self._folder):
-            if pictures:
-                run.log({"epoch": run.summary.get("epoch", 0), **pictures})
-            checkpoint = self._folder / records.CHECKPOINT
-            if examples and checkpoint.exists():
-                run.log_artifact(_artifact(self._run_id, checkpoint))
-        run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
-        run.summary["status"] = status
-        run.finish(exit_code=EXIT_CODES.get(status, 1))
-
 
 def _open(folder: Path, options: dict[str, Any], patience: float) -> Any:
     import wandb
 
+    options, step_metric = dict(options), options["step_metric"]
+    del options["step_metric"]
     _, has_key = _server()
     if options["mode"] == "online" and not has_key:
         raise ValueError("no API key; `wandb login` sets one")  # wandb would ask at the terminal
@@ -237,8 +246,8 @@ def _open(folder: Path, options: dict[str, Any], patience: float) -> Any:
     resume = "allow" if options["mode"] == "online" else None
     with _files_below(folder):
         run = wandb.init(dir=folder, reinit="create_new", resume=resume, settings=settings, **options)
-    run.define_metric("epoch")
-    run.define_metric("*", step_metric="epoch")
+    run.define_metric(step_metric)
+    run.define_metric("*", step_metric=step_metric)
     return run
 
 
@@ -298,12 +307,10 @@ def _files_below(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _pictures(summary: Mapping[str, Any], examples: Examples | None) -> dict[str, Any]:
+def _pictures(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
     """The confusion matrix as W&B's own chart, the first test images, and the worst errors."""
     import wandb
 
-    if examples is None:
-        return {}
     names = examples.class_names
     pictures: dict[str, Any] = {}
     if "test/confusion_matrix" in summary:

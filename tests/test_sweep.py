@@ -260,13 +260,87 @@ def test_a_signal_stops_a_sweep_which_then_goes_on(work):
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; to go on: mnistjax -m sweep.resume=sweep" in told
-    assert not any(map(alive, below))
+    wait_until(lambda: not any(map(alive, below)), 20)  # Python's own resource tracker ends after us
     assert {status(path) for path in Path("sweep").iterdir() if (path / "status.json").exists()} <= {
         "done",
         "interrupted",
     }
     assert start("sweep.resume=sweep").wait() == 0
     assert [row["status"] for row in results("sweep")] == ["done"] * 6
+
+
+CLUSTER = "sweep.executor=submitit_local"
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch, capsys):
+    monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    monkeypatch.setenv("PYTHONPATH", str(Path(faulty.__file__).parent), prepend=os.pathsep)
+    words = ["-m", *FAULTY, "optimizer=adam,sgd", "seed=0,1"]
+    assert main([*words, "hydra.sweep.dir=whole"]) == 0
+    Path("faults.json").write_text(json.dumps(dict(zip(marks(range(1)), ["kill"], strict=True))))
+    monkeypatch.setenv(faulty.FAULTS, str(Path("faults.json").absolute()))
+    assert main([*words, CLUSTER, "hydra.sweep.dir=sweep"]) == 1
+    told = capsys.readouterr().err
+    assert "2 of 4 jobs done" in told
+    assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
+    monkeypatch.delenv(faulty.FAULTS)
+    assert main(["-m", "sweep.resume=sweep"]) == 0
+    assert without_times("sweep") == without_times("whole")
+    for number in range(4):
+        assert bits(f"sweep/{number}") == bits(f"whole/{number}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["signal", "kill"])
+def test_a_cluster_stops_with_its_sweep_which_then_goes_on(work, ending):
+    process = start(*LONG, CLUSTER, "hydra.sweep.dir=sweep")
+    wait_until(lambda: over("sweep") >= 1)
+    below = children(process.pid)
+    process.send_signal(signal.SIGINT if ending == "signal" else signal.SIGKILL)
+    assert process.wait(60) == (130 if ending == "signal" else -signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, below)), 30)
+    assert 1 <= over("sweep") < 6
+    assert start("sweep.resume=sweep", CLUSTER).wait() == 0
+    assert [row["status"] for row in results("sweep")] == ["done"] * 6
+
+
+def test_a_cluster_that_is_none_is_refused(work, capsys):
+    for words, error in (
+        ([CLUSTER, "+sweep.submitit.foo=1"], "error: sweep.submitit: Parameter 'foo'"),
+        ([CLUSTER, "sweep.submitit=3"], "error: sweep.submitit must be options"),
+        (["sweep.executor=submitit_slurm"], "error: sweep.submitit: Could not detect"),
+    ):
+        assert main(["-m", *SMALL, "seed=0,1", *words]) == 2
+        assert error in capsys.readouterr().err
+    assert [*work.iterdir()] == []
+
+
+def logged(folder):
+    """What the offline W&B run of a folder holds, by wandb's own reader."""
+    (path,) = Path(folder).glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
+    words = ["optimizer=adam,momentum", "seed=0,1,2", "wandb.mode=offline", "wandb.tags=[a]"]
+    assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep"]) == 0
+    (job,) = (item["run"] for item in logged("sweep/4") if item["type"] == "run")
+    assert (job["display_name"], job["tags"]) == ("momentum seed=1", ["a"])
+    own = logged("sweep")
+    (run,) = (item["run"] for item in own if item["type"] == "run")
+    assert run["run_group"] == job["run_group"] == json.loads(Path("sweep/sweep.json").read_text())["id"]
+    rows = [item["history"]["item"] for item in own if item["type"] == "history"]
+    assert [row["jobs/over"] for row in rows if "jobs/done" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["by_seed.nrows"] for row in rows if "by_seed.nrows" in row] == [2]
+    assert [row["jobs.nrows"] for row in rows if "jobs.nrows" in row] == [6]
+    ranked = sorted(results("sweep"), key=lambda row: float(row["val/loss"]))
+    best = {f"job {row['number']}/test/samples.count" for row in ranked[:3]}
+    assert {key for row in rows for key in row if key.endswith("test/samples.count")} == best
+    assert sum(item["type"] == "artifact" for item in own) >= 3
+    assert not any(item["type"] == "artifact" for number in range(6) for item in logged(f"sweep/{number}"))
 
 
 def test_names_are_what_differs():

@@ -105,7 +105,8 @@ def test_an_offline_run_holds_all_that_the_records_hold(tmp_path, home, lines):
         "test/confusion_matrix": np.eye(10, dtype=int).tolist(),
         "device": "cpu",
     }
-    tracker.finish("done", summary, examples=examples())
+    tracker.show(examples(), summary, folder, "abc")
+    tracker.finish("done", summary)
     assert lines == []
     assert str(tracker.address).startswith(str(folder / "wandb" / "offline-run-"))
     assert list(home.iterdir()) == []
@@ -178,12 +179,13 @@ def test_runs_of_a_sweep_are_open_at_once(tmp_path, lines):
         assert len(of_type(items, "history")) == 2
 
 
-def assert_harmless(tracker, lines, reason):
+def assert_harmless(tmp_path, tracker, lines, reason):
     wait_for(lambda: lines)
     start = time.perf_counter()
     for epoch in range(1, 100):
         tracker(moment(epoch))
-    tracker.finish("done", {"test/loss": 1.0}, examples=examples())
+    tracker.show(examples(), {"test/loss": 1.0}, tmp_path, "abc")
+    tracker.finish("done", {"test/loss": 1.0})
     assert time.perf_counter() - start < 0.5
     assert len(lines) == 1
     assert reason in lines[0]
@@ -192,7 +194,7 @@ def assert_harmless(tracker, lines, reason):
 
 def test_a_failing_import_is_told_once(tmp_path, lines, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert_harmless(track(tmp_path / "run", lines), lines, "ModuleNotFoundError")
+    assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "ModuleNotFoundError")
 
 
 def test_a_failing_init_is_told_once(tmp_path, lines, monkeypatch):
@@ -200,17 +202,17 @@ def test_a_failing_init_is_told_once(tmp_path, lines, monkeypatch):
         raise RuntimeError("no luck\nat all")
 
     monkeypatch.setattr("wandb.init", fail)
-    assert_harmless(track(tmp_path / "run", lines), lines, "RuntimeError: no luck at all")
+    assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "RuntimeError: no luck at all")
 
 
 def test_an_unwritable_folder_is_told_once(tmp_path, lines):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "wandb").write_text("a file where a folder should be")
-    assert_harmless(track(tmp_path / "run", lines), lines, "stops")
+    assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "stops")
 
 
 def test_online_without_a_key_does_not_ask(tmp_path, lines):
-    assert_harmless(track(tmp_path / "run", lines, mode="online"), lines, "no API key")
+    assert_harmless(tmp_path, track(tmp_path / "run", lines, mode="online"), lines, "no API key")
 
 
 @pytest.mark.usefixtures("with_key")
@@ -227,7 +229,8 @@ def test_a_server_that_is_none_is_given_up(tmp_path, lines, server):
 def test_a_failing_picture_is_told_once(tmp_path, lines):
     tracker = track(tmp_path / "run", lines)
     broken = tracking.Examples(np.zeros((1, 28, 28)), np.array([99]), np.ones((1, 10)), NAMES)
-    tracker.finish("done", examples=broken)
+    tracker.show(broken, {}, tmp_path / "run", "abc")
+    tracker.finish("done")
     assert len(lines) == 1
     assert "IndexError" in lines[0]
     assert of_type(read_back(tmp_path / "run"), "exit")[0]["exit_code"] == 1
@@ -246,7 +249,7 @@ def test_a_full_queue_ends_tracking_not_training(tmp_path, lines, monkeypatch):
     assert called.wait(20)
     for epoch in range(1, 5):
         tracker(moment(epoch))
-    assert_harmless(tracker, lines, "2 rows wait")
+    assert_harmless(tmp_path, tracker, lines, "2 rows wait")
     release.set()
 
 
@@ -258,7 +261,7 @@ def test_a_killed_service_is_told_once_and_the_next_run_has_a_new_one(tmp_path, 
     for epoch in range(2, 200):
         tracker(moment(epoch))
         time.sleep(0.005)
-    assert_harmless(tracker, lines, "Connection")
+    assert_harmless(tmp_path, tracker, lines, "Connection")
 
     lines.clear()
     tracker = track(tmp_path / "two", lines)

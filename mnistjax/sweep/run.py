@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from mnistjax import records
-from mnistjax.config import Spec, freeze, to_plain
-from mnistjax.job import Job
+from mnistjax.config import ConfigError, Spec, freeze, to_plain
+from mnistjax.job import Job, load_examples, tracker_options
 from mnistjax.progress import tell
+from mnistjax.sweep.cluster import Cluster
 from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
 from mnistjax.sweep.plan import Group, Mode, cores, data_key, describe_plan, make_groups
-from mnistjax.sweep.supervisor import Supervisor, run_inline
+from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
-from mnistjax.tracking import Tracker
+from mnistjax.tracking import Tracker, make_run_id
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
+BEST = 3  # jobs whose images and checkpoints W&B gets
 OVER = ("done", "diverged")  # jobs that a resumed sweep leaves
 
 
@@ -34,7 +36,8 @@ class Options:
     lanes: int | Literal["auto"] = "auto"
     timeout: float = 600.0
     fail_fast: bool = False
-    executor: Literal["processes", "inline"] = "processes"
+    executor: Literal["processes", "inline", "submitit_local", "submitit_slurm"] = "processes"
+    submitit: Mapping[str, Any] = field(default_factory=dict)  # parameters of its executor
 
 
 class Sweep:
@@ -44,7 +47,7 @@ class Sweep:
         self.ledger, self.options = ledger, options
         self.jobs: dict[int, Job] = {}
         self._rows: dict[int, dict[str, Any]] = {}  # of results.csv, by number
-        self._supervisor = Supervisor(timeout=options.timeout) if options.executor == "processes" else None
+        self._trainer = make_trainer(options, ledger.folder)
         self._saved = 0.0  # seconds on the clock
         self._tracker: Tracker | None = None
 
@@ -55,13 +58,14 @@ class Sweep:
         self.ledger.ended = records.now()
         self.save()
         if self._tracker:
+            if error[0] is None:
+                self._show_best()
             self._tracker.log_tables({"jobs": self.results(), "by_seed": self._aggregates()})
             counts = Counter(entry.status for entry in self.entries)
             done = counts["done"] == len(self.entries)
             summary = {f"jobs/{status}": count for status, count in counts.items()}
             self._tracker.finish("done" if done else "failed", summary)
-        if self._supervisor:
-            self._supervisor.__exit__(*error)
+        self._trainer.__exit__(*error)
 
     @property
     def entries(self) -> list[Entry]:
@@ -92,8 +96,7 @@ class Sweep:
         def stopping() -> bool:
             return stop() or (failed and self.options.fail_fast)
 
-        train = self._supervisor.run if self._supervisor else run_inline
-        for report in train(tasks, datasets, stopping):
+        for report in self._trainer.run(tasks, datasets, stopping):
             match report:
                 case Begun(number):
                     entry = self.ledger.entries[number]
@@ -165,30 +168,46 @@ class Sweep:
         if self._tracker or not self.jobs:
             return
         job, ledger = next(iter(self.jobs.values())), self.ledger
-        options = {key: job.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
         self._tracker = Tracker(
             ledger.folder,
             config={"sweep": ledger.arguments, "groups": ledger.groups, "machine": ledger.machine},
-            run_id=hashlib.sha256(f"{ledger.id} {ledger.created}".encode()).hexdigest()[:16],
-            mode=job.wandb_mode,
+            run_id=make_run_id(ledger.id, ledger.created),
             group=ledger.id,
             name=f"sweep {ledger.id}",
             job_type="sweep",
-            tell=tell,
-            **options,
+            step_metric="jobs/over",
+            **tracker_options(job),
         )
 
     def _log(self, number: int) -> None:
         """W&B's curves of the sweep get a point: a job has ended."""
         assert self._tracker
         counts = Counter(entry.status for entry in self.entries)
+        failed = counts["failed"] + counts["diverged"]
         row = self._rows[number] = read_result(self.ledger.entries[number], self.ledger.job_folder(number))
         metrics: dict[str, Any] = {
             f"job/{key}": row[key] for key in (self.monitor, "test/accuracy") if row[key] != ""
         }
-        self._tracker.log(
-            {"jobs/done": counts["done"], "jobs/failed": counts["failed"], "job": number, **metrics}
-        )
+        over = {"jobs/over": counts["done"] + failed, "jobs/done": counts["done"], "jobs/failed": failed}
+        self._tracker.log({**over, "job": number, **metrics})
+
+    def _show_best(self) -> None:
+        """W&B gets images and checkpoints of the best few jobs; those of all would be too many."""
+        assert self._tracker
+        if next(iter(self.jobs.values())).wandb_mode == "disabled":
+            return
+        sign = 1 if self.monitor.endswith("loss") else -1
+        done = [row for row in self.results() if row["status"] == "done" and row["number"] in self.jobs]
+        for row in sorted(done, key=lambda row: sign * row[self.monitor])[:BEST]:
+            number = row["number"]
+            job, folder = self.jobs[number], self.ledger.job_folder(number)
+            try:
+                examples, summary = load_examples(job, folder), records.read_summary(folder) or {}
+                run_id = make_run_id(job.plan.identity, (records.read_status(folder) or {})["started"])
+            except (ConfigError, OSError, KeyError) as error:
+                tell(f"warning: W&B gets no images of job {number}: {error}")
+                continue
+            self._tracker.show(examples, summary, folder, run_id, prefix=f"job {number}/")
 
     def _aggregates(self) -> list[dict[str, Any]]:
         """The table over seeds."""
@@ -223,6 +242,16 @@ class Sweep:
         name = short_name(entry.config, job.plan.seed)
         folder = self.ledger.job_folder(number).absolute()
         return Ticket(number=number, folder=folder, group=self.ledger.id, name=name, **own)
+
+
+def make_trainer(options: Options, folder: Path) -> Supervisor | Inline | Cluster:
+    """What trains the tasks of a sweep in this folder."""
+    if options.executor == "inline":
+        return Inline()
+    if options.executor == "processes":
+        return Supervisor(timeout=options.timeout)
+    kind = options.executor.removeprefix("submitit_")
+    return Cluster(kind, folder, options.submitit, timeout=options.timeout)
 
 
 def show_plan(jobs: Sequence[Job], options: Options) -> list[str]:

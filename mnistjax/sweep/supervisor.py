@@ -231,20 +231,29 @@ def fail(ticket: Ticket, reason: str) -> None:
         )
 
 
-def run_inline(
-    tasks: Iterable[Task], datasets: Mapping[Key, Dataset], stop: Callable[[], bool]
-) -> Iterator[Report]:
-    """As `Supervisor.run`, in this process: for debugging; a job that kills or hangs takes all along."""
-    reports: queue.Queue[Report | None] = queue.Queue()
+class Inline:
+    """As a Supervisor, in this process: for debugging; a job that kills or hangs takes all along."""
 
-    def work() -> None:
-        for task in tasks:
-            run_task(task, datasets[task.data], reports.put, stop)
-        reports.put(None)
+    def __enter__(self) -> Inline:
+        return self
 
-    threading.Thread(target=work, daemon=True).start()
-    while (report := reports.get()) is not None:
-        if isinstance(report, Broken):
-            yield from (Ended(n, "failed", report.reason, report.traceback) for n in report.numbers)
-        else:
-            yield report
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def run(
+        self, tasks: Iterable[Task], datasets: Mapping[Key, Dataset], stop: Callable[[], bool]
+    ) -> Iterator[Report]:
+        """As `Supervisor.run`."""
+        reports: queue.Queue[Report | None] = queue.Queue()
+
+        def work() -> None:
+            for task in tasks:
+                run_task(task, datasets[task.data], reports.put, stop)
+            reports.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        while (report := reports.get()) is not None:
+            if isinstance(report, Broken):
+                yield from (Ended(n, "failed", report.reason, report.traceback) for n in report.numbers)
+            else:
+                yield report

@@ -46,6 +46,7 @@ class Tally:
                 self.running.discard(number)
                 self.over += 1
                 self.failed += status in ("failed", "diverged")
+                self._first.setdefault(number, self._planned.get(number, 0))  # over before it began
                 self._seen[number] = self._planned.get(number, 0)
 
     def fields(self) -> dict[str, str]:
