@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
-from mnistjax.data import Dataset, to_binary
+from mnistjax.data import Dataset, load_data, to_binary
 
 
 class Check(NamedTuple):
@@ -184,6 +184,11 @@ def naming_keys(options: Iterable[str]) -> Iterator[None]:
     except ConfigError as error:
         names = "|".join(map(re.escape, options))
         raise ConfigError(re.sub(rf"^(unknown )?({names})(?=[ :])", r"\1model.\2", str(error))) from None
+
+
+def load(settings: Settings) -> Dataset:
+    """The data set, prepared where it is not; ConfigError where it can't be had."""
+    return load_data(settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"])
 
 
 def label(dataset: Dataset, settings: Settings) -> Dataset:

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from mnistjax import cli
-from mnistjax.compose import SCHEMA, differing_keys, flatten, plan_run, read_settings
+from mnistjax.cli import overrides as words
+from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir, to_plain
 from mnistjax.data import DATASETS, load_data
 from mnistjax.models import MODELS, model_options
@@ -18,8 +18,8 @@ CHOICES = [f"{group}={name}" for group, names in GROUPS.items() for name in name
 
 
 def compose(*overrides):
-    with cli.composing():
-        return cli.to_plain_config(cli.compose(list(overrides)), resolve=True)
+    with words.composing():
+        return words.to_plain_config(words.compose(list(overrides)), resolve=True)
 
 
 def plan(*overrides):
@@ -37,7 +37,7 @@ def test_every_key_of_the_schema_is_in_the_config():
         for key, _ in flatten(compose())
         if key.partition(".")[0] not in ("model", "optimizer", "schedule")
     }
-    assert keys == set(SCHEMA)
+    assert keys == {*SCHEMA, SUBMITIT}
 
 
 @pytest.mark.parametrize(

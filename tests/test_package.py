@@ -16,11 +16,11 @@ from mnistjax.config import conf_dir
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
     *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train", "loop"),
-    *("zoo", "compose", "tracking", "report", "progress", "job", "sweep", "launcher", "cli", "__main__"),
+    *("zoo", "compose", "tracking", "report", "progress", "job", "sweep", "cli", "__main__"),
 ]
 ALONE = {
-    "hydra": {"cli", "launcher"},
-    "omegaconf": {"cli", "launcher"},
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
     "wandb": {"tracking"},
     "tensorflow": set(),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
 import faulty
 from mnistjax import records
@@ -314,6 +315,31 @@ def test_a_cluster_that_is_none_is_refused(work, capsys):
         assert main(["-m", *SMALL, "seed=0,1", *words]) == 2
         assert error in capsys.readouterr().err
     assert [*work.iterdir()] == []
+
+
+@pytest.mark.slow
+def test_a_launcher_with_processes_of_its_own_trains_the_same_jobs(work, capfd):
+    words = ["-m", *SMALL, "optimizer=sgd", "optimizer.learning_rate=1e30,0.1", "seed=0,1"]
+    other = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=other"]
+    assert main([*words, *other]) == 1
+    assert "learning_rate=1e+30 seed=0): the loss is not finite in epoch 1" in capfd.readouterr().err
+    assert main([*words, "hydra.sweep.dir=ours"]) == 1
+    assert [status(f"other/{number}") for number in range(4)] == ["diverged", "diverged", "done", "done"]
+    for number in range(4):
+        assert bits(f"other/{number}") == bits(f"ours/{number}")
+
+
+@pytest.mark.slow
+def test_a_sweeper_that_optimizes_gets_the_validation_loss(work):
+    rate = "optimizer.learning_rate=tag(log, interval(0.001, 0.1))"
+    optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", rate]
+    assert start(*SMALL, "seed=0", *optuna, "hydra.sweep.dir=sweep").wait() == 0  # it warns of itself
+    found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    rows = results("sweep")
+    assert len({row["optimizer.learning_rate"] for row in rows}) == 4
+    best = min(rows, key=lambda row: float(row["val/loss"]))
+    assert found["best_value"] == float(best["val/loss"])
+    assert found["best_params"]["optimizer.learning_rate"] == float(best["optimizer.learning_rate"])
 
 
 def logged(folder):

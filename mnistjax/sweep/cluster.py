@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnistjax.compose import label
+from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
-from mnistjax.data import Dataset, load_data
+from mnistjax.data import Dataset
 from mnistjax.sweep.plan import count_threads, data_key
 from mnistjax.sweep.supervisor import POLL_SECONDS, Supervisor, fail, registered_rows
 from mnistjax.sweep.worker import Begun, Ended, Key, Progress, Report, Task, Ticket, add_rows
@@ -46,13 +46,10 @@ class Errand:
     def __call__(self) -> None:
         """Trains the jobs, there."""
         add_rows(self.rows)
-        task, (settings, positive) = self.task, _source(self.task)
-        data = load_data(
-            settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"]
-        )
-        data = label(data, settings)
-        if data_key(data, positive) != task.data:
-            raise ConfigError(f"{settings['data.name']} has another SHA-256 there")
+        task, (ticket, *_) = self.task, self.task.tickets
+        data = label(load(ticket.settings), ticket.settings)
+        if data_key(data, ticket.plan.positive) != task.data:
+            raise ConfigError(f"{data.name} has another SHA-256 there")
         if task.width == 1:
             task = replace(task, threads=count_threads(task.spec, len(task.tickets)))
         with (
@@ -70,11 +67,6 @@ class Errand:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def _source(task: Task) -> tuple[Any, int | None]:
-    ticket = task.tickets[0]
-    return ticket.settings, ticket.plan.positive
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,208 @@
+"""Sweeps: `mnistjax -m`, by our launcher or by the one that was asked for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mnistjax import records
+from mnistjax.cli.jobs import Preparer, call_hydra, prepare_jobs, report
+from mnistjax.cli.launcher import FusedLauncher
+from mnistjax.cli.overrides import (
+    base_overrides,
+    compose,
+    composing,
+    expand,
+    is_jobs_own,
+    parse_overrides,
+    postpone,
+    quote,
+    to_plain_config,
+)
+from mnistjax.compose import read_sweep
+from mnistjax.config import ConfigError
+from mnistjax.job import Job, Outcome, run_job, stop_signals
+from mnistjax.progress import relative, tell
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mnistjax.sweep.run import Sweep
+    from mnistjax.sweep.worker import Ended
+
+
+def run_multirun(words: list[str]) -> int:
+    """The exit code of a sweep, by our launcher or by the one that was asked for."""
+    from omegaconf import OmegaConf
+
+    from mnistjax.sweep.ledger import LEDGER, Ledger, load_ledger
+    from mnistjax.sweep.run import Options, Sweep, show_plan
+
+    # The worker trains; this process must not take a GPU's memory first.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    places = [word.partition("=")[2] for word in words if word.startswith("sweep.resume=")]
+    words = [word for word in words if not word.startswith("sweep.resume=")]
+    ledger = load_ledger(Path(places[-1]).absolute()) if places else None
+    with composing():
+        if ledger and not any(map(is_jobs_own, parse_overrides(words))):
+            words = [*ledger.arguments, *words]
+        cfg = compose(base_overrides(words))
+        own, tasks = expand(words, cfg)
+        jobs = prepare_jobs([[*own, *task] for task in tasks])
+        entries = list(ledger.entries.values()) if ledger else []
+        earlier = prepare_jobs([[*own, *entry.overrides] for entry in entries])
+        argv = postpone(words)
+        options = read_sweep(to_plain_config(cfg, resolve=True))
+    if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
+        return run_apart(dict(zip(map(tuple, tasks), jobs, strict=True)), [*argv, "--multirun"])
+    subdir = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))["subdir"]
+    if subdir != "${hydra.job.num}":
+        raise ConfigError(
+            f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
+        )
+    if cfg.sweep.plan:
+        print("\n".join(show_plan(jobs, Options(**options))))
+        return 0
+    folder = ledger.folder if ledger else Path(cfg.hydra.sweep.dir).absolute()
+    place = relative(folder)
+    if ledger is None and (folder / LEDGER).exists():
+        raise ConfigError(f"{place} holds a sweep already; mnistjax -m sweep.resume={place} goes on with it")
+    ledger = ledger or Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), words)
+    driver = Driver(Sweep(ledger, Options(**options)))
+    for task, job in zip([*(entry.overrides for entry in entries), *tasks], [*earlier, *jobs], strict=True):
+        driver.know(task, job)
+    try:
+        with records.lock(folder), driver:
+            code = call_hydra([*argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"])
+    except KeyboardInterrupt:
+        tell(f"interrupted; to go on: mnistjax -m sweep.resume={shlex.quote(place)}")
+        return 128 + driver.signal
+    return code or driver.report()
+
+
+class Driver:
+    """What the launcher drives: a sweep, with its view and its signals."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        from rich.console import Console
+
+        self.signal = 2  # that ended the sweep
+        self._sweep, self._console = sweep, Console()
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._prepare = Preparer()
+        FusedLauncher.driver = self
+
+    def __enter__(self) -> Driver:
+        self._sweep.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._sweep.__exit__(*error)
+
+    def know(self, words: Sequence[str], job: Job) -> None:
+        """The job of these overrides is part of the sweep."""
+        self._numbers[tuple(words)] = self._sweep.add(job, list(words))
+
+    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
+        """The number of the job of these overrides."""
+        if tuple(words) not in self._numbers:
+            config = to_plain_config(compose(), resolve=True)
+            self.know(words, self._prepare(config, list(words)))
+        return self._numbers[tuple(words)]
+
+    def knows(self, words: Sequence[str]) -> bool:
+        """Whether these overrides have been composed and validated."""
+        return tuple(words) in self._numbers
+
+    def job(self, number: int) -> tuple[list[str], dict[str, Any]]:
+        """The overrides and the resolved config of a job."""
+        return self._sweep.ledger.entries[number].overrides, self._sweep.jobs[number].config
+
+    def train(self) -> Iterator[Ended]:
+        """The end of each job that is trained now; KeyboardInterrupt after a signal."""
+        from mnistjax.sweep.view import show_sweep
+        from mnistjax.sweep.worker import Ended
+
+        with stop_signals() as received:
+            try:
+                with show_sweep(self._console, self._sweep.tally()) as show:
+                    for report in self._sweep.run(lambda: bool(received)):
+                        show(report)
+                        if isinstance(report, Ended):
+                            yield report
+            finally:
+                self.signal = (received or [self.signal])[0]
+        if received:
+            raise KeyboardInterrupt
+
+    def end(self, number: int) -> Ended:
+        """The end of a job as the records have it."""
+        return self._sweep.end(number)
+
+    def report(self) -> int:
+        """Prints the table and the failures; the exit code."""
+        from mnistjax.sweep.view import failures, show_table
+
+        entries, rows = self._sweep.entries, self._sweep.results()
+        show_table(self._console, rows, self._sweep.monitor)
+        place = relative(self._sweep.ledger.folder)
+        self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
+        lines = failures(entries, self._sweep.names())
+        if lines:
+            tell(f"{len(entries) - len(lines)} of {len(entries)} jobs done")
+        for line in lines:
+            tell(line)
+        return int(bool(lines))
+
+
+def run_apart(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:
+    """The exit code of the runs of a sweep by Hydra's own or another launcher, job by job."""
+    task = Apart(jobs)
+    try:
+        code = call_hydra(argv, task)
+    except JobFailed as error:  # in another process: the first; the records tell the others
+        tell(f"{error}; the status.json of each run folder says how it ended")
+        return 1
+    except KeyboardInterrupt:
+        code = 130
+    return max(code, report(task.outcomes))
+
+
+class JobFailed(Exception):
+    """A job in another process is not done."""
+
+
+class Apart:
+    """What another launcher calls for each job, in this process or in one of its own."""
+
+    def __init__(self, jobs: Mapping[tuple[str, ...], Job] | None = None) -> None:
+        self._jobs = jobs  # by their overrides
+        self.outcomes: list[tuple[str, Outcome]] = []
+
+    def __reduce__(self) -> Any:
+        """In another process it makes its jobs anew, and has nobody to tell but Hydra."""
+        return Apart, ()
+
+    def __call__(self, cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        node, elsewhere = HydraConfig.get(), self._jobs is None
+        words = list(node.overrides.task)
+        name = f"job {node.job.num} ({' '.join(words)})"
+        print(name, flush=True)
+        try:
+            job = (self._jobs or {}).get(tuple(words)) or Preparer()(
+                to_plain_config(cfg, resolve=True), words
+            )
+            outcome = run_job(job, Path(node.runtime.output_dir))
+        except ConfigError as error:
+            outcome = Outcome(2, str(error))
+        self.outcomes.append((name, outcome))
+        if outcome.code > 128:
+            raise KeyboardInterrupt
+        if outcome.code and elsewhere:
+            raise JobFailed(f"{name}: {outcome.reason}")
