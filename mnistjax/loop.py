@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping
 from mnistjax.data import Dataset, Split
@@ -29,6 +30,7 @@ from mnistjax.train import (
     evaluate,
     evaluate_lanes,
     init,
+    lane_mesh,
     layout,
     train_lanes,
     train_segment,
@@ -131,7 +133,8 @@ def fit_lanes(
     "interrupted" after their segment, and no other begins.
     """
     check_fits(spec, data)
-    train, val = (jax.device_put((part.images, part.labels)) for part in (data.train, data.val))
+    place = NamedSharding(lane_mesh(width), PartitionSpec()) if width > 1 else None
+    train, val = (jax.device_put((part.images, part.labels), place) for part in (data.train, data.val))
     stack, stopped = _Stack(spec, width, *train), False
     lanes: list[_Lane | None] = [None] * width
     with _compile_clock() as compiling:

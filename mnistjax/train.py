@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
 
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import order
@@ -22,6 +23,7 @@ from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
 from mnistjax.models import create_model
 from mnistjax.optim import make_optimizer
 
+LANES = "lanes"  # the axis of devices
 INIT, DROPOUT = 0, 1  # the named streams of a run's key
 GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
 EVALUATE_ROWS = 500  # images per block of an evaluation
@@ -152,10 +154,25 @@ def train_lanes(
     once for all lanes, and the first layer of an MLP is one product W times as wide.
     """
     lane = functools.partial(segment, spec)
-    rows_axis = None if spec.shuffle == "shared" else 0
-    return jax.vmap(lane, in_axes=(0, 0, 0, None, None, rows_axis))(
-        hypers, keys, states, images, labels, rows
-    )
+    axes = (0, 0, 0, None, None, None if spec.shuffle == "shared" else 0)
+    return over_lanes(lane, axes, len(keys))(hypers, keys, states, images, labels, rows)
+
+
+def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes: int) -> Callable[..., Any]:
+    """The function of W lanes, each device with its share of them; `axes` as in `vmap`."""
+    every, mesh = jax.vmap(function, in_axes=axes), lane_mesh(lanes)
+    if mesh.size == 1:
+        return every
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(LANES) for axis in axes)
+    # No communication; so there is nothing to check about values that differ from device to device.
+    return jax.shard_map(every, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(LANES), check_vma=False)
+
+
+@functools.cache
+def lane_mesh(lanes: int) -> Mesh:
+    """The devices that W lanes are spread over: all, where they share them evenly, or one."""
+    devices = jax.devices()
+    return Mesh(np.array(devices if lanes % len(devices) == 0 else devices[:1]), (LANES,))
 
 
 def gather_rows(images: Array, labels: Array, rows: Array) -> Batch:
@@ -198,7 +215,8 @@ evaluate = jax.jit(total, static_argnames="spec")
 @functools.partial(jax.jit, static_argnames="spec")
 def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """`evaluate` of W runs at once, whose variables are stacked."""
-    return jax.vmap(functools.partial(total, spec), in_axes=(0, None, None))(variables, images, labels)
+    lanes = len(jax.tree.leaves(variables)[0])
+    return over_lanes(functools.partial(total, spec), (0, None, None), lanes)(variables, images, labels)
 
 
 def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:

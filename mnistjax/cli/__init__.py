@@ -40,12 +40,12 @@ def run_command(argv: list[str]) -> int:
     if args.version:
         print(f"mnistjax {find_version()}")
         return 0
-    add_rows()
     words, question = args.overrides, args.help or args.cfg or args.info
     if question:
         with composing():
             compose(words)  # for our messages, not Hydra's
     if question or args.shell_completion or args.hydra_help:
+        add_rows()
         return call_hydra([*words, *(word for word in argv if word not in words)])
     with composing():
         cfg = compose(base_overrides(words) if args.multirun else words)

@@ -50,6 +50,7 @@ def composing() -> Iterator[None]:
     """Inside, `compose` works."""
     from hydra import initialize_config_dir
 
+    add_rows()
     with initialize_config_dir(str(conf_dir()), job_name="mnistjax", version_base="1.3"):
         yield
 

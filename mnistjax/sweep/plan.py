@@ -80,15 +80,19 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
         mode = "map" if jax.default_backend() == "cpu" and not wide else "vmap"
     if mode == "map":
         return 1
+    devices = jax.device_count()
     wanted = (CHUNK if mode == "chunk" else min(jobs, WIDEST)) if lanes == "auto" else lanes
-    fitting = int(free_bytes() * MEMORY_SHARE // lane_bytes(spec))
+    fitting = int(free_bytes() * MEMORY_SHARE // lane_bytes(spec)) * devices
+    if wanted > 1 and lanes == "auto":
+        wanted = -(-wanted // devices) * devices  # every device has its share
     return max(1, min(wanted, fitting))
 
 
 def count_threads(spec: Spec, jobs: int) -> int:
-    """Programs of one lane that run side by side: the cores, where the memory is enough."""
+    """Programs of one lane that run side by side: one a device, or on CPU one a core, where the memory is
+    enough."""
     if jax.default_backend() != "cpu":
-        return 1
+        return min(jax.device_count(), jobs)
     fitting = int(free_bytes() * MEMORY_SHARE // lane_bytes(spec))
     return max(1, min(cores(), jobs, fitting))
 

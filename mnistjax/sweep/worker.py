@@ -141,6 +141,8 @@ def add_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Callable[[], bool]) -> None:
     """Every job of the task is over, or stopped, or reported as broken."""
+    import jax
+
     tickets, turn, warm = iter(task.tickets), threading.Lock(), threading.Event()
     trackers: list[Tracker] = []
 
@@ -148,15 +150,17 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
         with turn:
             return None if stop() else next(tickets, None)
 
-    def work(first: bool) -> None:
+    def work(index: int) -> None:
+        devices = jax.devices()
         try:
-            if not first:
+            if index:
                 warm.wait()  # the first one compiles
-            Bench(task, data, send, stop, warm.set, trackers).run(next_ticket)
+            with jax.default_device(devices[index % len(devices)]):
+                Bench(task, data, send, stop, warm.set, trackers).run(next_ticket)
         finally:
             warm.set()
 
-    threads = [threading.Thread(target=work, args=(index == 0,)) for index in range(task.threads)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(task.threads)]
     for thread in threads:
         thread.start()
     for thread in threads:
