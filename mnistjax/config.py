@@ -40,6 +40,11 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {given!r}{nearest} (allowed: {', '.join(names)})")
 
 
+def one_line(error: BaseException) -> str:
+    """What happened, for a record or a message: "ValueError: no luck"."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def freeze(value: Any) -> Any:
     """The hashable form of a config value: lists become tuples, mappings sorted tuples of pairs."""
     if isinstance(value, Mapping):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnistjax import records
 from mnistjax.compose import Settings, differing_keys
-from mnistjax.config import ConfigError, Plan, conf_dir
+from mnistjax.config import ConfigError, Plan, conf_dir, one_line
 from mnistjax.data import Dataset
 from mnistjax.progress import relative, show_progress, show_results, tell
 from mnistjax.tracking import Examples, Tracker, make_run_id
@@ -168,8 +168,7 @@ class Work:
 
     def fail(self, error: Exception) -> Ending:
         """The run failed; recorded."""
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ending = Ending("failed", reason, traceback="".join(traceback.format_exception(error)))
+        ending = Ending("failed", one_line(error), traceback="".join(traceback.format_exception(error)))
         self.recorder.close(ending)
         return ending
 

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
 from mnistjax.data import Dataset, Split
 from mnistjax.metrics import Sums, summarize
 from mnistjax.train import (
@@ -288,9 +288,11 @@ class _Stack:
         self._spec, self._width, self._data = spec, width, (images, labels)
         self._lanes: list[_Lane] = []
         self._states: Any = None
+        self._host: Any = None  # the same on the host, once asked for
 
     def put(self, slot: int, lane: _Lane) -> None:
         """The lane is in this slot, at its start."""
+        self._host = None
         if self._width == 1:
             self._lanes, self._states = [lane], lane.start
             return
@@ -304,6 +306,7 @@ class _Stack:
 
     def advance(self, lane: _Lane) -> None:
         """All lanes are a segment further; where they share an order, it is this lane's."""
+        self._host = None
         if self._width == 1:
             args = lane.run.hyper, lane.key, self._states, *self._data, lane.segment
             self._states = train_segment(self._spec, *args)
@@ -314,8 +317,12 @@ class _Stack:
         self._states = train_lanes(self._spec, *args)
 
     def state(self, slot: int) -> State:
-        """The State of one lane, of arrays that the next segment overwrites."""
-        return _at(self._states, slot, self._width)
+        """The State of one lane; where there is one only, of arrays that the next segment overwrites."""
+        if self._width == 1:
+            return self._states
+        if self._host is None:  # once for all lanes
+            self._host = jax.device_get(self._states)
+        return jax.tree.map(lambda leaf: np.array(leaf[slot]), self._host)
 
     def sums(self) -> Any:
         """The sums of the current epoch, stacked, on the host."""
@@ -377,7 +384,7 @@ def _status(
 
 def _reason(status: str, rows: Sequence[Mapping[str, Any]], error: Exception | None) -> str | None:
     if error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return one_line(error)
     if status == "diverged":
         return f"the loss is not finite in epoch {len(rows)}"
     return f"stopped after {len(rows)} finished epochs" if status == "interrupted" else None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnistjax import records
-from mnistjax.config import unknown
+from mnistjax.config import one_line, unknown
 
 if TYPE_CHECKING:
     from mnistjax.loop import Moment
@@ -81,7 +81,7 @@ def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
     try:
         url, has_key = _server() if _may_have_key() else ("", False)
     except Exception as error:  # wandb's own errors can't be named without importing it
-        return "offline", f"W&B is offline: {_one_line(error)}"
+        return "offline", f"W&B is offline: {one_line(error)[:200]}"
     if not has_key:
         return "offline", "W&B is offline: no API key (`wandb login` sets one)"
     if not _answers(url, timeout):
@@ -213,7 +213,7 @@ class Tracker:
             while (job := self._queue.get()) is not None and not self._stopped.is_set():
                 job(run)
         except Exception as error:  # whatever it is, it must not reach training
-            self._stop(_one_line(error))
+            self._stop(one_line(error)[:200])
         finally:
             if self._stopped.is_set():
                 with contextlib.suppress(Exception):
@@ -363,7 +363,3 @@ def _release_service(*, kill: bool) -> None:
     if process.poll() is not None:
         with contextlib.suppress(Exception):
             sys.modules["wandb"].teardown()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

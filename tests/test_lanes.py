@@ -1,15 +1,26 @@
 """Many runs of one Spec through one program: bits, order, endings."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mnistjax.config import Stopping
 from mnistjax.loop import Run, fit, fit_lanes
-from mnistjax.train import train_lanes, train_segment
+from mnistjax.train import (
+    evaluate_lanes,
+    initial_state,
+    lane_mesh,
+    train_lanes,
+    train_segment,
+    variables_of,
+)
 from small import made_up_data, small_plan
 
 STOPPING = Stopping(3, keep="best", monitor="val/accuracy")
@@ -167,3 +178,21 @@ def test_lanes_are_one_program_for_all_learning_rates_and_seeds():
     train(spec, runs, width=3)
     train(spec, runs[:2], width=3)
     assert count_programs(train_segment, train_lanes) == [count + 1 for count in before]
+
+
+def test_lanes_are_spread_over_every_device():
+    count = jax.device_count()
+    spec, runs = make_runs(1)
+    state = initial_state(spec, runs[0].hyper, jax.random.key(0))
+    lanes = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2 * count), variables_of(state))
+    val = made_up_data().val
+    sums = evaluate_lanes(spec, lanes, val.images, val.labels)
+    assert len(sums.loss.sharding.device_set) == count
+    assert lane_mesh(2 * count + 1).size == 1 or count == 1
+
+
+@pytest.mark.slow
+def test_all_of_this_holds_on_three_devices(tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    code = "import jax, pytest, sys; assert jax.device_count() == 3; sys.exit(pytest.main(sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", code, "-q", __file__], env=environment, check=True)

@@ -129,7 +129,7 @@ class Driver:
 
         with stop_signals() as received:
             try:
-                with show_sweep(self._console, self._sweep.tally()) as show:
+                with show_sweep(self._console, self._sweep.begin()) as show:
                     for report in self._sweep.run(lambda: bool(received)):
                         show(report)
                         if isinstance(report, Ended):
@@ -148,7 +148,7 @@ class Driver:
         from mnistjax.sweep.view import failures, show_table
 
         entries, rows = self._sweep.entries, self._sweep.results()
-        show_table(self._console, rows, self._sweep.monitor)
+        show_table(self._console, rows, self._sweep.monitor, binary=self._sweep.binary)
         place = relative(self._sweep.ledger.folder)
         self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
         lines = failures(entries, self._sweep.names())

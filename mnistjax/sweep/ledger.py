@@ -21,6 +21,7 @@ from mnistjax.config import ConfigError, to_plain
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
 METRICS = ("loss", "accuracy", "f1")
+TESTED = ("test/accuracy", "test/f1")  # of the tables
 TIMES = ("seconds_per_epoch", "compile_seconds")
 SILENT = ("sweep", "wandb", "resume", "seed")  # keys that make no other result, or have a column
 
@@ -189,10 +190,15 @@ def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]
     return sorted(result, key=lambda a: (a.n == 0, sign * a.mean if a.n else 0.0))
 
 
-def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregate, Aggregate]]:
-    """The table over seeds by the monitored metric, each row with that of the test accuracy."""
-    tested = {tuple(row.config.items()): row for row in aggregate(rows, "test/accuracy")}
-    return [(row, tested[tuple(row.config.items())]) for row in aggregate(rows, monitor)]
+def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregate, dict[str, Aggregate]]]:
+    """The table over seeds by the monitored metric, each row with those of the test metrics, by name."""
+    tested = {
+        metric: {tuple(row.config.items()): row for row in aggregate(rows, metric)} for metric in TESTED
+    }
+    return [
+        (row, {metric: found[tuple(row.config.items())] for metric, found in tested.items()})
+        for row in aggregate(rows, monitor)
+    ]
 
 
 def _student(freedom: int) -> float:

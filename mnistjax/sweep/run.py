@@ -48,6 +48,7 @@ class Sweep:
         self.jobs: dict[int, Job] = {}
         self._rows: dict[int, dict[str, Any]] = {}  # of results.csv, by number
         self._trainer = make_trainer(options, ledger.folder)
+        self._groups: list[Group] = []
         self._saved = 0.0  # seconds on the clock
         self._tracker: Tracker | None = None
 
@@ -80,17 +81,27 @@ class Sweep:
         self.jobs[number] = job
         return number
 
-    def groups(self) -> list[Group]:
-        """The groups of all jobs, at the lane widths that the ledger has for them."""
+    def begin(self) -> Tally:
+        """Plans the jobs that were added, at the widths that the ledger has; the count of those to do."""
         widths = {_key(group): group["width"] for group in self.ledger.groups}
-        return make_groups(self.jobs, mode=self.options.mode, lanes=self.options.lanes, widths=widths)
+        options = self.options
+        self._groups = make_groups(self.jobs, mode=options.mode, lanes=options.lanes, widths=widths)
+        self._label()
+        self._write_plan()
+        self._track()
+        entries = self.ledger.entries
+        plans = {n: job.plan for n, job in self.jobs.items() if entries[n].status not in OVER}
+        names = self.names()
+        return Tally(
+            {number: names[number] for number in plans},
+            {n: plan.stopping.epochs * plan.spec.train_count for n, plan in plans.items()},
+            {number: entries[number].group for number in plans},
+        )
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Report]:
-        """Trains every job that is not over; what happens, as it happens."""
-        groups, failed = self.groups(), False
-        self._write_plan(groups)
-        self._track()
-        tasks = [task for group in groups if (task := self._task(group))]
+        """Trains every job that is not over, after `begin`; what happens, as it happens."""
+        failed = False
+        tasks = [task for group in self._groups if (task := self._task(group))]
         datasets = {data_key(job.dataset, job.plan.positive): job.dataset for job in self.jobs.values()}
 
         def stopping() -> bool:
@@ -139,15 +150,10 @@ class Sweep:
         """The validation metric that jobs are compared by."""
         return next(iter(self.jobs.values())).plan.stopping.monitor
 
-    def tally(self) -> Tally:
-        """The count of the jobs that are not over."""
-        self._label()
-        todo = [n for n in self.jobs if self.ledger.entries[n].status not in OVER]
-        names = self.names()
-        plans = {number: self.jobs[number].plan for number in todo}
-        examples = {n: plan.stopping.epochs * plan.spec.train_count for n, plan in plans.items()}
-        groups = {n: index for index, group in enumerate(self.groups()) for n in group.jobs}
-        return Tally({number: names[number] for number in todo}, examples, groups)
+    @property
+    def binary(self) -> bool:
+        """Whether jobs tell one class from the rest, where F1 says more than accuracy."""
+        return any(job.plan.spec.task == "binary" for job in self.jobs.values())
 
     def end(self, number: int) -> Ended:
         """How a job stands, as the records have it."""
@@ -212,19 +218,18 @@ class Sweep:
     def _aggregates(self) -> list[dict[str, Any]]:
         """The table over seeds."""
         rows = []
-        for ranked, test in rank(self.results(), self.monitor):
+        for ranked, tested in rank(self.results(), self.monitor):
             row: dict[str, Any] = dict(ranked.config)
-            for name, a in ((self.monitor, ranked), ("test/accuracy", test)):
+            for name, a in {self.monitor: ranked, **tested}.items():
                 row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
             rows.append(row | {"n": ranked.n, "not done": ranked.failed})
         return rows
 
-    def _write_plan(self, groups: Sequence[Group]) -> None:
-        self._label()
-        for index, group in enumerate(groups):
+    def _write_plan(self) -> None:
+        for index, group in enumerate(self._groups):
             for number in group.jobs:
                 self.ledger.entries[number].group = index
-        self.ledger.groups = [to_plain(asdict(group)) for group in groups]
+        self.ledger.groups = [to_plain(asdict(group)) for group in self._groups]
         self.ledger.machine = machine()
         self.ledger.ended = None
         self.save()
