@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
 from mnistjax.data import Dataset, Split
@@ -30,8 +29,8 @@ from mnistjax.train import (
     evaluate,
     evaluate_lanes,
     init,
-    lane_mesh,
     layout,
+    place_lanes,
     train_lanes,
     train_segment,
     variables_of,
@@ -133,8 +132,9 @@ def fit_lanes(
     "interrupted" after their segment, and no other begins.
     """
     check_fits(spec, data)
-    place = NamedSharding(lane_mesh(width), PartitionSpec()) if width > 1 else None
-    train, val = (jax.device_put((part.images, part.labels), place) for part in (data.train, data.val))
+    train, val = (
+        place_lanes((part.images, part.labels), width, shared=True) for part in (data.train, data.val)
+    )
     stack, stopped = _Stack(spec, width, *train), False
     lanes: list[_Lane | None] = [None] * width
     with _compile_clock() as compiling:
@@ -300,7 +300,7 @@ class _Stack:
             self._lanes = [lane] * self._width
             self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self._width), lane.start)
         self._lanes[slot] = lane
-        self._states = _put(self._states, slot, lane.start)
+        self._states = place_lanes(_put(self._states, slot, lane.start), self._width)
         self._hypers = jax.tree.map(lambda *x: np.asarray(x, np.float32), *(x.run.hyper for x in self._lanes))
         self._keys = jax.vmap(jax.random.key)(np.array([x.run.seed for x in self._lanes], np.uint32))
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array, lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import order
@@ -166,6 +166,14 @@ def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(LANES) for axis in axes)
     # No communication; so there is nothing to check about values that differ from device to device.
     return jax.shard_map(every, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(LANES), check_vma=False)
+
+
+def place_lanes(tree: Any, lanes: int, *, shared: bool = False) -> Any:
+    """The arrays on the devices of W lanes: each with its share of the lanes, or of `shared` ones a copy."""
+    mesh = lane_mesh(lanes)
+    if mesh.size == 1:
+        return jax.device_put(tree)
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec() if shared else PartitionSpec(LANES)))
 
 
 @functools.cache
