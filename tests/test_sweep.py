@@ -21,7 +21,7 @@ from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.sweep.ledger import aggregate, short_name, varying
-from mnistjax.train import initial_state
+from mnistjax.train import initial_state, train_segment
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
 FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
@@ -77,6 +77,16 @@ def test_inline_is_the_same_in_this_process(work):
     assert main([*words, "hydra.sweep.dir=inline", "sweep.executor=inline"]) == 0
     assert without_times("inline") == without_times("apart")
     assert bits("inline/3") == bits("apart/3")
+
+
+def test_a_sweep_traces_one_program_for_each_spec(work):
+    """However its groups overlap: where one ends, another begins beside its last job."""
+    words = ["optimizer=adam,sgd,momentum", "optimizer.learning_rate=0.1,0.01", "seed=0,1,2"]
+    before = train_segment._cache_size()
+    same = ["train.batch_size=231", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
+    assert main(["-m", *SMALL, *words, *same]) == 0
+    assert len(results("sweep")) == 18
+    assert train_segment._cache_size() - before == 3
 
 
 def test_fail_fast_stops_at_the_first_failure(work, capsys):

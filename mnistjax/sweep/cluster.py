@@ -51,7 +51,7 @@ class Errand:
         if data_key(data, ticket.plan.positive) != task.data:
             raise ConfigError(f"{data.name} has another SHA-256 there")
         if task.width == 1:
-            task = replace(task, threads=count_threads(task.spec, len(task.tickets)))
+            task = replace(task, threads=count_threads(ticket.plan.spec, len(task.tickets)))
         with (
             open(self.folder / self.name, "a", buffering=1) as file,
             Supervisor(timeout=self.timeout) as supervisor,

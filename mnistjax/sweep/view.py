@@ -14,7 +14,7 @@ from mnistjax.sweep.worker import Begun, Ended, Progress, Report
 if TYPE_CHECKING:
     from rich.console import Console
 
-LINE_SECONDS = 2.0  # between two plain lines
+LINE_SECONDS = 2.0  # between two plain lines; more in a long sweep, of which each is then 2 %
 SHOWN = 12  # rows of the table
 
 
@@ -85,14 +85,15 @@ def show_sweep(console: Console, tally: Tally) -> Iterator[Callable[[Report], No
 
             yield draw
         return
-    printed = 0.0
+    began = printed = time.monotonic()
 
     def print_line(report: Report) -> None:
         nonlocal printed
         tally(report)
         now = time.monotonic()
         last = isinstance(report, Ended) and tally.over == tally.total
-        if (now - printed >= LINE_SECONDS and not isinstance(report, Begun)) or last:
+        due = now - printed >= max(LINE_SECONDS, 0.02 * (now - began))
+        if (due and not isinstance(report, Begun)) or last:
             printed = now
             print("  ".join(tally.fields().values()), flush=True)
 

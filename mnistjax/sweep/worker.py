@@ -1,4 +1,4 @@
-"""A worker: trains tasks, each the jobs of one Spec, and reports every step of theirs.
+"""A worker: trains the jobs of its tasks and reports every step of theirs.
 
 A process of its own (`serve`), so that a model that kills or hangs takes nobody along. It is spawned, never
 forked, and ends with its parent: the pipe between them closes then.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,10 +54,9 @@ class Ticket:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Jobs of one Spec for one worker."""
+    """Jobs for one worker, those of one Spec side by side; of one Spec only where they are lanes."""
 
-    spec: Spec
-    width: int  # lanes of the program
+    width: int  # lanes of a program
     threads: int  # programs at a time
     data: Key
     tickets: tuple[Ticket, ...]
@@ -139,26 +140,45 @@ def add_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
     OPTIMIZERS.update(rows["optimizer"])
 
 
+class Line:
+    """The tickets of a task, in turn; of each Spec one program compiles first and the others wait."""
+
+    def __init__(self, tickets: Sequence[Ticket], stop: Callable[[], bool]) -> None:
+        self._tickets, self._stop, self._turn = deque(tickets), stop, threading.Lock()
+        self._compiled: dict[Spec, threading.Event] = {}
+
+    def take(self, spec: Spec | None = None) -> Ticket | None:
+        """The next ticket, if it is of this Spec or any will do; None after a stop."""
+        with self._turn:
+            if self._stop() or not self._tickets or spec not in (None, self._tickets[0].plan.spec):
+                return None
+            return self._tickets.popleft()
+
+    def wait(self, spec: Spec) -> None:
+        """Waits until another has compiled the program, unless this is the first one to need it."""
+        with self._turn:
+            compiled = self._compiled.get(spec)
+            if compiled is None:
+                self._compiled[spec] = threading.Event()
+        if compiled:
+            compiled.wait()
+
+    def compiled(self, spec: Spec) -> None:
+        """The program is there, or can't be had."""
+        self._compiled[spec].set()
+
+
 def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Callable[[], bool]) -> None:
     """Every job of the task is over, or stopped, or reported as broken."""
     import jax
 
-    tickets, turn, warm = iter(task.tickets), threading.Lock(), threading.Event()
+    line, devices = Line(task.tickets, stop), jax.devices()
     trackers: list[Tracker] = []
 
-    def next_ticket() -> Ticket | None:
-        with turn:
-            return None if stop() else next(tickets, None)
-
     def work(index: int) -> None:
-        devices = jax.devices()
-        try:
-            if index:
-                warm.wait()  # the first one compiles
-            with jax.default_device(devices[index % len(devices)]):
-                Bench(task, data, send, stop, warm.set, trackers).run(next_ticket)
-        finally:
-            warm.set()
+        with jax.default_device(devices[index % len(devices)]):
+            while ticket := line.take():
+                Bench(task.width, data, line, send, stop, trackers).run(ticket)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(task.threads)]
     for thread in threads:
@@ -174,46 +194,43 @@ class Bench:
 
     def __init__(
         self,
-        task: Task,
+        width: int,
         data: Dataset,
+        line: Line,
         send: Callable[[Report], None],
         stop: Callable[[], bool],
-        compiled: Callable[[], None],
         trackers: list[Tracker],
     ) -> None:
+        self._width, self._data, self._line, self._send, self._stop = width, data, line, send, stop
         self._trackers = trackers
-        self._task, self._data, self._send, self._stop, self._compiled = task, data, send, stop, compiled
         self._works: dict[int, tuple[Ticket, Work, contextlib.ExitStack]] = {}  # by the id of their Run
 
-    def run(self, next_ticket: Callable[[], Ticket | None]) -> None:
-        """Jobs are taken and trained until there is none."""
+    def run(self, first: Ticket) -> None:
+        """Trains this job and those of its Spec that come next; jobs that are left are for another Bench."""
         from mnistjax.loop import fit_lanes
 
-        over = False
+        spec = first.plan.spec
 
         def runs() -> Iterator[Run]:
-            nonlocal over
-            while (ticket := next_ticket()) is not None:
+            ticket: Ticket | None = first
+            while ticket:
                 if run := self._begin(ticket):
                     yield run
-            over = True
+                ticket = self._line.take(spec)
 
-        while not over:
-            task = self._task
-            try:
-                for run, result in fit_lanes(
-                    task.spec, runs(), data=self._data, width=task.width, stop=self._stop
-                ):
-                    self._end(run, result)
-                    self._compiled()
-            except Exception as error:
-                self._break(error)
-            for ticket, work, stack in self._works.values():  # taken, and never begun
-                ending = Ending("interrupted", "stopped before it began")
-                work.recorder.close(ending)
-                self._close(ticket, work, stack, ending)
-            self._works.clear()
-            self._compiled()
+        self._line.wait(spec)
+        try:
+            for run, result in fit_lanes(spec, runs(), data=self._data, width=self._width, stop=self._stop):
+                self._end(run, result)
+                self._line.compiled(spec)
+        except Exception as error:
+            self._break(error)
+        finally:
+            self._line.compiled(spec)
+        for ticket, work, stack in self._works.values():  # taken, and never begun
+            ending = Ending("interrupted", "stopped before it began")
+            work.recorder.close(ending)
+            self._close(ticket, work, stack, ending)
 
     def _begin(self, ticket: Ticket) -> Run | None:
         """The run of a job in its locked folder; None where it is over already."""
@@ -235,7 +252,8 @@ class Bench:
             stack.close()
             self._send(Ended(ticket.number, "failed", str(error)))
             return None
-        run = work.run(Reporter(ticket.number, self._send, self._compiled))
+        compiled = functools.partial(self._line.compiled, ticket.plan.spec)
+        run = work.run(Reporter(ticket.number, self._send, compiled))
         self._works[id(run)] = ticket, work, stack
         return run
 
