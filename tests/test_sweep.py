@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -82,11 +83,12 @@ def test_inline_is_the_same_in_this_process(work):
 def test_a_sweep_traces_one_program_for_each_spec(work):
     """However its groups overlap: where one ends, another begins beside its last job."""
     words = ["optimizer=adam,sgd,momentum", "optimizer.learning_rate=0.1,0.01", "seed=0,1,2"]
-    before = train_segment._cache_size()
+    programs: Any = train_segment
+    before = programs._cache_size()
     same = ["train.batch_size=231", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
     assert main(["-m", *SMALL, *words, *same]) == 0
     assert len(results("sweep")) == 18
-    assert train_segment._cache_size() - before == 3
+    assert programs._cache_size() - before == 3
 
 
 def test_fail_fast_stops_at_the_first_failure(work, capsys):
