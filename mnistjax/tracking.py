@@ -61,6 +61,14 @@ def make_run_id(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
+def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
+    """Where the run of a folder lies: a URL like its sibling's, or a folder below; None where it has none."""
+    if sibling and sibling.startswith("http"):
+        return f"{sibling.rpartition('/')[0]}/{run_id}"
+    found = sorted(folder.glob(f"wandb/offline-run-*-{run_id}"))
+    return str(found[-1]) if found else None
+
+
 def worst_errors(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
     """Indices of at most `count` misclassified images, the most confident error first."""
     predicted = probabilities.argmax(axis=1)

@@ -192,7 +192,8 @@ def test_lanes_are_spread_over_every_device():
 
 
 @pytest.mark.slow
-def test_all_of_this_holds_on_three_devices(tmp_path):
+def test_this_holds_on_three_devices():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     code = "import jax, pytest, sys; assert jax.device_count() == 3; sys.exit(pytest.main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, "-q", __file__], env=environment, check=True)
+    some = "width_alone or diverges or resume or one_program or every_device"
+    subprocess.run([sys.executable, "-c", code, "-q", __file__, "-k", some], env=environment, check=True)

@@ -367,9 +367,12 @@ def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep"]) == 0
     (job,) = (item["run"] for item in logged("sweep/4") if item["type"] == "run")
     assert (job["display_name"], job["tags"]) == ("momentum seed=1", ["a"])
+    ledger = json.loads(Path("sweep/sweep.json").read_text())
+    for place, folder in ((ledger["wandb"], "sweep"), (ledger["jobs"][4]["wandb"], "sweep/4")):
+        assert list(Path(folder).glob("wandb/offline-run-*")) == [Path("sweep", place)]
     own = logged("sweep")
     (run,) = (item["run"] for item in own if item["type"] == "run")
-    assert run["run_group"] == job["run_group"] == json.loads(Path("sweep/sweep.json").read_text())["id"]
+    assert run["run_group"] == job["run_group"] == ledger["id"]
     rows = [item["history"]["item"] for item in own if item["type"] == "history"]
     assert [row["jobs/over"] for row in rows if "jobs/done" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["by_seed.nrows"] for row in rows if "by_seed.nrows" in row] == [2]
@@ -378,7 +381,8 @@ def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     best = {f"job {row['number']}/test/samples.count" for row in ranked[:3]}
     assert {key for row in rows for key in row if key.endswith("test/samples.count")} == best
     assert sum(item["type"] == "artifact" for item in own) >= 3
-    assert not any(item["type"] == "artifact" for number in range(6) for item in logged(f"sweep/{number}"))
+    assert any(Path("sweep/wandb").glob("offline-run-*/files/media"))
+    assert not any(Path("sweep").glob("[0-5]/wandb/offline-run-*/files/media"))
 
 
 def test_names_are_what_differs():

@@ -38,6 +38,7 @@ class Entry:
     status: str = "waiting"  # or as in status.json
     reason: str | None = None
     attempts: int = 0
+    wandb: str | None = None  # where its W&B run lies: a URL, or a folder in the sweep's
     config: dict[str, Any] = field(default_factory=dict)  # what differs from other jobs, by dotted key
 
 
@@ -51,6 +52,7 @@ class Ledger:
     groups: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     ended: str | None = None
+    wandb: str | None = None  # where the sweep's own W&B run lies
 
     def number_of(self, identity: str) -> int | None:
         """The number of the job with this identity."""
@@ -61,6 +63,7 @@ class Ledger:
             "id": self.id,
             "created": self.created,
             "ended": self.ended,
+            "wandb": self.wandb,
             "arguments": self.arguments,
             "machine": self.machine,
             "groups": self.groups,

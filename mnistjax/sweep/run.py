@@ -21,7 +21,7 @@ from mnistjax.sweep.plan import Group, Mode, cores, count_threads, data_key, des
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
-from mnistjax.tracking import Tracker, make_run_id
+from mnistjax.tracking import Tracker, find_address, make_run_id
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
 BEST = 3  # jobs whose images and checkpoints W&B gets
@@ -57,6 +57,7 @@ class Sweep:
 
     def __exit__(self, *error: Any) -> None:
         self.ledger.ended = records.now()
+        self._find_addresses()
         self.save()
         if self._tracker:
             if error[0] is None:
@@ -67,6 +68,19 @@ class Sweep:
             summary = {f"jobs/{status}": count for status, count in counts.items()}
             self._tracker.finish("done" if done else "failed", summary)
         self._trainer.__exit__(*error)
+
+    def _find_addresses(self) -> None:
+        """The ledger says where the W&B runs lie."""
+        if not self._tracker or not self._tracker.address:
+            return
+        folder = self.ledger.folder
+        self.ledger.wandb = self._tracker.address.removeprefix(f"{folder}/")
+        for entry in self.entries:
+            place = self.ledger.job_folder(entry.number)
+            if status := records.read_status(place):
+                run_id = make_run_id(entry.identity, status["started"])
+                address = find_address(place, run_id, self.ledger.wandb)
+                entry.wandb = address and address.removeprefix(f"{folder}/")
 
     @property
     def entries(self) -> list[Entry]:
