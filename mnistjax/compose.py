@@ -100,7 +100,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN_GROUPS}))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
     for key in values:
-        if key not in schema and not key.startswith(SUBMITIT):
+        if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
             raise unknown_key(key, [*schema, *OPEN_GROUPS])
     for key, check in schema.items():
         if key not in values:
@@ -123,7 +123,7 @@ def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     node = config["sweep"]
     for name, value in node.items():
         if name == "submitit":
-            if not isinstance(value, Mapping):
+            if not isinstance(value, Mapping | None):
                 raise ConfigError(f"{SUBMITIT} must be options, {{timeout_min:60}} say; got {value!r}")
             continue
         if f"sweep.{name}" not in SCHEMA:

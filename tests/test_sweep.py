@@ -293,7 +293,7 @@ def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch,
     assert main([*words, "hydra.sweep.dir=whole"]) == 0
     Path("faults.json").write_text(json.dumps(dict(zip(marks(range(1)), ["kill"], strict=True))))
     monkeypatch.setenv(faulty.FAULTS, str(Path("faults.json").absolute()))
-    assert main([*words, CLUSTER, "hydra.sweep.dir=sweep"]) == 1
+    assert main([*words, CLUSTER, "sweep.submitit={timeout_min:9}", "hydra.sweep.dir=sweep"]) == 1
     told = capsys.readouterr().err
     assert "2 of 4 jobs done" in told
     assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
@@ -320,7 +320,7 @@ def test_a_cluster_stops_with_its_sweep_which_then_goes_on(work, ending):
 
 def test_a_cluster_that_is_none_is_refused(work, capsys):
     for words, error in (
-        ([CLUSTER, "+sweep.submitit.foo=1"], "error: sweep.submitit: Parameter 'foo'"),
+        ([CLUSTER, "sweep.submitit={foo:1}"], "error: sweep.submitit: Parameter 'foo'"),
         ([CLUSTER, "sweep.submitit=3"], "error: sweep.submitit must be options"),
         (["sweep.executor=submitit_slurm"], "error: sweep.submitit: Could not detect"),
     ):

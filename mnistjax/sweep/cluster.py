@@ -181,8 +181,11 @@ class Sent:
         """The jobs of a task that ended without their end have failed."""
         if not self._left:
             return
-        lines = str(self.job.exception() or "it ended without a word").strip().splitlines()
-        reason = f"its task {self.job.job_id} on the cluster failed: {lines[-1].strip()}"
+        reason = f"its task {self.job.job_id} on the cluster ended without a result ({self.job.state})"
+        if type(error := self.job.exception()).__name__ == "FailedJobError":  # it raised
+            reason = (
+                f"its task {self.job.job_id} on the cluster failed: {str(error).strip().splitlines()[-1]}"
+            )
         for number, ticket in self._left.items():
             fail(ticket, reason)
             yield Ended(number, "failed", reason)

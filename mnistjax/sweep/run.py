@@ -7,7 +7,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class Options:
     timeout: float = 600.0
     fail_fast: bool = False
     executor: Literal["processes", "inline", "submitit_local", "submitit_slurm"] = "processes"
-    submitit: Mapping[str, Any] = field(default_factory=dict)  # parameters of its executor
+    submitit: Mapping[str, Any] | None = None  # options of its executor
 
 
 class Sweep:
@@ -290,7 +290,7 @@ def make_trainer(options: Options, folder: Path) -> Supervisor | Inline | Cluste
     if options.executor == "processes":
         return Supervisor(timeout=options.timeout)
     kind = options.executor.removeprefix("submitit_")
-    return Cluster(kind, folder, options.submitit, timeout=options.timeout)
+    return Cluster(kind, folder, options.submitit or {}, timeout=options.timeout)
 
 
 def show_plan(jobs: Sequence[Job], options: Options) -> list[str]:
