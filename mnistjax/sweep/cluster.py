@@ -183,9 +183,8 @@ class Sent:
             return
         reason = f"its task {self.job.job_id} on the cluster ended without a result ({self.job.state})"
         if type(error := self.job.exception()).__name__ == "FailedJobError":  # it raised
-            reason = (
-                f"its task {self.job.job_id} on the cluster failed: {str(error).strip().splitlines()[-1]}"
-            )
+            trace = str(error).split("-" * 22)[1]  # between two lines of them
+            reason = f"its task {self.job.job_id} on the cluster failed: {trace.strip().splitlines()[-1]}"
         for number, ticket in self._left.items():
             fail(ticket, reason)
             yield Ended(number, "failed", reason)
