@@ -299,9 +299,9 @@ def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch,
     assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
     monkeypatch.delenv(faulty.FAULTS)
     monkeypatch.delenv("PYTHONPATH")
-    assert main(["-m", "sweep.resume=sweep", CLUSTER]) == 1
+    assert main(["-m", "sweep.resume=sweep"]) == 1
     assert "on the cluster failed: ModuleNotFoundError: No module named 'faulty'" in capsys.readouterr().err
-    assert main(["-m", "sweep.resume=sweep"]) == 0
+    assert main(["-m", "sweep.resume=sweep", "sweep.executor=processes"]) == 0
     assert without_times("sweep") == without_times("whole")
     for number in range(4):
         assert bits(f"sweep/{number}") == bits(f"whole/{number}")
