@@ -22,7 +22,7 @@ from jax import Array
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
 from mnistjax.data import Dataset, Split
-from mnistjax.metrics import Sums, summarize
+from mnistjax.metrics import Sums, badness, summarize
 from mnistjax.train import (
     State,
     epoch_rows,
@@ -356,8 +356,7 @@ def check_fits(spec: Spec, data: Dataset) -> None:
 
 def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str) -> int:
     """The first epoch with the best value of a validation metric: lowest for a loss, highest otherwise."""
-    sign = 1 if monitor.endswith("loss") else -1
-    return min(rows, key=lambda row: (sign * row[monitor], row["epoch"]))["epoch"]
+    return min(rows, key=lambda row: (badness(monitor, row[monitor]), row["epoch"]))["epoch"]
 
 
 def _is_over(rows: Sequence[Mapping[str, Any]], stopping: Stopping) -> bool:

@@ -83,3 +83,8 @@ def summarize(task: str, sums: Sums) -> dict[str, Any]:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return numerator / np.maximum(denominator, 1)
+
+
+def badness(metric: str, value: float) -> float:
+    """Lower is better: a loss as it is, any other metric negated."""
+    return value if metric.endswith("loss") else -value

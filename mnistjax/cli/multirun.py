@@ -52,20 +52,21 @@ def run_multirun(words: list[str]) -> int:
             words = [*ledger.arguments, *words]
         cfg = compose(base_overrides(words))
         own, tasks = expand(words, cfg)
-        jobs = prepare_jobs([[*own, *task] for task in tasks])
-        entries = list(ledger.entries.values()) if ledger else []
-        earlier = prepare_jobs([[*own, *entry.overrides] for entry in entries])
+        earlier = [entry.overrides for entry in ledger.entries.values()] if ledger else []
+        known = list(dict.fromkeys(map(tuple, [*earlier, *tasks])))  # a resumed job is among both
+        prepared = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
+        jobs = {tuple(task): prepared[tuple(task)] for task in tasks}
         argv = postpone(words)
         options = read_sweep(to_plain_config(cfg, resolve=True))
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
-        return run_apart(dict(zip(map(tuple, tasks), jobs, strict=True)), [*argv, "--multirun"])
+        return run_apart(jobs, [*argv, "--multirun"])
     subdir = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))["subdir"]
     if subdir != "${hydra.job.num}":
         raise ConfigError(
             f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
         )
     if cfg.sweep.plan:
-        print("\n".join(show_plan(jobs, Options(**options))))
+        print("\n".join(show_plan([jobs[tuple(task)] for task in tasks], Options(**options))))
         return 0
     folder = ledger.folder if ledger else Path(cfg.hydra.sweep.dir).absolute()
     place = relative(folder)
@@ -73,7 +74,7 @@ def run_multirun(words: list[str]) -> int:
         raise ConfigError(f"{place} holds a sweep already; mnistjax -m sweep.resume={place} goes on with it")
     ledger = ledger or Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), words)
     driver = Driver(Sweep(ledger, Options(**options)))
-    for task, job in zip([*(entry.overrides for entry in entries), *tasks], [*earlier, *jobs], strict=True):
+    for task, job in prepared.items():
         driver.know(task, job)
     try:
         with records.lock(folder), driver:

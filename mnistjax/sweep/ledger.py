@@ -17,6 +17,7 @@ from typing import Any
 from mnistjax import records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
+from mnistjax.metrics import badness
 
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
@@ -189,8 +190,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]
         std = statistics.stdev(values) if len(values) > 1 else None
         half = None if std is None else _student(len(values) - 1) * std / len(values) ** 0.5
         result.append(Aggregate(dict(config), len(values), mean, std, half, len(members) - len(values)))
-    sign = 1 if metric.endswith("loss") else -1
-    return sorted(result, key=lambda a: (a.n == 0, sign * a.mean if a.n else 0.0))
+    return sorted(result, key=lambda a: (a.n == 0, badness(metric, a.mean) if a.n else 0.0))
 
 
 def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregate, dict[str, Aggregate]]]:

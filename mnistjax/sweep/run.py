@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mnistjax import records
 from mnistjax.config import ConfigError, Spec, freeze, to_plain
 from mnistjax.job import Job, load_examples, tracker_options
+from mnistjax.metrics import badness
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
 from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
@@ -76,11 +77,15 @@ class Sweep:
         folder = self.ledger.folder
         self.ledger.wandb = self._tracker.address.removeprefix(f"{folder}/")
         for entry in self.entries:
-            place = self.ledger.job_folder(entry.number)
-            if status := records.read_status(place):
-                run_id = make_run_id(entry.identity, status["started"])
+            if run_id := self._run_id(entry.number):
+                place = self.ledger.job_folder(entry.number)
                 address = find_address(place, run_id, self.ledger.wandb)
                 entry.wandb = address and address.removeprefix(f"{folder}/")
+
+    def _run_id(self, number: int) -> str | None:
+        """The id of a job's W&B run; None of one that was not begun."""
+        status = records.read_status(self.ledger.job_folder(number))
+        return make_run_id(self.ledger.entries[number].identity, status["started"]) if status else None
 
     @property
     def entries(self) -> list[Entry]:
@@ -218,18 +223,17 @@ class Sweep:
         assert self._tracker
         if next(iter(self.jobs.values())).wandb_mode == "disabled":
             return
-        sign = 1 if self.monitor.endswith("loss") else -1
         done = [row for row in self.results() if row["status"] == "done" and row["number"] in self.jobs]
-        for row in sorted(done, key=lambda row: sign * row[self.monitor])[:BEST]:
+        for row in sorted(done, key=lambda row: badness(self.monitor, row[self.monitor]))[:BEST]:
             number = row["number"]
             job, folder = self.jobs[number], self.ledger.job_folder(number)
             try:
                 examples, summary = load_examples(job, folder), records.read_summary(folder) or {}
-                run_id = make_run_id(job.plan.identity, (records.read_status(folder) or {})["started"])
-            except (ConfigError, OSError, KeyError) as error:
+            except (ConfigError, OSError) as error:
                 tell(f"warning: W&B gets no images of job {number}: {error}")
                 continue
-            self._tracker.show(examples, summary, folder, run_id, prefix=f"job {number}/")
+            if run_id := self._run_id(number):
+                self._tracker.show(examples, summary, folder, run_id, prefix=f"job {number}/")
 
     def _aggregates(self) -> list[dict[str, Any]]:
         """The table over seeds."""

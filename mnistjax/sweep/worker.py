@@ -222,7 +222,6 @@ class Bench:
         try:
             for run, result in fit_lanes(spec, runs(), data=self._data, width=self._width, stop=self._stop):
                 self._end(run, result)
-                self._line.compiled(spec)
         except Exception as error:
             self._break(error)
         finally:
