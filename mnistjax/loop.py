@@ -22,6 +22,7 @@ from jax import Array
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
 from mnistjax.data import Dataset, Split
+from mnistjax.feed import Feed
 from mnistjax.metrics import Sums, badness, summarize
 from mnistjax.train import (
     State,
@@ -29,8 +30,10 @@ from mnistjax.train import (
     evaluate,
     evaluate_lanes,
     init,
+    lane_mesh,
     layout,
-    place_lanes,
+    piece_mesh,
+    place,
     train_lanes,
     train_segment,
     variables_of,
@@ -132,10 +135,7 @@ def fit_lanes(
     "interrupted" after their segment, and no other begins.
     """
     check_fits(spec, data)
-    train, val = (
-        place_lanes((part.images, part.labels), width, shared=True) for part in (data.train, data.val)
-    )
-    stack, stopped = _Stack(spec, width, *train), False
+    stack, stopped = _Stack(spec, width, data), False
     lanes: list[_Lane | None] = [None] * width
     with _compile_clock() as compiling:
         waiting = _Waiting(_Lane(spec, run, compiling) for run in runs)
@@ -143,7 +143,7 @@ def fit_lanes(
             for slot, lane in enumerate(lanes):
                 if lane and lane.status:
                     lanes[slot] = None
-                    yield lane.run, lane.result(stack.state(slot), data.test, width)
+                    yield lane.run, lane.result(stack, slot)
             for slot in () if stopped else range(width):
                 if lanes[slot] is None and (lane := waiting.take(_common_step(spec, lanes))):
                     lanes[slot] = lane
@@ -157,10 +157,11 @@ def fit_lanes(
             stack.advance(next(iter(active.values())))
             for lane in active.values():  # the host makes the next orders while the device is busy
                 lane.advance()
+                stack.prepare(lane)
             sums = stack.sums()
             seconds = time.perf_counter() - started - (sum(compiling) - compiled)
             ends_epoch = any(lane.ends_epoch for lane in active.values())
-            val_sums = stack.evaluate(*val) if ends_epoch else sums
+            val_sums = stack.evaluate() if ends_epoch else sums
             stopped = stop()
             for slot, lane in active.items():
                 lane.seconds += seconds / len(active)
@@ -233,14 +234,14 @@ class _Lane:
         except Exception as error:
             self.status, self.error = "failed", error
 
-    def result(self, state: State, test: Split, width: int) -> Result:
-        """The Result of the run that has ended in this State."""
+    def result(self, stack: _Stack, slot: int) -> Result:
+        """The Result of the run that has ended in this place."""
         assert self.status is not None
         spec, stopping, rows, tested = self.spec, self.run.stopping, self.rows, None
+        state = stack.state(slot)
         variables = variables_of(state) if self._best is None else self._best
         if self.status == "done":
-            images, labels = jax.device_put((test.images, test.labels))
-            tested = summarize(spec.task, jax.device_get(evaluate(spec, variables, images, labels)))
+            tested = summarize(spec.task, stack.test(variables))
         return Result(
             status=self.status,
             reason=_reason(self.status, rows, self.error),
@@ -252,7 +253,7 @@ class _Lane:
             seconds_per_epoch=statistics.median(row["seconds"] for row in rows) if rows else math.nan,
             compile_seconds=sum(self._compiling) - self._compiled,
             test=tested,
-            lanes=width,
+            lanes=stack.width,
             error=self.error,
         )
 
@@ -284,41 +285,56 @@ class _Stack:
     on with what it last had.
     """
 
-    def __init__(self, spec: Spec, width: int, images: Array, labels: Array) -> None:
-        self._spec, self._width, self._data = spec, width, (images, labels)
+    def __init__(self, spec: Spec, width: int, data: Dataset) -> None:
+        self.width = width
+        self._spec, self._data = spec, data
+        self._mesh = piece_mesh(spec) if width == 1 else lane_mesh(width)
+        if width == 1:
+            self._feed = Feed(data.train, self._mesh)
+        else:
+            self._train = self._place(data.train)
+        self._val = self._place(data.val)
         self._lanes: list[_Lane] = []
         self._states: Any = None
         self._host: Any = None  # the same on the host, once asked for
 
+    def _place(self, part: Split) -> tuple[Array, Array]:
+        return place((part.images, part.labels), self._mesh, shared=True)
+
     def put(self, slot: int, lane: _Lane) -> None:
         """The lane is in this slot, at its start."""
         self._host = None
-        if self._width == 1:
-            self._lanes, self._states = [lane], lane.start
+        if self.width == 1:
+            self._lanes, self._states = [lane], place(lane.start, self._mesh, shared=True)
             return
         if not self._lanes:
-            self._lanes = [lane] * self._width
-            self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self._width), lane.start)
+            self._lanes = [lane] * self.width
+            self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.width), lane.start)
         self._lanes[slot] = lane
-        self._states = place_lanes(_put(self._states, slot, lane.start), self._width)
+        self._states = place(_put(self._states, slot, lane.start), self._mesh)
         self._hypers = jax.tree.map(lambda *x: np.asarray(x, np.float32), *(x.run.hyper for x in self._lanes))
         self._keys = jax.vmap(jax.random.key)(np.array([x.run.seed for x in self._lanes], np.uint32))
 
     def advance(self, lane: _Lane) -> None:
         """All lanes are a segment further; where they share an order, it is this lane's."""
         self._host = None
-        if self._width == 1:
-            args = lane.run.hyper, lane.key, self._states, *self._data, lane.segment
+        if self.width == 1:
+            args = lane.run.hyper, lane.key, self._states, self._feed.take(lane.segment), self._mesh
             self._states = train_segment(self._spec, *args)
             return
         shared = self._spec.shuffle == "shared"
         rows = lane.segment if shared else np.stack([x.segment for x in self._lanes])
-        args = self._hypers, self._keys, self._states, *self._data, rows
+        args = self._hypers, self._keys, self._states, *self._train, rows
         self._states = train_lanes(self._spec, *args)
+
+    def prepare(self, lane: _Lane) -> None:
+        """The lane's next batches are made, if it has any and they are made here."""
+        if self.width == 1 and lane.step < lane.run.stopping.epochs * self._spec.steps_per_epoch:
+            self._feed.make(lane.segment)
 
     def state(self, slot: int) -> State:
         """The State of one lane; where there is one only, of arrays that the next segment overwrites."""
-        if self._width == 1:
+        if self.width == 1:
             return self._states
         if self._host is None:  # once for all lanes
             self._host = jax.device_get(self._states)
@@ -328,10 +344,19 @@ class _Stack:
         """The sums of the current epoch, stacked, on the host."""
         return jax.device_get(self._states.sums)
 
-    def evaluate(self, images: Array, labels: Array) -> Any:
-        """The sums over these images, stacked, on the host."""
-        run = evaluate if self._width == 1 else evaluate_lanes
-        return jax.device_get(run(self._spec, variables_of(self._states), images, labels))
+    def evaluate(self) -> Any:
+        """The sums over the validation images, stacked, on the host."""
+        variables = variables_of(self._states)
+        if self.width == 1:
+            return jax.device_get(evaluate(self._spec, variables, *self._val, self._mesh))
+        return jax.device_get(evaluate_lanes(self._spec, variables, *self._val))
+
+    def test(self, variables: Any) -> Sums:
+        """The sums of one lane's variables over the test images, on the host."""
+        if self.width == 1:
+            return jax.device_get(evaluate(self._spec, variables, *self._place(self._data.test), self._mesh))
+        images, labels = jax.device_put((self._data.test.images, self._data.test.labels))
+        return jax.device_get(evaluate(self._spec, variables, images, labels))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import queue
+import subprocess
 import sys
 import threading
 import urllib.error
@@ -368,6 +369,8 @@ def _release_service(*, kill: bool) -> None:
     if kill:
         process.kill()
         process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)  # its connection breaks a moment before it is dead
     if process.poll() is not None:
         with contextlib.suppress(Exception):
             sys.modules["wandb"].teardown()

@@ -1,6 +1,6 @@
 """The programs of a run: State, the training step, an epoch as one scan, evaluation. Pure functions.
 
-N training images, B batch, M micro-batch, P pieces of a batch (B = P * M), K classes, W lanes.
+N training images, B batch, M micro-batch, P pieces of a batch (B = P * M), K classes, W lanes, D devices.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
 from mnistjax.models import create_model
 from mnistjax.optim import make_optimizer
 
-LANES = "lanes"  # the axis of devices
+LANES, PIECES = "lanes", "pieces"  # axes of devices: each has its share of the lanes, or of a batch's pieces
 INIT, DROPOUT = 0, 1  # the named streams of a run's key
 GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
 EVALUATE_ROWS = 500  # images per block of an evaluation
 SEGMENT_FLOPS = 1e11  # about a second of a small CPU; a run can be saved and stopped between two segments
+
+LARGE_STEP_FLOPS = 1e8  # some milliseconds of a core
+
+# XLA's own loops are 7 to 20 % faster so on a CPU with AVX-512 (an MLP of 64, a neuron); others ignore it.
+WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
 
 
 class State(NamedTuple):
@@ -74,12 +79,19 @@ def forward(spec: Spec, variables: Any, images: Array) -> Array:
 
 
 def train_step(
-    spec: Spec, hyper: Hyper, key: Array, state: State, pieces: Any, fetch: Callable[[Any], Batch]
+    spec: Spec,
+    hyper: Hyper,
+    key: Array,
+    state: State,
+    pieces: Any,
+    fetch: Callable[[Any], Batch] = lambda batch: batch,
+    axis: str | None = None,
 ) -> State:
     """The State after one optimizer step on a batch of P pieces, each `fetch`ed when its turn comes.
 
     The pieces' gradients are added before the step: so a full batch is read once, and a convolution's
-    intermediates stay in the cache.
+    intermediates stay in the cache. Under an `axis` of devices these are one device's pieces, and all
+    devices take the same step.
     """
     model = build_model(spec)
     step_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
@@ -106,18 +118,81 @@ def train_step(
         gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (piece_gradients, piece_sums))
         return (gradients, collections, sums, count + jnp.sum(batch.weights), index + 1), None
 
-    no_gradients = jax.tree.map(jnp.zeros_like, state.params)
-    carry = (no_gradients, state.collections, state.sums, jnp.zeros(()), jnp.zeros((), jnp.int32))
+    first = lax.axis_index(axis) * len(jax.tree.leaves(pieces)[0]) if axis else jnp.zeros((), jnp.int32)
+    none = jax.tree.map(jnp.zeros_like, (state.params, state.sums))
+    carry = (none[0], state.collections, none[1], jnp.zeros(()), first)
     (gradients, collections, sums, count, _), _ = lax.scan(add_piece, carry, pieces)
+    if axis:
+        gradients, sums, count = lax.psum((gradients, sums, count), axis)
+    sums = jax.tree.map(jnp.add, state.sums, sums)
     gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), collections, opt_state, state.step + 1, sums)
 
 
-def segment(
+def train_steps(
+    spec: Spec, hyper: Hyper, key: Array, state: State, batches: Batch, axis: str | None = None
+) -> State:
+    """The State after a step on each of the batches (steps, P, M, ...), a segment of an epoch."""
+
+    def step(state: State, pieces: Batch) -> tuple[State, None]:
+        return train_step(spec, hyper, key, state, pieces, axis=axis), None
+
+    return lax.scan(step, start_segment(spec, state), batches)[0]
+
+
+def start_segment(spec: Spec, state: State) -> State:
+    """The State with its sums at zero where an epoch begins."""
+    starts_epoch = state.step % spec.steps_per_epoch == 0
+    return state._replace(sums=jax.tree.map(lambda total: jnp.where(starts_epoch, 0, total), state.sums))
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"), donate_argnames="state", compiler_options=WIDE)
+def train_segment(
+    spec: Spec, hyper: Hyper, key: Array, state: State, batches: Batch, mesh: Mesh | None = None
+) -> State:
+    """`train_steps` on batches (D, steps, P, M, ...), of which each device of the mesh has its share."""
+
+    def local(hyper: Hyper, key: Array, state: State, batches: Batch) -> State:
+        axis = PIECES if mesh and mesh.size > 1 else None
+        return train_steps(spec, hyper, key, state, jax.tree.map(lambda leaf: leaf[0], batches), axis)
+
+    return over_pieces(local, mesh, shared=3)(hyper, key, state, batches)
+
+
+def over_pieces(function: Callable[..., Any], mesh: Mesh | None, shared: int) -> Callable[..., Any]:
+    """The function on every device of a mesh, with all of its first `shared` arguments and a share of the
+    last, and the same result everywhere."""
+    if mesh is None or mesh.size == 1:
+        return function
+    specs = (*[PartitionSpec()] * shared, PartitionSpec(PIECES))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+
+
+def piece_mesh(spec: Spec) -> Mesh:
+    """The devices that a single run uses, from the default one on: `count_devices`."""
+    (default,) = jnp.zeros(()).devices()
+    devices = jax.devices(default.platform)
+    first = devices.index(default)
+    return Mesh(np.array(devices[first : first + count_devices(spec)]), (PIECES,))
+
+
+def count_devices(spec: Spec) -> int:
+    """The devices that the pieces of a single run's batches are spread over: one for each piece, or one only
+    where a step costs less than to add the devices' gradients."""
+    pieces = -(-spec.batch_size // spec.micro_batch)
+    return min(pieces, jax.device_count()) if has_large_steps(spec) else 1
+
+
+def has_large_steps(spec: Spec) -> bool:
+    """Whether a step is worth dividing among cores."""
+    return 3 * flops(spec) * spec.batch_size >= LARGE_STEP_FLOPS
+
+
+def lane_segment(
     spec: Spec, hyper: Hyper, key: Array, state: State, images: Array, labels: Array, rows: Array
 ) -> State:
-    """The State after a segment of an epoch: one scan over blocks of steps.
+    """The State of a lane after a segment of an epoch, whose batches are gathered on the device.
 
     images (N, H, W) uint8, labels (N,) int32, rows (blocks, steps, P, M) int32 as `epoch_rows` makes them.
     """
@@ -136,24 +211,19 @@ def segment(
 
         return lax.scan(step, state, pieces)
 
-    starts_epoch = state.step % spec.steps_per_epoch == 0
-    sums = jax.tree.map(lambda total: jnp.where(starts_epoch, 0, total), state.sums)
-    return lax.scan(block, state._replace(sums=sums), rows)[0]
+    return lax.scan(block, start_segment(spec, state), rows)[0]
 
 
-train_segment = jax.jit(segment, static_argnames="spec", donate_argnames="state")
-
-
-@functools.partial(jax.jit, static_argnames="spec", donate_argnames="states")
+@functools.partial(jax.jit, static_argnames="spec", donate_argnames="states", compiler_options=WIDE)
 def train_lanes(
     spec: Spec, hypers: Hyper, keys: Array, states: State, images: Array, labels: Array, rows: Array
 ) -> State:
-    """`train_segment` of W runs at once, whose Hypers, keys (W,) and States are stacked.
+    """`lane_segment` of W runs at once, whose Hypers, keys (W,) and States are stacked.
 
     rows (W, blocks, steps, P, M), or without the W where `spec.shuffle` is "shared": a batch is then read
     once for all lanes, and the first layer of an MLP is one product W times as wide.
     """
-    lane = functools.partial(segment, spec)
+    lane = functools.partial(lane_segment, spec)
     axes = (0, 0, 0, None, None, None if spec.shuffle == "shared" else 0)
     return over_lanes(lane, axes, len(keys))(hypers, keys, states, images, labels, rows)
 
@@ -168,12 +238,12 @@ def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes
     return jax.shard_map(every, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(LANES), check_vma=False)
 
 
-def place_lanes(tree: Any, lanes: int, *, shared: bool = False) -> Any:
-    """The arrays on the devices of W lanes: each with its share of the lanes, or of `shared` ones a copy."""
-    mesh = lane_mesh(lanes)
+def place(tree: Any, mesh: Mesh, *, shared: bool = False) -> Any:
+    """The arrays on the devices of a mesh: each with its share, or of `shared` ones a copy."""
     if mesh.size == 1:
         return jax.device_put(tree)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec() if shared else PartitionSpec(LANES)))
+    spec = PartitionSpec() if shared else PartitionSpec(*mesh.axis_names)
+    return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
 @functools.cache
@@ -204,8 +274,10 @@ def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
     return Batch(taken, lax.dynamic_slice_in_dim(labels, first, size), weights)
 
 
-def total(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
-    """The sums over all images (N, H, W) uint8, each counted once."""
+def total(
+    spec: Spec, variables: Any, images: Array, labels: Array, starts: Array, axis: str | None = None
+) -> Sums:
+    """The sums over the blocks of images (N, H, W) uint8 that begin at `starts`, each image counted once."""
     size = min(EVALUATE_ROWS, len(images))
 
     def add_block(sums: Sums, start: Array) -> tuple[Sums, None]:
@@ -214,17 +286,32 @@ def total(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
         more = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
         return jax.tree.map(jnp.add, sums, more), None
 
-    return lax.scan(add_block, zero_sums(spec.classes), jnp.arange(0, len(images), size))[0]
+    sums = lax.scan(add_block, zero_sums(spec.classes), starts)[0]
+    return lax.psum(sums, axis) if axis else sums
 
 
-evaluate = jax.jit(total, static_argnames="spec")
+def block_starts(count: int, devices: int = 1) -> Array:
+    """Where the blocks of an evaluation begin, as many for each device; those past the end count nothing."""
+    size = min(EVALUATE_ROWS, count)
+    blocks = -(-count // size)
+    return size * jnp.arange(-(-blocks // devices) * devices)
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
+def evaluate(spec: Spec, variables: Any, images: Array, labels: Array, mesh: Mesh | None = None) -> Sums:
+    """The sums over all images (N, H, W) uint8, each counted once; the devices of a mesh share the work."""
+    devices = mesh.size if mesh else 1
+    function = functools.partial(total, spec, axis=PIECES if devices > 1 else None)
+    starts = block_starts(len(images), devices)
+    return over_pieces(function, mesh, shared=3)(variables, images, labels, starts)
+
+
+@functools.partial(jax.jit, static_argnames="spec", compiler_options=WIDE)
 def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """`evaluate` of W runs at once, whose variables are stacked."""
     lanes = len(jax.tree.leaves(variables)[0])
-    return over_lanes(functools.partial(total, spec), (0, None, None), lanes)(variables, images, labels)
+    function, starts = functools.partial(total, spec), block_starts(len(images))
+    return over_lanes(function, (0, None, None, None), lanes)(variables, images, labels, starts)
 
 
 def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 
 import mnistjax
+from mnistjax.backend import cores, prepare_backend
 from mnistjax.config import Spec, Stopping
 from mnistjax.data import Dataset
-from mnistjax.sweep.plan import cores
 
 NEURON = {"model": "neuron", "optimizer": "rmsprop", "schedule": "constant"}
 MLP = {"model": "mlp", "optimizer": "sgd", "batch_size": 64}
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, metavar="NAME")
     args = parser.parse_args()
+    prepare_backend()
     data = mnistjax.load_data(args.data)
     print(f"{'workload':<20}" + "".join(f"{way:>10}" for way in ("one", "map", "vmap", "shared")))
     for name in args.only:

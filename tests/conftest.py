@@ -1,12 +1,21 @@
 """Strictness for all tests, and an empty working folder for those that run commands."""
 
 import logging
+import os
+from pathlib import Path
 
 import absl.logging
 import hypothesis
 import jax
 import pytest
 
+from mnistjax.backend import prepare_backend
+
+os.environ.setdefault("XDG_CACHE_HOME", str(Path(__file__).parent.parent / ".pytest_cache"))
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+    jax.config.update("jax_num_cpu_devices", int(os.environ["JAX_NUM_CPU_DEVICES"]))
+prepare_backend()
 hypothesis.settings.register_profile("ours", deadline=None)  # the first example compiles
 hypothesis.settings.load_profile("ours")
 jax.config.update("jax_debug_key_reuse", True)

@@ -1,12 +1,15 @@
 """Small data and plans for tests: the embedded digits, or images made up on the spot."""
 
+import dataclasses
 import functools
 
 import numpy as np
 
 from mnistjax.config import Stopping
 from mnistjax.data import Dataset, Split
+from mnistjax.feed import Feed
 from mnistjax.plan import make_plan
+from mnistjax.train import Batch, piece_mesh
 
 
 @functools.cache
@@ -35,3 +38,10 @@ def small_plan(*, epochs: int = 2, data: Dataset | None = None, model: str = "ml
     options.setdefault("batch_size", 32)
     options.setdefault("schedule", "constant")
     return make_plan(data, model=model, **options), data
+
+
+def make_batches(spec, data: Dataset, rows: np.ndarray, mesh=None) -> Batch:
+    """The batches of a segment's rows, for one device unless told otherwise."""
+    if mesh is None:
+        mesh = piece_mesh(dataclasses.replace(spec, micro_batch=spec.batch_size))
+    return Feed(data.train, mesh).take(rows)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mnistjax.ops import conv2d, max_pool
+from mnistjax.ops import conv2d, conv2d_max_pool, max_pool
 
 
 def normal(seed, *shape):
@@ -20,11 +20,15 @@ def conv_by_xla(images, kernel, padding):
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(
-    ("side", "channels", "kernel"),
-    [(7, 1, 3), (6, 3, 3), (9, 2, 5), (5, 2, 2), (4, 3, 1), (20, 1, 5), (21, 2, 3), (23, 1, 4), (24, 3, 2)],
+    ("side", "channels", "outputs", "kernel"),
+    [
+        *[(7, 1, 5, 3), (6, 3, 5, 3), (9, 2, 5, 5), (5, 2, 5, 2), (4, 3, 5, 1)],
+        *[(20, 1, 5, 5), (21, 2, 5, 3), (23, 1, 5, 4), (24, 3, 5, 2)],
+        *[(8, 16, 16, 3), (9, 8, 33, 3)],
+    ],
 )
-def test_conv2d_and_its_gradients_equal_xlas(side, channels, kernel, padding):
-    images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels, 5)
+def test_conv2d_and_its_gradients_equal_xlas(side, channels, outputs, kernel, padding):
+    images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels, outputs)
     cotangent = normal(2, *conv_by_xla(images, weights, padding).shape)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -36,6 +40,36 @@ def test_conv2d_and_its_gradients_equal_xlas(side, channels, kernel, padding):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 + 3e-6 * float(jnp.max(jnp.abs(theirs))))
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("side", "channels", "outputs", "kernel"),
+    [(7, 1, 5, 3), (12, 16, 16, 3), (13, 8, 32, 3), (5, 16, 17, 3), (9, 2, 5, 5), (8, 3, 4, 2), (6, 2, 3, 1)],
+)
+def test_conv2d_max_pool_equals_xlas_convolution_and_pooling(side, channels, outputs, kernel, padding):
+    images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels, outputs)
+
+    def expected(x, w, padding):
+        return max_pool(conv_by_xla(x, w, padding))
+
+    cotangent = normal(2, *expected(images, weights, padding).shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def with_gradients(pooled):
+        result, pull = jax.vjp(lambda x, w: pooled(x, w, padding), images, weights)
+        return result, *pull(cotangent)
+
+    for ours, theirs in zip(with_gradients(conv2d_max_pool), with_gradients(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 + 3e-6 * float(jnp.max(jnp.abs(theirs))))
+
+
+def test_equal_maxima_share_the_gradient():
+    """As in `max_pool`; a background of equal pixels has many."""
+    images, kernel = jnp.ones((1, 4, 4, 1)).at[0, 0, 0].set(2.0), jnp.ones((1, 1, 1, 1))
+    gradient = jax.grad(lambda x: jnp.sum(conv2d_max_pool(x, kernel)))(images)
+    np.testing.assert_allclose(gradient[0, :2, :2, 0], [[1, 0], [0, 0]])
+    np.testing.assert_allclose(gradient[0, 2:, 2:, 0], 0.25)
+
+
 def test_conv2d_batches_over_kernels():
     images, kernels = normal(0, 2, 6, 6, 2), normal(1, 3, 3, 3, 2, 4)
     batched = jax.vmap(lambda kernel: conv2d(images, kernel))(kernels)
@@ -43,11 +77,12 @@ def test_conv2d_batches_over_kernels():
         np.testing.assert_allclose(result, conv2d(images, kernel), atol=1e-5)
 
 
-def test_conv2d_compiles_to_no_convolution_on_cpu():
+@pytest.mark.parametrize("convolve", [conv2d, conv2d_max_pool])
+def test_conv2d_compiles_to_no_convolution_on_cpu(convolve):
     if jax.default_backend() != "cpu":
         pytest.skip("elsewhere it is lax.conv")
-    gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(conv2d(x, w)), argnums=(0, 1)))
-    program = gradient.lower(normal(0, 3, 3, 2, 4), normal(1, 2, 6, 6, 2)).compile().as_text()
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(convolve(x, w)), argnums=(0, 1)))
+    program = gradient.lower(normal(0, 3, 3, 16, 16), normal(1, 2, 6, 6, 16)).compile().as_text()
     assert program is not None
     assert "convolution(" not in program
     assert "conditional(" not in program

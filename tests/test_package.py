@@ -15,8 +15,8 @@ from mnistjax.config import conf_dir
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train", "loop"),
-    *("zoo", "compose", "tracking", "report", "progress", "job", "sweep", "cli", "__main__"),
+    *("backend", "config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
+    *("feed", "loop", "zoo", "compose", "tracking", "report", "progress", "job", "sweep", "cli", "__main__"),
 ]
 ALONE = {
     "hydra": {"cli"},

@@ -30,7 +30,7 @@ from mnistjax.train import (
     train_segment,
     variables_of,
 )
-from small import made_up_data, small_plan
+from small import made_up_data, make_batches, small_plan
 
 
 def run(plan, data, **more):
@@ -119,9 +119,8 @@ def test_an_epoch_equals_a_plain_loop(task, batch, micro):
     state = init(plan.spec, plan.hyper, jax.random.key(0))
     params = jax.tree.map(jnp.array, state.params)
     rows = epoch_rows(plan.spec, seed=0, epoch=0)
-    ours = train_segment(
-        plan.spec, plan.hyper, jax.random.key(0), state, data.train.images, data.train.labels, rows[0]
-    )
+    batches = make_batches(plan.spec, data, rows[0])
+    ours = train_segment(plan.spec, plan.hyper, jax.random.key(0), state, batches)
 
     def mean_loss(params, images, labels):
         logits = forward(plan.spec, {"params": params}, images)
@@ -146,7 +145,7 @@ def test_batch_statistics_and_dropout_live_in_the_state(carrying):
     state = init(plan.spec, plan.hyper, key := jax.random.key(0))
     variables = jax.tree.map(jnp.array, variables_of(state))
     rows = epoch_rows(plan.spec, seed=0, epoch=0)
-    ours = train_segment(plan.spec, plan.hyper, key, state, data.train.images, data.train.labels, rows[0])
+    ours = train_segment(plan.spec, plan.hyper, key, state, make_batches(plan.spec, data, rows[0]))
     model, params, statistics = build_model(plan.spec), variables["params"], variables["batch_stats"]
 
     def loss(params, statistics, images, labels, dropout_key):
@@ -206,9 +205,9 @@ def test_the_test_set_is_touched_only_at_the_end(monkeypatch):
     seen = []
     original = evaluate
 
-    def spy(spec, variables, images, labels):
+    def spy(spec, variables, images, labels, mesh):
         seen.append(len(images))
-        return original(spec, variables, images, labels)
+        return original(spec, variables, images, labels, mesh)
 
     monkeypatch.setattr("mnistjax.loop.evaluate", spy)
     run(plan, data)
@@ -329,13 +328,12 @@ def test_a_dead_neuron_in_one_lane_leaves_the_others_alone():
     """The training step is vmap-safe: a lane that goes NaN changes no bit of its neighbours."""
     plan, data = small_plan(optimizer="sgd")
     keys = jax.random.split(jax.random.key(0), 3)
-    rows = epoch_rows(plan.spec, seed=0, epoch=0)[0]
-    train = jax.device_put((data.train.images, data.train.labels))
+    batches = make_batches(plan.spec, data, epoch_rows(plan.spec, seed=0, epoch=0)[0])
 
     def epoch(learning_rate, key):
         hyper = {"optimizer": {"learning_rate": learning_rate}, "schedule": {}}
         state = initial_state(plan.spec, hyper, key)
-        return inspect.unwrap(train_segment)(plan.spec, hyper, key, state, *train, rows).params
+        return inspect.unwrap(train_segment)(plan.spec, hyper, key, state, batches).params
 
     good = jax.jit(jax.vmap(epoch))(jnp.array([0.1, 0.2, 0.3]), keys)
     bad = jax.jit(jax.vmap(epoch))(jnp.array([0.1, jnp.nan, 0.3]), jax.random.clone(keys))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import records
+from mnistjax.backend import keep_one_device, prepare_backend
 from mnistjax.cli.overrides import Composer, quote
 from mnistjax.compose import Settings, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir
@@ -53,6 +54,7 @@ class Preparer:
         """The validated job of a config and the overrides that it is made of."""
         settings = read_settings(config)
         dataset = self._load(settings)
+        prepare_backend()
         plan = plan_run(settings, dataset)
         return Job(words, config, settings, dataset, plan, self._mode(settings["wandb.mode"]))
 
@@ -107,6 +109,7 @@ def run_single(job: Job, folder: Path) -> int:
         if outcome.code == 0:
             print(outcome.reason)
         return report([("", outcome)])
+    _settle(job)
     try:
         with records.lock(folder):  # before Hydra writes there
             start = restore(job.plan, folder)
@@ -117,6 +120,13 @@ def run_single(job: Job, folder: Path) -> int:
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}") from error
     return report(outcomes) if outcomes else code
+
+
+def _settle(job: Job) -> None:
+    from mnistjax.train import has_large_steps
+
+    if not has_large_steps(job.plan.spec):
+        keep_one_device()
 
 
 def report(outcomes: list[tuple[str, Outcome]]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.sweep.worker import Key
-from mnistjax.train import build_model, flops, init
+from mnistjax.train import build_model, count_devices, flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 
@@ -89,18 +88,11 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
 
 
 def count_threads(spec: Spec, jobs: int) -> int:
-    """Programs of one lane that run side by side: one a device, or on CPU one a core, where the memory is
-    enough."""
-    if jax.default_backend() != "cpu":
-        return min(jax.device_count(), jobs)
-    fitting = int(free_bytes() * MEMORY_SHARE // lane_bytes(spec))
-    return max(1, min(cores(), jobs, fitting))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """Programs of one lane that run side by side, each on devices of its own, where the memory is enough."""
+    at_once = min(jax.device_count() // count_devices(spec), jobs)
+    if jax.default_backend() == "cpu":  # whose devices share their memory
+        at_once = min(at_once, int(free_bytes() * MEMORY_SHARE // lane_bytes(spec)))
+    return max(1, at_once)
 
 
 def free_bytes() -> int:

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnistjax import records
+from mnistjax.backend import cores
 from mnistjax.config import ConfigError, Spec, freeze, to_plain
 from mnistjax.job import Job, load_examples, tracker_options
 from mnistjax.metrics import badness
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
 from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
-from mnistjax.sweep.plan import Group, Mode, cores, count_threads, data_key, describe_plan, make_groups
+from mnistjax.sweep.plan import Group, Mode, count_threads, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
 from mnistjax.tracking import Tracker, find_address, make_run_id
+from mnistjax.train import count_devices
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
 BEST = 3  # jobs whose images and checkpoints W&B gets
@@ -278,13 +280,18 @@ def merge(tasks: Iterable[Task]) -> list[Task]:
     merged: list[Task] = []
     for task in tasks:
         last = merged[-1] if merged else None
-        if last and last.width == task.width == 1 and last.data == task.data:
+        alike = last and last.width == task.width == 1 and last.data == task.data
+        if last and alike and _devices(last) == _devices(task):
             tickets = (*last.tickets, *task.tickets)
             threads = min(count_threads(spec, len(tickets)) for spec in {t.plan.spec for t in tickets})
             merged[-1] = replace(last, tickets=tickets, threads=threads)
         else:
             merged.append(task)
     return merged
+
+
+def _devices(task: Task) -> int:
+    return count_devices(task.tickets[0].plan.spec)
 
 
 def make_trainer(options: Options, folder: Path) -> Supervisor | Inline | Cluster:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnistjax import records
+from mnistjax.backend import prepare_backend
 from mnistjax.compose import Settings
 from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.data import Dataset
@@ -103,6 +104,7 @@ def serve(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and says when to stop
         signal.signal(number, signal.SIG_IGN)
+    prepare_backend()
     add_rows(rows)
     tasks: queue.Queue[Task | None] = queue.Queue()
     datasets: dict[Key, Dataset] = {}
@@ -172,11 +174,16 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
     """Every job of the task is over, or stopped, or reported as broken."""
     import jax
 
+    from mnistjax.train import count_devices
+
     line, devices = Line(task.tickets, stop), jax.devices()
+    each = len(devices) // task.threads  # of a program, from its default one on
+    if devices[0].platform == "cpu" and count_devices(task.tickets[0].plan.spec) == 1:
+        each = 0  # a device has threads enough for several programs, and one device compiles each once
     trackers: list[Tracker] = []
 
     def work(index: int) -> None:
-        with jax.default_device(devices[index % len(devices)]):
+        with jax.default_device(devices[index * each % len(devices)]):
             while ticket := line.take():
                 Bench(task.width, data, line, send, stop, trackers).run(ticket)
 
