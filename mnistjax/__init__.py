@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mnistjax.backend import prepare_backend
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
     from mnistjax.loop import Moment, Result, Run, fit, fit_lanes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mnistjax.train import State, evaluate, predict
 
 _ROOMS = {
+    "backend": ("prepare_backend",),
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
     "loop": ("Moment", "Result", "Run", "fit", "fit_lanes"),
@@ -48,6 +50,7 @@ __all__ = [
     "load_data",
     "make_plan",
     "predict",
+    "prepare_backend",
     "register_dataset",
     "register_model",
     "register_optimizer",

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of a neuron; others take a tenth, at least 2")
     parser.add_argument("--only", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, metavar="NAME")
     args = parser.parse_args()
+    mnistjax.prepare_backend()
     data = mnistjax.load_data(args.data)
     print(f"{'workload':<22}{'s/epoch':>10}{'min':>10}{'max':>10}{'ms/step':>10}{'compile s':>11}")
     for name in args.only:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 import mnistjax
-from mnistjax.backend import cores, prepare_backend
+from mnistjax.backend import cores
 from mnistjax.config import Spec, Stopping
 from mnistjax.data import Dataset
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, metavar="NAME")
     args = parser.parse_args()
-    prepare_backend()
+    mnistjax.prepare_backend()
     data = mnistjax.load_data(args.data)
     print(f"{'workload':<20}" + "".join(f"{way:>10}" for way in ("one", "map", "vmap", "shared")))
     for name in args.only:

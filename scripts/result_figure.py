@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--data", default="auto")
     parser.add_argument("--out", type=Path, default=Path(".github/result.png"))
     args = parser.parse_args()
+    mnistjax.prepare_backend()
     data = mnistjax.load_data(args.data)
     plan = mnistjax.make_plan(data)
     result = mnistjax.fit(plan.spec, plan.hyper, seed=plan.seed, data=data, stopping=plan.stopping)

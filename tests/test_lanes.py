@@ -193,7 +193,7 @@ def test_lanes_are_spread_over_every_device():
 
 @pytest.mark.slow
 def test_this_holds_on_three_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "3"}
     code = "import jax, pytest, sys; assert jax.device_count() == 3; sys.exit(pytest.main(sys.argv[1:]))"
     some = "width_alone or diverges or resume or one_program or every_device"
     subprocess.run([sys.executable, "-c", code, "-q", __file__, "-k", some], env=environment, check=True)

@@ -88,6 +88,8 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     python("-m", "build", built, "--outdir", str(tmp_path), str(root), cwd=tmp_path)
     (archive,) = [*tmp_path.glob("*.whl"), *tmp_path.glob("*.tar.gz")]
     python("-m", "pip", "install", "--no-deps", "--target", str(target), str(archive), cwd=tmp_path)
+    modules = {file.relative_to(target / "mnistjax") for file in target.glob("mnistjax/**/*.py")}
+    assert modules == {file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py")}
     shipped = {file.relative_to(target / "mnistjax/conf") for file in target.glob("mnistjax/conf/**/*.yaml")}
     assert shipped == {file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml")}
     empty = tmp_path / "empty"
