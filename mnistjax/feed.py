@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mnistjax.data import Split
-from mnistjax.train import Batch, place
+from mnistjax.train import Batch, fill_up, place
 
 ALIGNMENT = 64  # bytes, from which on JAX reads a NumPy array in place on CPU
 
@@ -55,10 +55,7 @@ class Feed:
 
 def share_pieces(rows: np.ndarray, devices: int) -> np.ndarray:
     """Rows (..., P, M) as (D, steps, P/D, M), with pieces of padding (~row) where P is no multiple of D."""
-    rows = rows.reshape(-1, *rows.shape[-2:])
-    if missing := -rows.shape[1] % devices:
-        fill = rows[:, np.arange(missing) % rows.shape[1]]
-        rows = np.concatenate([rows, np.where(fill < 0, fill, ~fill)], axis=1)
+    rows = fill_up(rows.reshape(-1, *rows.shape[-2:]), devices)
     steps, pieces, micro = rows.shape
     return rows.reshape(steps, devices, pieces // devices, micro).swapaxes(0, 1)
 

@@ -13,6 +13,7 @@ import importlib.metadata
 from collections.abc import Iterable
 from typing import Any, ClassVar, get_args
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -208,6 +209,16 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
             raise unknown(f"option of model {name}", option, fields)
     values = {option: _like(option, value, fields[option]) for option, value in options.items()}
     return find_model(name)(num_classes=num_classes, **values)
+
+
+@functools.lru_cache(256)  # 6 ms for a module, and the jobs of a sweep have few
+def list_collections(module: nn.Module) -> frozenset[str]:
+    """The names of a module's variables for 28 x 28 images: "params", and "batch_stats", say.
+
+    ConfigError, or what the module raises, where such images do not fit it.
+    """
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
+    return frozenset(jax.eval_shape(module.init, jax.random.key(0), image))
 
 
 def _like(option: str, value: Any, default: Any) -> Any:

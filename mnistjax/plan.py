@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze
 from mnistjax.data import Dataset
-from mnistjax.models import create_model
+from mnistjax.models import create_model, list_collections
 from mnistjax.models import model_options as list_options
 from mnistjax.optim import hyper_names, make_hyper
 
@@ -80,12 +78,9 @@ def make_plan(
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
 
 
-@functools.lru_cache(256)  # 6 ms for a module, and the jobs of a sweep have few
 def _largest_piece(module: Any) -> int:
     """Images that a step takes at once: a model's `cpu_micro_batch` on CPU, where its intermediates then
     stay in the cache; thousands elsewhere. All of the batch where a model carries batch statistics."""
-    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
-    collections = jax.eval_shape(module.init, jax.random.key(0), image)
-    if set(collections) != {"params"}:
+    if list_collections(module) != {"params"}:
         return 2**31
     return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import order
 from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
-from mnistjax.models import create_model
+from mnistjax.models import create_model, list_collections
 from mnistjax.optim import make_optimizer
 
 LANES, PIECES = "lanes", "pieces"  # axes of devices: each has its share of the lanes, or of a batch's pieces
@@ -179,9 +179,11 @@ def piece_mesh(spec: Spec) -> Mesh:
 
 def count_devices(spec: Spec) -> int:
     """The devices that the pieces of a single run's batches are spread over: one for each piece, or one only
-    where a step costs less than to add the devices' gradients."""
-    pieces = -(-spec.batch_size // spec.micro_batch)
-    return min(pieces, jax.device_count()) if has_large_steps(spec) else 1
+    where a step costs less than to add the devices' gradients, or where each piece changes the statistics
+    that the next one finds."""
+    if not has_large_steps(spec) or list_collections(build_model(spec)) != {"params"}:
+        return 1
+    return min(-(-spec.batch_size // spec.micro_batch), jax.device_count())
 
 
 def has_large_steps(spec: Spec) -> bool:
@@ -372,8 +374,10 @@ def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
         rows = order(count, seed=0 if spec.shuffle == "shared" else seed, epoch=epoch)
     rows = np.resize(rows, spec.steps_per_epoch * batch)
     rows[count:] = ~rows[count:]
-    rows = rows.reshape(-1, batch)
-    if missing := -batch % micro:
-        fill = rows[:, :missing]
-        rows = np.concatenate([rows, np.where(fill < 0, fill, ~fill)], axis=1)
-    return rows.reshape(*layout(spec), -1, micro)
+    return fill_up(rows.reshape(-1, batch), micro).reshape(*layout(spec), -1, micro)
+
+
+def fill_up(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """Rows (steps, X, ...) with X a multiple: filled up by the first ones, as padding."""
+    fill = rows[:, np.arange(-rows.shape[1] % multiple) % rows.shape[1]]
+    return np.concatenate([rows, np.where(fill < 0, fill, ~fill)], axis=1)

@@ -18,6 +18,18 @@ def conv_by_xla(images, kernel, padding):
     return lax.conv_general_dilated(images, kernel, (1, 1), padding.upper(), dimension_numbers=numbers)
 
 
+def assert_same_with_gradients(one, other, images, weights, padding):
+    cotangent = normal(2, *other(images, weights, padding).shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def with_gradients(conv):
+        result, pull = jax.vjp(lambda x, w: conv(x, w, padding), images, weights)
+        return result, *pull(cotangent)
+
+    for ours, theirs in zip(with_gradients(one), with_gradients(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 + 3e-6 * float(jnp.max(jnp.abs(theirs))))
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(
     ("side", "channels", "outputs", "kernel"),
@@ -29,15 +41,7 @@ def conv_by_xla(images, kernel, padding):
 )
 def test_conv2d_and_its_gradients_equal_xlas(side, channels, outputs, kernel, padding):
     images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels, outputs)
-    cotangent = normal(2, *conv_by_xla(images, weights, padding).shape)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def with_gradients(conv):
-        result, pull = jax.vjp(lambda x, w: conv(x, w, padding), images, weights)
-        return result, *pull(cotangent)
-
-    for ours, theirs in zip(with_gradients(conv2d), with_gradients(conv_by_xla), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 + 3e-6 * float(jnp.max(jnp.abs(theirs))))
+    assert_same_with_gradients(conv2d, conv_by_xla, images, weights, padding)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -51,15 +55,7 @@ def test_conv2d_max_pool_equals_xlas_convolution_and_pooling(side, channels, out
     def expected(x, w, padding):
         return max_pool(conv_by_xla(x, w, padding))
 
-    cotangent = normal(2, *expected(images, weights, padding).shape)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def with_gradients(pooled):
-        result, pull = jax.vjp(lambda x, w: pooled(x, w, padding), images, weights)
-        return result, *pull(cotangent)
-
-    for ours, theirs in zip(with_gradients(conv2d_max_pool), with_gradients(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 + 3e-6 * float(jnp.max(jnp.abs(theirs))))
+    assert_same_with_gradients(conv2d_max_pool, expected, images, weights, padding)
 
 
 def test_equal_maxima_share_the_gradient():
