@@ -25,6 +25,7 @@ from mnistjax.data import Dataset, Split
 from mnistjax.feed import Feed
 from mnistjax.metrics import Sums, badness, summarize
 from mnistjax.train import (
+    PADDING,
     State,
     epoch_rows,
     evaluate,
@@ -354,9 +355,19 @@ class _Stack:
     def test(self, variables: Any) -> Sums:
         """The sums of one lane's variables over the test images, on the host."""
         if self.width == 1:
-            return jax.device_get(evaluate(self._spec, variables, *self._place(self._data.test), self._mesh))
+            part = pad(
+                self._data.test, len(self._data.val.images)
+            )  # for the program that is compiled already
+            return jax.device_get(evaluate(self._spec, variables, *self._place(part), self._mesh))
         images, labels = jax.device_put((self._data.test.images, self._data.test.labels))
         return jax.device_get(evaluate(self._spec, variables, images, labels))
+
+
+def pad(part: Split, count: int) -> Split:
+    """At least `count` images: filled up with black ones that evaluation does not count."""
+    missing = max(0, count - len(part.images))
+    images = np.pad(part.images, ((0, missing), (0, 0), (0, 0)))
+    return Split(images, np.pad(part.labels, (0, missing), constant_values=PADDING))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -1,5 +1,6 @@
 """The configuration: every file composes and says what the code says; every wrong value is one clear line."""
 
+import jax
 import pytest
 import yaml
 
@@ -10,6 +11,7 @@ from mnistjax.data import DATASETS, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
 from mnistjax.plan import make_plan
+from mnistjax.train import init
 
 GROUPS = {file.parent.name: [] for file in conf_dir().glob("*/*.yaml")}
 for file in sorted(conf_dir().glob("*/*.yaml")):
@@ -109,3 +111,10 @@ def test_a_missing_section_is_named():
     del config["model"]
     with pytest.raises(ConfigError, match="model must be chosen by a name"):
         read_settings(config)
+
+
+def test_the_benchmark_network_has_the_parameters_that_its_peers_have():
+    job = plan("experiment=cnn_benchmark")
+    assert (job.spec.optimizer, job.spec.schedule, job.spec.batch_size) == ("sgd", "constant", 128)
+    params = jax.eval_shape(init, job.spec, job.hyper, jax.random.key(0)).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 34_826

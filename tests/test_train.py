@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mnistjax import register_model, to_binary
 from mnistjax.config import ConfigError, Stopping
-from mnistjax.loop import fit
+from mnistjax.loop import fit, pad
 from mnistjax.metrics import summarize
 from mnistjax.models import MODELS
 from mnistjax.train import (
@@ -207,6 +207,11 @@ def test_evaluation_counts_every_image_once(count):
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     picked = np.log(shares[np.arange(count), data.test.labels])
     assert summary["loss"] == pytest.approx(-picked.mean(), rel=1e-4)
+    padded = pad(data.test, 777)
+    sums = evaluate(plan.spec, variables, padded.images, padded.labels)
+    assert len(padded.images) == max(count, 777)
+    assert summarize("multiclass", sums)["confusion_matrix"] == summary["confusion_matrix"]
+    assert summarize("multiclass", sums)["loss"] == pytest.approx(summary["loss"], rel=1e-6)
 
 
 def test_the_test_set_is_touched_only_at_the_end(monkeypatch):

@@ -1,0 +1,80 @@
+"""Checks that two things are not slow in this version of JAX, as they were in others; exit code 1 if so.
+
+    python scripts/cliffs.py
+
+Each is a ratio of two times inside this process, the best of several in turn, so that a slow machine changes
+nothing. Both cliffs were steep: a convolution's gradient in a scan took 100 times as long (jax#12868), and
+a scan's stacked outputs were copied whole at each step (jax#40101).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+import mnistjax
+from mnistjax.ops import conv2d_max_pool
+
+STEPS = 8
+LIMIT = 3.0  # a cliff is far beyond; what a busy machine does to a ratio is not
+
+
+def conv_in_scan() -> tuple[Callable[[], Array], Callable[[], Array]]:
+    """The gradient of a convolution with pooling, STEPS times in a scan, and as often without one."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((STEPS, 16, 28, 28, 8), np.float32))
+    kernel = jnp.asarray(rng.random((3, 3, 8, 16), np.float32))
+    gradient = jax.grad(lambda kernel, images: jnp.sum(conv2d_max_pool(images, kernel) ** 2))
+
+    @jax.jit
+    def scanned(kernel: Array) -> Array:
+        return lax.scan(lambda total, x: (total + gradient(kernel, x), None), jnp.zeros_like(kernel), images)[
+            0
+        ]
+
+    alone = jax.jit(gradient)
+    return lambda: scanned(kernel), lambda: sum((alone(kernel, x) for x in images), jnp.zeros_like(kernel))
+
+
+def stacked_outputs() -> tuple[Callable[[], Array], Callable[[], Array]]:
+    """A scan that stacks its outputs, and STEPS of an eighth of its length: what is linear takes as long."""
+    length = 8192
+
+    @jax.jit
+    def stack(rows: Array) -> Array:
+        return lax.scan(lambda carry, row: (carry + row[0], row * carry), jnp.zeros(()), rows)[1]
+
+    whole = jnp.ones((length, 64))
+    part = whole[: length // STEPS]
+    return lambda: stack(whole), lambda: jax.block_until_ready([stack(part) for _ in range(STEPS)])[0]
+
+
+def ratio(one: Callable[[], Array], other: Callable[[], Array]) -> float:
+    best = [float("inf")] * 2
+    for _ in range(8):  # the first compiles
+        for index, function in enumerate((one, other)):
+            started = time.perf_counter()
+            jax.block_until_ready(function())
+            best[index] = min(best[index], time.perf_counter() - started)
+    return best[0] / best[1]
+
+
+def main() -> None:
+    mnistjax.prepare_backend()
+    ratios = {
+        "convolution's gradient, in a scan / without": ratio(*conv_in_scan()),
+        "stacked scan outputs, eight times as long / eight times": ratio(*stacked_outputs()),
+    }
+    for name, value in ratios.items():
+        print(f"{name:<60}{value:>8.2f}   {'ok' if value < LIMIT else f'more than {LIMIT}'}")
+    sys.exit(any(value >= LIMIT for value in ratios.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""A record of scripts/benchmark.py as the README's table and as a picture."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from peers.race import OURS, PEERS
+
+BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
+HEADS = {
+    "Keras, TensorFlow": "Keras, TF",
+    "Keras, TensorFlow, many steps": "many steps",
+    "Keras, JAX": "Keras, JAX",
+    "Keras, JAX, many steps": "many steps",
+    "PyTorch": "PyTorch",
+    "PyTorch, bfloat16": "bfloat16",
+    "Flax example": "Flax loop",
+    "scikit-learn": "scikit-learn",
+}
+MARKS = "osD^vP*X"  # as many as peers
+
+
+def seconds_of(facts: Mapping[str, Any]) -> tuple[float, bool] | None:
+    """The median of a contender's rounds, or its best look and False; None where it did not run."""
+    if seconds := facts.get("seconds"):
+        return statistics.median(seconds), True
+    looks = [look["seconds"] for look in facts.get("looks", ()) if "seconds" in look]
+    return (min(looks), False) if looks else None
+
+
+def floor_of(result: Mapping[str, Any]) -> float:
+    return max(result["floor"]["products"], result["floor"]["bytes"])
+
+
+def trainings(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The results with a floor, by workload."""
+    return {name: result for name, result in record["results"].items() if "floor" in result}
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """All that the README says of a record."""
+    machine, results = record["machine"], record["results"]
+    versions: dict[str, str] = {}
+    for result in trainings(record).values():
+        for name in PEERS:
+            versions |= result.get(name, {}).get("versions", {})
+    made = ", ".join(f"{library} {version}" for library, version in sorted(versions.items()))
+    peers = [peer for peer in HEADS if any(peer in result for result in results.values())]
+    lines = [
+        f"*{record['date']}, commit {record['commit']}: {machine['cores']} cores, {machine['processor']},",
+        f"{machine['gemm_gflops']:.0f} GFLOP/s in a large matrix product, {machine['read_gbytes']:.0f} GB/s",
+        f"of reading; {made}.*",
+        "",
+        _line(["", "mnistjax", "floor", *(HEADS[peer] for peer in peers)]),
+        _line(["---", *["---:"] * (len(peers) + 2)]),
+    ]
+    for name, result in trainings(record).items():
+        ours, _ = seconds_of(result[OURS]) or (math.nan, False)
+        cells = [name, duration(ours), f"{floor_of(result) / ours:.2f}"]
+        for peer in peers:
+            theirs = seconds_of(result.get(peer, {}))
+            cells.append(("" if theirs[1] else "~") + ratio(theirs[0] / ours) if theirs else "")
+        lines.append(_line(cells))
+    lines += ["", *_others(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _others(results: Mapping[str, Any]) -> list[str]:
+    lines = [_line(["", "time", "beside"]), _line(["---", "---:", "---"])]
+    if sweep := results.get("sweep, 45 MLPs"):
+        ours = statistics.median(sweep[OURS]["seconds"])
+        medians = {name: statistics.median(facts["seconds"]) for name, facts in sweep.items() if name != OURS}
+        theirs = [f"{name}: {ratio(seconds / ours)}" for name, seconds in medians.items()]
+        lines.append(_row("`-m`, 45 MLP-64 of 10 epochs", sweep[OURS], "; ".join(theirs) + " in a loop"))
+    if sweep := results.get("sweep, 1,000 neurons"):
+        single = statistics.median(sweep["single processes"]["seconds"])
+        factor = ratio(single / statistics.median(sweep[OURS]["seconds"]))
+        beside = f"1,000 commands one by one: {factor}, by two of them"
+        lines.append(_row("`-m`, 1,000 neurons of 10 epochs, batch 128", sweep[OURS], beside))
+    for name in ("neuron", "MLP-64", "default"):
+        for event, text in (("first epoch", "to the end of its first epoch"), ("whole", "whole, 3 epochs")):
+            if warm := results.get("start", {}).get(f"{name}, {event}, warm"):
+                cold = statistics.median(results["start"][f"{name}, {event}, cold"]["seconds"])
+                beside = f"with an empty compile cache {duration(cold)}"
+                lines.append(_row(f"the command, {name}, {text}", warm, beside))
+    if reached := results.get("99 %", {}).get(OURS):
+        accuracy = reached["accuracy"]
+        compiling, shuffling = (duration(statistics.median(reached[x])) for x in ("compile", "shuffle"))
+        beside = (
+            f"test accuracy {statistics.mean(accuracy):.2%} ± {statistics.stdev(accuracy):.2%} "
+            f"({len(accuracy)} seeds), compiling {compiling}, shuffling {shuffling}"
+        )
+        lines.append(_row("`experiment=fast_99` from Python", reached, beside))
+    for name in ("MLP-64", "CNN, 34,826 parameters"):
+        if result := results.get(name):
+            theirs = "; ".join(
+                f"{peer} {result[peer]['memory_mb']:,.0f}"
+                for peer in ("Keras, TensorFlow", "Keras, JAX", "PyTorch")
+                if "memory_mb" in result.get(peer, {})
+            )
+            ours = f"{result[OURS]['memory_mb']:,.0f} MB"
+            lines.append(_line([f"memory, training, {name}", ours, f"{theirs} MB"]))
+    return lines
+
+
+def _row(name: str, facts: Mapping[str, Sequence[float]], beside: str) -> str:
+    return _line([name, duration(statistics.median(facts["seconds"])), beside])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def duration(seconds: float) -> str:
+    """Three digits: "15.3 ms", "1.35 s"."""
+    if seconds < 1:
+        return f"{_digits(1000 * seconds)} ms"
+    return f"{_digits(seconds)} s"
+
+
+def ratio(value: float) -> str:
+    return f"{value:.0f}x" if value >= 10 else f"{value:.1f}x"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 1e-9))))}f}"
+
+
+def write_readme(path: Path, record: Mapping[str, Any]) -> None:
+    """Puts the table between its two marks."""
+    text = path.read_text()
+    pattern = re.escape(BEGIN) + ".*" + re.escape(END)
+    if not re.search(pattern, text, re.DOTALL):
+        raise SystemExit(f"{path} has no place for the table: {BEGIN.strip()} and {END.strip()}")
+    path.write_text(re.sub(pattern, lambda _: f"{BEGIN}\n{markdown(record)}\n{END}", text, flags=re.DOTALL))
+
+
+def picture(record: Mapping[str, Any]) -> Figure:
+    """Seconds of every contender by workload, beside ours and the floor."""
+    results = trainings(record)
+    figure = Figure(figsize=(9, 0.48 * len(results) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    colors = ["#0072B2", "#56B4E9", "#E69F00", "#F0E442", "#D55E00", "#CC79A7", "#999999", "#000000"]
+    for row, result in enumerate(results.values()):
+        axes.plot([floor_of(result)] * 2, [row - 0.3, row + 0.3], color="#222222", label="floor", lw=2)
+        for (peer, mark), color in zip(zip(HEADS, MARKS, strict=True), colors, strict=True):
+            if theirs := seconds_of(result.get(peer, {})):
+                face = color if theirs[1] else "white"
+                axes.plot(theirs[0], row, mark, label=peer, ms=6, mfc=face, mec=color)
+        ours = seconds_of(result[OURS])
+        if ours:
+            axes.plot(ours[0], row, "o", color="#009E73", ms=10, label=OURS, zorder=3)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(results)), list(results))
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds for an epoch of 48,000 images, or to evaluate 10,000 (logarithmic)")
+    axes.set_title("Training and evaluation on MNIST; further left is faster", loc="left")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    order = [name for name in (OURS, "floor", *HEADS) if name in handles]
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=4)
+    return figure

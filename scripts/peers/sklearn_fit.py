@@ -1,0 +1,42 @@
+"""scikit-learn: SGDClassifier (one image a step) for the neuron, MLPClassifier for a hidden layer."""
+
+import contender
+import numpy as np
+import sklearn
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
+
+
+def build(task: dict, train: contender.Images, test: contender.Images) -> contender.Contender:
+    (images, labels), rate = (
+        (train.images.reshape(len(train.images), -1), train.labels),
+        task["learning_rate"],
+    )
+    if not task["hidden"]:
+        model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=rate, alpha=0)
+    else:
+        model = MLPClassifier(
+            task["hidden"],
+            solver=task["optimizer"],
+            batch_size=task["batch_size"],
+            learning_rate_init=rate,
+            alpha=0,
+        )
+    classes = sorted(set(labels.tolist()))
+
+    def fit(epochs: int, count: int) -> None:
+        for _ in range(epochs):
+            model.partial_fit(images[:count], labels[:count], classes=classes)
+
+    def evaluate() -> None:
+        model.score(test.images.reshape(len(test.images), -1), test.labels)
+
+    def parameters() -> int:
+        if isinstance(model, SGDClassifier):
+            return np.size(model.coef_) + np.size(model.intercept_)
+        return sum(np.size(leaf) for leaves in (model.coefs_, model.intercepts_) for leaf in leaves or ())
+
+    return contender.Contender(fit, evaluate, parameters)
+
+
+contender.serve(build, sklearn=sklearn.__version__)

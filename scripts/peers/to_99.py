@@ -1,0 +1,39 @@
+"""One run of `experiment=fast_99`, whole: python to_99.py SEED prints its seconds and its test accuracy.
+
+Counted is what follows the loading of the data: plan, compiling, shuffling, training, all evaluations. The
+seconds of shuffling are those of making and gathering the orders, most of it beside training.
+"""
+
+import json
+import sys
+import time
+
+import mnistjax
+from mnistjax.cli import overrides
+from mnistjax.compose import plan_run, read_settings
+from mnistjax.feed import Feed
+from mnistjax.train import epoch_rows, piece_mesh
+
+
+def main() -> None:
+    mnistjax.prepare_backend()
+    data = mnistjax.load_data("mnist")
+    with overrides.composing():
+        words = ["experiment=fast_99", "data=mnist", f"seed={int(sys.argv[1])}"]
+        settings = read_settings(overrides.to_plain_config(overrides.compose(words), resolve=True))
+    started = time.perf_counter()
+    plan = plan_run(settings, data)
+    result = mnistjax.fit(plan.spec, plan.hyper, seed=plan.seed, data=data, stopping=plan.stopping)
+    seconds = time.perf_counter() - started
+    assert result.test
+    started, feed = time.perf_counter(), Feed(data.train, piece_mesh(plan.spec))
+    for epoch in range(plan.stopping.epochs):
+        for rows in epoch_rows(plan.spec, seed=plan.seed, epoch=epoch):
+            feed.make(rows)
+    shuffling = time.perf_counter() - started
+    answer = {"seconds": seconds, "accuracy": result.test["accuracy"], "val": result.rows[-1]["val/accuracy"]}
+    print(json.dumps({**answer, "compile": result.compile_seconds, "shuffle": shuffling}))
+
+
+if __name__ == "__main__":
+    main()
