@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import floors, race, show
 
 import mnistjax
 from mnistjax.backend import cores
 from mnistjax.report import save
+from peers import floors, race, show
 
 ROOT = Path(__file__).resolve().parents[1]
 HISTORY, PICTURE = ROOT / ".github" / "benchmarks", ROOT / ".github" / "benchmark.png"

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from peers import floors, race, show
 
 import benchmark
 from mnistjax.data import load_data
+from peers import floors, race, show
 
 CNN = {**benchmark.DEFAULTS, **benchmark.CNN, "images": 48_000}
 

@@ -1,6 +1,5 @@
 """The plain loop of Flax's MNIST example: Linen, Optax, a jitted step called from Python, batch by batch."""
 
-import contender
 import flax
 import jax
 import jax.numpy as jnp
@@ -8,6 +7,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training import train_state
+
+import contender
 
 OPTIMIZERS = {"sgd": optax.sgd, "rmsprop": optax.rmsprop, "adam": optax.adam}
 

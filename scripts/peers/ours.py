@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import contender
 import jax
 
+import contender
 import mnistjax
 from mnistjax.backend import keep_one_device
 from mnistjax.data import Split

@@ -1,9 +1,10 @@
 """PyTorch: tensors resident, no DataLoader; eager or compiled, float32 or bfloat16 (channels last)."""
 
-import contender
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import contender
 
 OPTIMIZERS = {
     "sgd": lambda params, rate: torch.optim.SGD(params, lr=rate),

@@ -87,8 +87,10 @@ class Process:
 
     def end(self) -> None:
         assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
         self._log.close()
 
     def _answer(self) -> Result:

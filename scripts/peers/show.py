@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
 from peers.race import OURS, PEERS
 
 BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
@@ -81,7 +82,7 @@ def _others(results: Mapping[str, Any]) -> list[str]:
     if sweep := results.get("sweep, 1,000 neurons"):
         single = statistics.median(sweep["single processes"]["seconds"])
         factor = ratio(single / statistics.median(sweep[OURS]["seconds"]))
-        beside = f"1,000 commands one by one: {factor}, by two of them"
+        beside = f"1,000 single commands, one after the other: {factor}"
         lines.append(_row("`-m`, 1,000 neurons of 10 epochs, batch 128", sweep[OURS], beside))
     for name in ("neuron", "MLP-64", "default"):
         for event, text in (("first epoch", "to the end of its first epoch"), ("whole", "whole, 3 epochs")):

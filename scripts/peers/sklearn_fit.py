@@ -1,10 +1,16 @@
 """scikit-learn: SGDClassifier (one image a step) for the neuron, MLPClassifier for a hidden layer."""
 
-import contender
-import numpy as np
+from typing import Any
+
 import sklearn
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
+
+import contender
+
+
+def count(*leaves: Any) -> int:
+    return sum(leaf.size for leaf in leaves)
 
 
 def build(task: dict, train: contender.Images, test: contender.Images) -> contender.Contender:
@@ -33,8 +39,8 @@ def build(task: dict, train: contender.Images, test: contender.Images) -> conten
 
     def parameters() -> int:
         if isinstance(model, SGDClassifier):
-            return np.size(model.coef_) + np.size(model.intercept_)
-        return sum(np.size(leaf) for leaves in (model.coefs_, model.intercepts_) for leaf in leaves or ())
+            return count(model.coef_, model.intercept_)
+        return count(*model.coefs_, *model.intercepts_)
 
     return contender.Contender(fit, evaluate, parameters)
 
