@@ -354,13 +354,15 @@ class _Stack:
 
     def test(self, variables: Any) -> Sums:
         """The sums of one lane's variables over the test images, on the host."""
-        if self.width == 1:
-            part = pad(
-                self._data.test, len(self._data.val.images)
-            )  # for the program that is compiled already
-            return jax.device_get(evaluate(self._spec, variables, *self._place(part), self._mesh))
-        images, labels = jax.device_put((self._data.test.images, self._data.test.labels))
-        return jax.device_get(evaluate(self._spec, variables, images, labels))
+        mesh = self._mesh if self.width == 1 else None
+        return jax.device_get(evaluate(self._spec, variables, *self._test, mesh))
+
+    @functools.cached_property
+    def _test(self) -> tuple[Array, Array]:
+        """The test images, once a run has ended; as many as `val`'s, whose program they share."""
+        if self.width > 1:
+            return jax.device_put((self._data.test.images, self._data.test.labels))
+        return self._place(pad(self._data.test, len(self._data.val.images)))
 
 
 def pad(part: Split, count: int) -> Split:

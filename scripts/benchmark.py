@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,15 @@ STARTS = {
 }
 
 
+class Setting(NamedTuple):
+    """Of a measurement."""
+
+    rounds: int
+    peers: Path  # the folder of their environments
+    data: Path  # MNIST as arrays
+    images: int  # of its training part
+
+
 def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, float]:
     """Seconds until a command of ours has ended its first epoch, if it is a single run, and until it ends."""
     environment = {**os.environ, "WANDB_MODE": "offline"}
@@ -112,35 +121,36 @@ def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, flo
     return first, seconds
 
 
-def measure_sweep(folder: Path, images: int, data: Path) -> dict[str, Any]:
+def measure_sweep(setting: Setting) -> dict[str, Any]:
     """45 networks: our command, all of it, beside loops over the jobs that train and do no more."""
-    task = {**DEFAULTS, **MLP, "images": images, "data": str(data), "compiled": False}
+    data = {"images": setting.images, "data": str(setting.data)}
+    task = {**DEFAULTS, **MLP, **data, "compiled": False}
     results: dict[str, Any] = {race.OURS: {"seconds": []}}
     for name in SWEEP_PEERS:
         results[race.OURS]["seconds"].append(command(["-m", *SWEEP_WORDS])[1])
-        chosen = race.choose(name, task, folder, looks := [])
+        chosen = race.choose(name, task, setting.peers, looks := [])
         if chosen:
-            seconds = chosen[1].ask(jobs=JOBS, epochs=SWEEP_EPOCHS, images=images)
+            seconds = chosen[1].ask(jobs=JOBS, epochs=SWEEP_EPOCHS, images=setting.images)
             results[name] = {"seconds": [seconds], "settings": chosen[1].settings, "looks": looks}
             chosen[1].end()
     return results
 
 
-def measure_neurons(rounds: int) -> dict[str, Any]:
+def measure_neurons(setting: Setting) -> dict[str, Any]:
     """1,000 neurons in one sweep, beside a thousand times a single process of ours."""
     sweep, single = [], []
-    for _ in range(min(rounds, 3)):
+    for _ in range(min(setting.rounds, 3)):
         single.append(1000 * command(NEURON_WORDS)[1])
         sweep.append(command(["-m", *NEURON_WORDS, *MANY_NEURONS])[1])
         single.append(1000 * command(NEURON_WORDS)[1])
     return {race.OURS: {"seconds": sweep}, "single processes": {"seconds": single}}
 
 
-def measure_starts(rounds: int) -> dict[str, Any]:
+def measure_starts(setting: Setting) -> dict[str, Any]:
     """Seconds until a command ends its first epoch, and until it ends, with an empty and a warm cache."""
     results: dict[str, Any] = {}
     for name, words in STARTS.items():
-        for _ in range(min(rounds, 3)):
+        for _ in range(min(setting.rounds, 3)):
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "warm"):
                     first, whole = command(words, Path(cache))
@@ -149,10 +159,10 @@ def measure_starts(rounds: int) -> dict[str, Any]:
     return {name: {"seconds": seconds} for name, seconds in results.items()}
 
 
-def measure_accuracy(seeds: int = 10) -> dict[str, Any]:
+def measure_accuracy(setting: Setting) -> dict[str, Any]:
     """`experiment=fast_99` from Python, each seed in a process of its own with an empty compile cache."""
     program, results = Path(race.__file__).with_name("to_99.py"), {}
-    for seed in range(seeds):
+    for seed in range(10):
         with tempfile.TemporaryDirectory() as cache:
             environment = {**os.environ, "XDG_CACHE_HOME": cache}
             answer = subprocess.run(
@@ -167,18 +177,20 @@ def measure_accuracy(seeds: int = 10) -> dict[str, Any]:
     return {race.OURS: results}
 
 
+OTHERS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "sweep, 45 MLPs": measure_sweep,
+    "sweep, 1,000 neurons": measure_neurons,
+    "start": measure_starts,
+    "99 %": measure_accuracy,
+}
+
+
 def measure(
     only: Sequence[str], rounds: int, folder: Path, record: dict[str, Any], keep: Callable[[], object]
 ) -> None:
     """Measures what is named, or else what the record lacks, and keeps the record after each."""
     data = mnistjax.load_data("mnist")
-    others = {
-        "sweep, 45 MLPs": lambda: measure_sweep(folder, len(data.train.images), file),
-        "sweep, 1,000 neurons": lambda: measure_neurons(rounds),
-        "start": lambda: measure_starts(rounds),
-        "99 %": measure_accuracy,
-    }
-    names = only or [name for name in (*WORKLOADS, *others) if name not in record["results"]]
+    names = only or [name for name in (*WORKLOADS, *OTHERS) if name not in record["results"]]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "mnist.npz"
         train, test = data.train, data.test
@@ -197,7 +209,7 @@ def measure(
                 result = race.race(list(race.PEERS), task, folder, rounds)
                 result["floor"] = floors.floor(task, record["machine"]["read_gbytes"])
             else:
-                result = others[name]()
+                result = OTHERS[name](Setting(rounds, folder, file, len(train.images)))
             record["results"][name] = result
             keep()
             for contender, facts in result.items():
@@ -207,11 +219,8 @@ def measure(
 
 
 def describe_machine() -> dict[str, Any]:
-    model = (
-        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        if os.path.exists("/proc/cpuinfo")
-        else None
-    )
+    described = Path("/proc/cpuinfo")  # on Linux
+    model = re.search(r"model name\s*: (.*)", described.read_text() if described.exists() else "")
     return {
         "processor": model[1] if model else platform.processor(),
         "cores": cores(),
@@ -238,9 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="workloads, by their names in the table"
-    )
+    parser.add_argument("--only", nargs="+", default=[], choices=[*WORKLOADS, *OTHERS], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=Path("~/.cache/mnistjax/peers").expanduser())
     parser.add_argument("--show", action="store_true", help="measure nothing")
@@ -251,10 +258,11 @@ def main() -> None:
         print(show.markdown(record), *save(show.picture(record), PICTURE), sep="\n")
         return
     date = datetime.date.today().isoformat()
-    path = HISTORY / f"{date}-{commit()}.json"
-    record = {"date": date, "commit": commit(), "machine": describe_machine(), "results": {}}
+    path = HISTORY / f"{date}-{(measured := commit())}.json"
     if path.exists():
-        record["results"] = json.loads(path.read_text())["results"]
+        record = json.loads(path.read_text())
+    else:
+        record = {"date": date, "commit": measured, "machine": describe_machine(), "results": {}}
     HISTORY.mkdir(parents=True, exist_ok=True)
     measure(
         args.only,

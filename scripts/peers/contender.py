@@ -58,25 +58,23 @@ def serve(build: Build, **versions: str) -> None:
     contender.evaluate()
     _say(ready=time.perf_counter() - STARTED, versions=versions, parameters=contender.parameters())
     for line in sys.stdin:
-        words = json.loads(line)
-        repeats = 1 if "jobs" in words else words.get("evaluate") or words["epochs"]
-        started = time.perf_counter()
+        words, repeats, started = json.loads(line), 1, time.perf_counter()
         if "jobs" in words:
             for job in words["jobs"]:
                 build({**task, **job}, train, test).train(words["epochs"], words["images"])
         elif "evaluate" in words:
+            repeats = words["evaluate"]
             for _ in range(repeats):
                 contender.evaluate()
         else:
+            repeats = words["epochs"]
             contender.train(repeats, words["images"])
         _say(seconds=(time.perf_counter() - started) / repeats)
 
 
 def _split(images: np.ndarray, labels: np.ndarray, task: dict[str, Any]) -> Images:
-    labels = labels.astype(np.int64)
-    return Images(
-        images.astype(np.float32) / 255, (labels == 0).astype(np.int64) if task["binary"] else labels
-    )
+    labels = labels == 0 if task["binary"] else labels
+    return Images(images.astype(np.float32) / 255, labels.astype(np.int64))
 
 
 def _say(**words: Any) -> None:

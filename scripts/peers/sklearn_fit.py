@@ -9,15 +9,12 @@ from sklearn.neural_network import MLPClassifier
 import contender
 
 
-def count(*leaves: Any) -> int:
+def size(*leaves: Any) -> int:
     return sum(leaf.size for leaf in leaves)
 
 
 def build(task: dict, train: contender.Images, test: contender.Images) -> contender.Contender:
-    (images, labels), rate = (
-        (train.images.reshape(len(train.images), -1), train.labels),
-        task["learning_rate"],
-    )
+    images, labels, rate = train.images.reshape(len(train.images), -1), train.labels, task["learning_rate"]
     if not task["hidden"]:
         model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=rate, alpha=0)
     else:
@@ -39,8 +36,8 @@ def build(task: dict, train: contender.Images, test: contender.Images) -> conten
 
     def parameters() -> int:
         if isinstance(model, SGDClassifier):
-            return count(model.coef_, model.intercept_)
-        return count(*model.coefs_, *model.intercepts_)
+            return size(model.coef_, model.intercept_)
+        return size(*model.coefs_, *model.intercepts_)
 
     return contender.Contender(fit, evaluate, parameters)
 
