@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mnistjax.backend import prepare_backend
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
-    from mnistjax.loop import Moment, Result, Run, fit, fit_lanes
+    from mnistjax.loop import Moment, Result, Run, fit, fit_lanes, fit_teams
     from mnistjax.models import create_model, list_models, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
@@ -22,7 +22,7 @@ _ROOMS = {
     "backend": ("prepare_backend",),
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
-    "loop": ("Moment", "Result", "Run", "fit", "fit_lanes"),
+    "loop": ("Moment", "Result", "Run", "fit", "fit_lanes", "fit_teams"),
     "models": ("create_model", "list_models", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
@@ -44,6 +44,7 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_lanes",
+    "fit_teams",
     "list_datasets",
     "list_models",
     "list_optimizers",

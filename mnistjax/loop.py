@@ -1,4 +1,4 @@
-"""The loop on the host: `fit` one run, or `fit_lanes` many runs of one Spec through one program.
+"""The loop on the host: `fit` one run, `fit_teams` many in turn, or `fit_lanes` many at once.
 
 Functions of (spec, hyper, seed, data): no files, no Hydra, no W&B. Whoever wants to watch or record
 passes observers.
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from mnistjax.train import (
     init,
     lane_mesh,
     layout,
+    order_seed,
     piece_mesh,
     place,
     train_lanes,
@@ -114,10 +116,43 @@ def fit(
     data does not fit the Spec; what an observer raises is raised here.
     """
     run = Run(hyper, seed, stopping, snapshot, rows, observers)
-    ((_, result),) = fit_lanes(spec, [run], data=data, stop=stop)
+    ((_, result),) = fit_teams(spec, [[run]], data=data, stop=stop)
     if result.error:
         raise result.error
     return result
+
+
+def fit_teams(
+    spec: Spec,
+    teams: Iterable[Sequence[Run]],
+    *,
+    data: Dataset,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Run, Result]]:
+    """Each run with its Result, one team after the other, by the program of a single run and with its bits.
+
+    The runs of a team take turns, segment by segment, on batches that are made once for all of them: the
+    cost of many neurons halves. So they read the images in one order, that of their seed, and stand at one
+    step; else ValueError. A run whose observer raises is "failed", one that diverges leaves its team. Once
+    `stop` is true the runs of the team end as "interrupted" after their segment, and no other begins.
+    """
+    check_fits(spec, data)
+    program, stopped = _Turns(spec, data), False
+    with _compile_clock() as compiling:
+        for team in teams:
+            lanes = [_Lane(spec, run, compiling) for run in team]
+            if len({(order_seed(spec, lane.run.seed), lane.step) for lane in lanes}) > 1:
+                raise ValueError("the runs of a team must have one seed and stand at one step")
+            program.put(lanes)
+            active = dict(enumerate(lanes))
+            while active:
+                for slot, lane in [item for item in active.items() if item[1].status]:
+                    del active[slot]
+                    yield lane.run, lane.result(program, slot)
+                if active:
+                    stopped = _advance(program, active, compiling, stop)
+            if stopped:
+                return
 
 
 def fit_lanes(
@@ -135,8 +170,11 @@ def fit_lanes(
     "failed", one that diverges leaves its lane. Once `stop` is true the runs in the lanes end as
     "interrupted" after their segment, and no other begins.
     """
+    if width == 1:
+        yield from fit_teams(spec, ([run] for run in runs), data=data, stop=stop)
+        return
     check_fits(spec, data)
-    stack, stopped = _Stack(spec, width, data), False
+    program, stopped = _Stack(spec, width, data), False
     lanes: list[_Lane | None] = [None] * width
     with _compile_clock() as compiling:
         waiting = _Waiting(_Lane(spec, run, compiling) for run in runs)
@@ -144,30 +182,40 @@ def fit_lanes(
             for slot, lane in enumerate(lanes):
                 if lane and lane.status:
                     lanes[slot] = None
-                    yield lane.run, lane.result(stack, slot)
+                    yield lane.run, lane.result(program, slot)
             for slot in () if stopped else range(width):
                 if lanes[slot] is None and (lane := waiting.take(_common_step(spec, lanes))):
                     lanes[slot] = lane
-                    stack.put(slot, lane)
+                    program.put(slot, lane)
             active = {slot: lane for slot, lane in enumerate(lanes) if lane}
             if not active:
                 return
-            if any(lane.status for lane in active.values()):  # over before it began
-                continue
-            started, compiled = time.perf_counter(), sum(compiling)
-            stack.advance(next(iter(active.values())))
-            for lane in active.values():  # the host makes the next orders while the device is busy
-                lane.advance()
-                stack.prepare(lane)
-            sums = stack.sums()
-            seconds = time.perf_counter() - started - (sum(compiling) - compiled)
-            ends_epoch = any(lane.ends_epoch for lane in active.values())
-            val_sums = stack.evaluate() if ends_epoch else sums
-            stopped = stop()
-            for slot, lane in active.items():
-                lane.seconds += seconds / len(active)
-                state = functools.partial(stack.state, slot)
-                lane.record(_at(sums, slot, width), _at(val_sums, slot, width), state, stopped)
+            if not any(lane.status for lane in active.values()):  # else over before it began
+                stopped = _advance(program, active, compiling, stop)
+
+
+def _advance(
+    program: _Turns | _Stack,
+    active: Mapping[int, _Lane],
+    compiling: Sequence[float],
+    stop: Callable[[], bool],
+) -> bool:
+    """The lanes in these slots are a segment further, and their observers know; whether to stop."""
+    started, compiled = time.perf_counter(), sum(compiling)
+    program.advance(active)
+    for lane in active.values():  # the host makes the next orders while the device is busy
+        lane.advance()
+    program.prepare(active)
+    sums = program.sums(active)
+    seconds = time.perf_counter() - started - (sum(compiling) - compiled)
+    ends_epoch = any(lane.ends_epoch for lane in active.values())
+    val_sums = program.evaluate(active) if ends_epoch else sums
+    stopped = stop()
+    for slot, lane in active.items():
+        lane.seconds += seconds / len(active)
+        state = functools.partial(program.state, slot)
+        lane.record(program.at(sums, slot), program.at(val_sums, slot), state, stopped)
+    return stopped
 
 
 class _Lane:
@@ -235,14 +283,14 @@ class _Lane:
         except Exception as error:
             self.status, self.error = "failed", error
 
-    def result(self, stack: _Stack, slot: int) -> Result:
+    def result(self, program: _Turns | _Stack, slot: int) -> Result:
         """The Result of the run that has ended in this place."""
         assert self.status is not None
         spec, stopping, rows, tested = self.spec, self.run.stopping, self.rows, None
-        state = stack.state(slot)
+        state = program.state(slot)
         variables = variables_of(state) if self._best is None else self._best
         if self.status == "done":
-            tested = summarize(spec.task, stack.test(variables))
+            tested = summarize(spec.task, program.test(variables))
         return Result(
             status=self.status,
             reason=_reason(self.status, rows, self.error),
@@ -254,7 +302,7 @@ class _Lane:
             seconds_per_epoch=statistics.median(row["seconds"] for row in rows) if rows else math.nan,
             compile_seconds=sum(self._compiling) - self._compiled,
             test=tested,
-            lanes=stack.width,
+            lanes=program.width,
             error=self.error,
         )
 
@@ -279,35 +327,85 @@ class _Waiting:
         return lane
 
 
-class _Stack:
-    """The States of `width` lanes, and the one program that advances them.
+class _Turns:
+    """The States of a team, and the program of a single run that advances one after the other.
 
-    A width of 1 has no stack, but the State and the program of a single run. A lane that no run needs goes
-    on with what it last had.
+    The next batches are made while the device is busy with those before.
+    """
+
+    width = 1
+
+    def __init__(self, spec: Spec, data: Dataset) -> None:
+        self._spec, self._data, self._mesh = spec, data, piece_mesh(spec)
+        self._feed = Feed(data.train, self._mesh)
+        self._val = place((data.val.images, data.val.labels), self._mesh, shared=True)
+        self._states: list[State] = []
+
+    def put(self, team: Sequence[_Lane]) -> None:
+        """The lanes are in the slots, each at its start."""
+        self._states = [place(lane.start, self._mesh, shared=True) for lane in team]
+
+    def advance(self, active: Mapping[int, _Lane]) -> None:
+        """The lanes in these slots are a segment further."""
+        batches = self._feed.take(next(iter(active.values())).segment)
+        for slot, lane in active.items():
+            args = lane.run.hyper, lane.key, self._states[slot], batches, self._mesh
+            self._states[slot] = train_segment(self._spec, *args)
+
+    def prepare(self, active: Mapping[int, _Lane]) -> None:
+        """The lanes' next batches are made, if they have any."""
+        lane = max(active.values(), key=lambda lane: lane.run.stopping.epochs)
+        if lane.step < lane.run.stopping.epochs * self._spec.steps_per_epoch:
+            self._feed.make(lane.segment)
+
+    def state(self, slot: int) -> State:
+        """The State of one lane, of arrays that the next segment overwrites."""
+        return self._states[slot]
+
+    def sums(self, active: Mapping[int, _Lane]) -> Any:
+        """The sums of the current epoch, by slot, on the host."""
+        return jax.device_get({slot: self._states[slot].sums for slot in active})
+
+    def evaluate(self, active: Mapping[int, _Lane]) -> Any:
+        """The sums over the validation images, by slot, on the host."""
+        variables = {slot: variables_of(self._states[slot]) for slot in active}
+        args = *self._val, self._mesh
+        return jax.device_get({slot: evaluate(self._spec, x, *args) for slot, x in variables.items()})
+
+    def test(self, variables: Any) -> Sums:
+        """The sums of one lane's variables over the test images, on the host."""
+        return jax.device_get(evaluate(self._spec, variables, *self._test, self._mesh))
+
+    @staticmethod
+    def at(sums: Any, slot: int) -> Any:
+        """One slot's part."""
+        return sums[slot]
+
+    @functools.cached_property
+    def _test(self) -> tuple[Array, Array]:
+        """The test images, once a run has ended; as many as `val`'s, whose program they share."""
+        part = pad(self._data.test, len(self._data.val.images))
+        return place((part.images, part.labels), self._mesh, shared=True)
+
+
+class _Stack:
+    """The stacked States of `width` lanes, and the one program that advances them all.
+
+    A lane that no run needs goes on with what it last had.
     """
 
     def __init__(self, spec: Spec, width: int, data: Dataset) -> None:
         self.width = width
-        self._spec, self._data = spec, data
-        self._mesh = piece_mesh(spec) if width == 1 else lane_mesh(width)
-        if width == 1:
-            self._feed = Feed(data.train, self._mesh)
-        else:
-            self._train = self._place(data.train)
-        self._val = self._place(data.val)
+        self._spec, self._data, self._mesh = spec, data, lane_mesh(width)
+        self._train = place((data.train.images, data.train.labels), self._mesh, shared=True)
+        self._val = place((data.val.images, data.val.labels), self._mesh, shared=True)
         self._lanes: list[_Lane] = []
         self._states: Any = None
         self._host: Any = None  # the same on the host, once asked for
 
-    def _place(self, part: Split) -> tuple[Array, Array]:
-        return place((part.images, part.labels), self._mesh, shared=True)
-
     def put(self, slot: int, lane: _Lane) -> None:
         """The lane is in this slot, at its start."""
         self._host = None
-        if self.width == 1:
-            self._lanes, self._states = [lane], place(lane.start, self._mesh, shared=True)
-            return
         if not self._lanes:
             self._lanes = [lane] * self.width
             self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.width), lane.start)
@@ -316,53 +414,45 @@ class _Stack:
         self._hypers = jax.tree.map(lambda *x: np.asarray(x, np.float32), *(x.run.hyper for x in self._lanes))
         self._keys = jax.vmap(jax.random.key)(np.array([x.run.seed for x in self._lanes], np.uint32))
 
-    def advance(self, lane: _Lane) -> None:
-        """All lanes are a segment further; where they share an order, it is this lane's."""
+    def advance(self, active: Mapping[int, _Lane]) -> None:
+        """All lanes are a segment further; where they share an order, it is that of any active one."""
         self._host = None
-        if self.width == 1:
-            args = lane.run.hyper, lane.key, self._states, self._feed.take(lane.segment), self._mesh
-            self._states = train_segment(self._spec, *args)
-            return
         shared = self._spec.shuffle == "shared"
+        lane = next(iter(active.values()))
         rows = lane.segment if shared else np.stack([x.segment for x in self._lanes])
         args = self._hypers, self._keys, self._states, *self._train, rows
         self._states = train_lanes(self._spec, *args)
 
-    def prepare(self, lane: _Lane) -> None:
-        """The lane's next batches are made, if it has any and they are made here."""
-        if self.width == 1 and lane.step < lane.run.stopping.epochs * self._spec.steps_per_epoch:
-            self._feed.make(lane.segment)
+    def prepare(self, active: Mapping[int, _Lane]) -> None:
+        """Nothing: the batches are gathered on the device."""
 
     def state(self, slot: int) -> State:
-        """The State of one lane; where there is one only, of arrays that the next segment overwrites."""
-        if self.width == 1:
-            return self._states
+        """The State of one lane."""
         if self._host is None:  # once for all lanes
             self._host = jax.device_get(self._states)
-        return jax.tree.map(lambda leaf: np.array(leaf[slot]), self._host)
+        return self.at(self._host, slot)
 
-    def sums(self) -> Any:
+    def sums(self, active: Mapping[int, _Lane]) -> Any:
         """The sums of the current epoch, stacked, on the host."""
         return jax.device_get(self._states.sums)
 
-    def evaluate(self) -> Any:
+    def evaluate(self, active: Mapping[int, _Lane]) -> Any:
         """The sums over the validation images, stacked, on the host."""
-        variables = variables_of(self._states)
-        if self.width == 1:
-            return jax.device_get(evaluate(self._spec, variables, *self._val, self._mesh))
-        return jax.device_get(evaluate_lanes(self._spec, variables, *self._val))
+        return jax.device_get(evaluate_lanes(self._spec, variables_of(self._states), *self._val))
 
     def test(self, variables: Any) -> Sums:
         """The sums of one lane's variables over the test images, on the host."""
-        mesh = self._mesh if self.width == 1 else None
-        return jax.device_get(evaluate(self._spec, variables, *self._test, mesh))
+        return jax.device_get(evaluate(self._spec, variables, *self._test))
+
+    @staticmethod
+    def at(stack: Any, slot: int) -> Any:
+        """One slot's part."""
+        return jax.tree.map(lambda leaf: np.array(leaf[slot]), stack)
 
     @functools.cached_property
     def _test(self) -> tuple[Array, Array]:
-        """The test images, once a run has ended; as many as `val`'s, whose program they share."""
-        if self.width > 1:
-            return jax.device_put((self._data.test.images, self._data.test.labels))
-        return self._place(pad(self._data.test, len(self._data.val.images)))
+        """The test images, once a run has ended."""
+        return jax.device_put((self._data.test.images, self._data.test.labels))
 
 
 def pad(part: Split, count: int) -> Split:
@@ -375,11 +465,6 @@ def pad(part: Split, count: int) -> Split:
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(states: State, slot: int, state: State) -> State:
     return jax.tree.map(lambda stack, leaf: stack.at[slot].set(leaf), states, state)
-
-
-def _at(stack: Any, slot: int, width: int) -> Any:
-    """One lane's part of a stack."""
-    return stack if width == 1 else jax.tree.map(lambda leaf: leaf[slot], stack)
 
 
 def check_fits(spec: Spec, data: Dataset) -> None:
@@ -457,11 +542,12 @@ def _host_copy(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def _compile_clock() -> Iterator[list[float]]:
-    """The seconds of each trace, lowering and compilation inside the `with`, as they end."""
+    """The seconds of each trace, lowering and compilation of this thread inside the `with`, as they end."""
     seconds: list[float] = []
+    thread = threading.get_ident()
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.startswith("/jax/core/compile/"):
+        if event.startswith("/jax/core/compile/") and threading.get_ident() == thread:
             seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)

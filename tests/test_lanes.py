@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mnistjax.config import Stopping
-from mnistjax.loop import Run, fit, fit_lanes
+from mnistjax.loop import Run, fit, fit_lanes, fit_teams
 from mnistjax.train import (
     evaluate_lanes,
     initial_state,
@@ -76,6 +76,61 @@ def test_one_lane_has_the_bits_of_single_runs(shuffle):
     spec, runs = make_runs(3, shuffle=shuffle)
     for run, result in zip(runs, train(spec, runs), strict=True):
         assert_same(result, fit_alone(spec, run))
+
+
+TEAMS = {"one seed": {}, "shared order": {"shuffle": "shared"}, "full batch": {"batch_size": "all"}}
+
+
+def make_team(kind):
+    """Four runs that read the images in one order, and the third for fewer epochs."""
+    spec, runs = make_runs(4, **TEAMS[kind])
+    if kind == "one seed":
+        runs = [dataclasses.replace(run, seed=5) for run in runs]
+    runs[2] = dataclasses.replace(runs[2], stopping=Stopping(1))
+    return spec, runs
+
+
+def train_team(spec, runs, **more):
+    results = dict(fit_teams(spec, [runs], data=made_up_data(), **more))
+    return [results[run] for run in runs]
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+def test_a_team_has_the_bits_of_single_runs(kind):
+    spec, runs = make_team(kind)
+    for run, result in zip(runs, train_team(spec, runs), strict=True):
+        assert_same(result, fit_alone(spec, run))
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+def test_a_team_goes_on_when_one_of_it_diverges_or_fails(kind):
+    def fail(moment):
+        raise RuntimeError("mine")
+
+    spec, runs = make_team(kind)
+    good = train_team(spec, runs)
+    optimizer = {**runs[0].hyper["optimizer"], "learning_rate": 1e30}
+    diverging = dataclasses.replace(runs[0], hyper={**runs[0].hyper, "optimizer": optimizer})
+    failing = dataclasses.replace(runs[3], observers=[fail])
+    mixed = [diverging, runs[1], runs[2], failing]
+    ended = list(fit_teams(spec, [mixed], data=made_up_data()))
+    assert [mixed.index(run) for run, _ in ended][-1] == 1  # the others end before it, and are not kept
+    results = dict(ended)
+    assert [results[run].status for run in mixed] == ["diverged", "done", "done", "failed"]
+    for index in (1, 2):
+        assert_same(results[runs[index]], good[index])
+
+
+def test_a_team_of_two_orders_is_refused():
+    spec, runs = make_runs(2)
+    with pytest.raises(ValueError, match="one seed"):
+        train_team(spec, runs)
+
+
+def test_a_stop_ends_a_team_and_begins_no_other():
+    spec, runs = make_team("full batch")
+    ended = list(fit_teams(spec, [runs[:2], runs[2:]], data=made_up_data(), stop=lambda: True))
+    assert [result.status for _, result in ended] == ["interrupted"] * 2
 
 
 @pytest.mark.parametrize("shuffle", ["own", "shared"])

@@ -21,7 +21,9 @@ from mnistjax.cli import main
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
+from mnistjax.sweep import worker
 from mnistjax.sweep.ledger import aggregate, short_name, varying
+from mnistjax.sweep.plan import TEAM, count_team
 from mnistjax.train import initial_state, train_segment
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
@@ -89,6 +91,30 @@ def test_a_sweep_traces_one_program_for_each_spec(work):
     assert main(["-m", *SMALL, *words, *same]) == 0
     assert len(results("sweep")) == 18
     assert programs._cache_size() - before == 3
+
+
+def test_jobs_of_one_seed_train_as_a_team_with_the_bits_of_single_runs(work, monkeypatch):
+    teams = []
+    real = worker.make_teams
+    monkeypatch.setattr(worker, "make_teams", lambda task: teams.extend(real(task)) or teams)
+    words = ["-m", *SMALL, "optimizer=sgd", "optimizer.learning_rate=0.1,0.2,0.3,0.4", "seed=0,1"]
+    assert main([*words, "hydra.sweep.dir=alone"]) == 0
+    monkeypatch.setattr("mnistjax.sweep.run.count_team", lambda *_: 3)
+    assert main([*words, "hydra.sweep.dir=sweep", "sweep.executor=inline"]) == 0
+    assert [[ticket.number for ticket in team] for team in teams] == [[0, 2, 4], [6], [1, 3, 5], [7]]
+    assert without_times("sweep") == without_times("alone")
+    for number in range(8):
+        assert bits(f"sweep/{number}") == bits(f"alone/{number}")
+
+
+def test_teams_are_for_short_epochs_and_many_jobs():
+    data = load_data("digits")
+    neuron = make_plan(data, model="neuron").spec
+    assert count_team(neuron, 1000, 2) == TEAM
+    assert count_team(neuron, 24, 2) == 3
+    assert count_team(neuron, 7, 2) == 1
+    wide = make_plan(data, model="mlp", model_options={"hidden": [4096, 4096, 4096]}).spec
+    assert count_team(wide, 1000, 2) == 1
 
 
 def test_fail_fast_stops_at_the_first_failure(work, capsys):
@@ -161,10 +187,18 @@ def marks(seeds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [["sweep.mode=map"], ["sweep.mode=chunk", "sweep.lanes=4"]])
-def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monkeypatch, capsys, mode):
+@pytest.mark.parametrize(
+    ("mode", "team"),
+    [
+        (["sweep.mode=map"], 1),
+        (["sweep.mode=map", "train.batch_size=all"], 4),
+        (["sweep.mode=chunk", "sweep.lanes=4"], 1),
+    ],
+)
+def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monkeypatch, capsys, mode, team):
     assert faulty.FAULTS not in os.environ
     monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    monkeypatch.setattr("mnistjax.sweep.run.count_team", lambda *_: team)
     words = ["-m", *FAULTY, *mode, "sweep.timeout=15"]
     assert main([*words, "seed=range(7)", "hydra.sweep.dir=whole"]) == 0
     faults = ["diverge", "raise", "kill", "hang"]

@@ -22,7 +22,7 @@ from typing import Any
 from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
-from mnistjax.sweep.plan import count_threads, data_key
+from mnistjax.sweep.plan import count_team, count_threads, data_key
 from mnistjax.sweep.supervisor import POLL_SECONDS, Supervisor, fail, registered_rows
 from mnistjax.sweep.worker import Begun, Ended, Key, Progress, Report, Task, Ticket, add_rows
 
@@ -51,7 +51,9 @@ class Errand:
         if data_key(data, ticket.plan.positive) != task.data:
             raise ConfigError(f"{data.name} has another SHA-256 there")
         if task.width == 1:
-            task = replace(task, threads=count_threads(ticket.plan.spec, len(task.tickets)))
+            spec, jobs = ticket.plan.spec, len(task.tickets)
+            threads = count_threads(spec, jobs)
+            task = replace(task, threads=threads, team=count_team(spec, jobs, threads))
         with (
             open(self.folder / self.name, "a", buffering=1) as file,
             Supervisor(timeout=self.timeout) as supervisor,

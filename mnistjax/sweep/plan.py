@@ -15,12 +15,13 @@ from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.sweep.worker import Key
-from mnistjax.train import build_model, count_devices, flops, init
+from mnistjax.train import SEGMENT_FLOPS, build_model, count_devices, flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 
 CHUNK = 8  # lanes of `chunk`, unless told
 WIDEST = 1024  # lanes of `vmap`, unless told
+TEAM = 8  # jobs; making their batches is then a small part of neurons' training
 MEMORY_SHARE = 0.5  # of what is free
 
 
@@ -93,6 +94,13 @@ def count_threads(spec: Spec, jobs: int) -> int:
     if jax.default_backend() == "cpu":  # whose devices share their memory
         at_once = min(at_once, int(free_bytes() * MEMORY_SHARE // lane_bytes(spec)))
     return max(1, at_once)
+
+
+def count_team(spec: Spec, jobs: int, threads: int) -> int:
+    """Jobs at most that take turns in a program of one lane: so many that each thread has a few teams, and
+    that a turn of all costs no more than a segment, because a sweep stops between two turns."""
+    epochs = SEGMENT_FLOPS / (3 * max(1.0, flops(spec)) * spec.train_count)
+    return max(1, min(TEAM, jobs // (4 * threads), int(epochs)))
 
 
 def free_bytes() -> int:

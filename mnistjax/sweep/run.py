@@ -19,7 +19,7 @@ from mnistjax.metrics import badness
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
 from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
-from mnistjax.sweep.plan import Group, Mode, count_threads, data_key, describe_plan, make_groups
+from mnistjax.sweep.plan import Group, Mode, count_team, count_threads, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
@@ -261,7 +261,8 @@ class Sweep:
         if not numbers:
             return None
         tickets = tuple(self._ticket(number) for number in numbers)
-        return Task(group.width, group.threads, group.data, tickets)
+        team = count_team(group.spec, len(tickets), group.threads) if group.width == 1 else 1
+        return Task(group.width, group.threads, team, group.data, tickets)
 
     def _ticket(self, number: int) -> Ticket:
         job, entry = self.jobs[number], self.ledger.entries[number]
@@ -281,7 +282,7 @@ def merge(tasks: Iterable[Task]) -> list[Task]:
     for task in tasks:
         last = merged[-1] if merged else None
         alike = last and last.width == task.width == 1 and last.data == task.data
-        if last and alike and _devices(last) == _devices(task):
+        if last and alike and last.team == task.team and _devices(last) == _devices(task):
             tickets = (*last.tickets, *task.tickets)
             threads = min(count_threads(spec, len(tickets)) for spec in {t.plan.spec for t in tickets})
             merged[-1] = replace(last, tickets=tickets, threads=threads)

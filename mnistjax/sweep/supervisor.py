@@ -213,7 +213,7 @@ class Supervisor:
         half = len(suspects) // 2
         halves = [suspects] if task.width == 1 else [suspects[:half], suspects[half:]]
         for tickets in filter(None, halves):
-            self._pending.append(replace(task, tickets=tuple(tickets), threads=1))
+            self._pending.append(replace(task, tickets=tuple(tickets), threads=1, team=1))
 
 
 def fail(ticket: Ticket, reason: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import queue
 import signal
@@ -59,6 +60,7 @@ class Task:
 
     width: int  # lanes of a program
     threads: int  # programs at a time
+    team: int  # jobs of one lane that take turns in a program, at most
     data: Key
     tickets: tuple[Ticket, ...]
 
@@ -142,19 +144,39 @@ def add_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
     OPTIMIZERS.update(rows["optimizer"])
 
 
-class Line:
-    """The tickets of a task, in turn; of each Spec one program compiles first and the others wait."""
+Team = tuple[Ticket, ...]
 
-    def __init__(self, tickets: Sequence[Ticket], stop: Callable[[], bool]) -> None:
-        self._tickets, self._stop, self._turn = deque(tickets), stop, threading.Lock()
+
+def make_teams(task: Task) -> list[Team]:
+    """The tickets by Spec; and those that read the images in one order, from the first step on, together."""
+    from mnistjax.train import order_seed
+
+    together: dict[Any, list[Ticket]] = {}
+    for ticket in task.tickets:
+        spec, fresh = ticket.plan.spec, not (ticket.folder / records.CHECKPOINT).exists()
+        alike = task.team > 1 and fresh
+        key = (spec, order_seed(spec, ticket.plan.seed)) if alike else (spec, None, ticket.number)
+        together.setdefault(key, []).append(ticket)
+    return [
+        tuple(tickets[i : i + task.team])
+        for tickets in together.values()
+        for i in range(0, len(tickets), task.team)
+    ]
+
+
+class Line:
+    """The teams of a task, in turn; of each Spec one program compiles first and the others wait."""
+
+    def __init__(self, teams: Sequence[Team], stop: Callable[[], bool]) -> None:
+        self._teams, self._stop, self._turn = deque(teams), stop, threading.Lock()
         self._compiled: dict[Spec, threading.Event] = {}
 
-    def take(self, spec: Spec | None = None) -> Ticket | None:
-        """The next ticket, if it is of this Spec or any will do; None after a stop."""
+    def take(self, spec: Spec | None = None) -> Team | None:
+        """The next team, if it is of this Spec or any will do; None after a stop."""
         with self._turn:
-            if self._stop() or not self._tickets or spec not in (None, self._tickets[0].plan.spec):
+            if self._stop() or not self._teams or spec not in (None, self._teams[0][0].plan.spec):
                 return None
-            return self._tickets.popleft()
+            return self._teams.popleft()
 
     def wait(self, spec: Spec) -> None:
         """Waits until another has compiled the program, unless this is the first one to need it."""
@@ -176,7 +198,7 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
 
     from mnistjax.train import count_devices
 
-    line, devices = Line(task.tickets, stop), jax.devices()
+    line, devices = Line(make_teams(task), stop), jax.devices()
     each = len(devices) // task.threads  # of a program, from its default one on
     if devices[0].platform == "cpu" and count_devices(task.tickets[0].plan.spec) == 1:
         each = 0  # a device has threads enough for several programs, and one device compiles each once
@@ -184,8 +206,8 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
 
     def work(index: int) -> None:
         with jax.default_device(devices[index * each % len(devices)]):
-            while ticket := line.take():
-                Bench(task.width, data, line, send, stop, trackers).run(ticket)
+            while team := line.take():
+                Bench(task.width, data, line, send, stop, trackers).run(team)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(task.threads)]
     for thread in threads:
@@ -212,22 +234,27 @@ class Bench:
         self._trackers = trackers
         self._works: dict[int, tuple[Ticket, Work, contextlib.ExitStack]] = {}  # by the id of their Run
 
-    def run(self, first: Ticket) -> None:
-        """Trains this job and those of its Spec that come next; jobs that are left are for another Bench."""
-        from mnistjax.loop import fit_lanes
+    def run(self, first: Team) -> None:
+        """Trains this team and those of its Spec that come next; jobs that are left are for another Bench."""
+        from mnistjax.loop import fit_lanes, fit_teams
 
-        spec = first.plan.spec
+        spec = first[0].plan.spec
 
-        def runs() -> Iterator[Run]:
-            ticket: Ticket | None = first
-            while ticket:
-                if run := self._begin(ticket):
-                    yield run
-                ticket = self._line.take(spec)
+        def teams() -> Iterator[list[Run]]:
+            team: Team | None = first
+            while team:
+                yield [run for ticket in team if (run := self._begin(ticket))]
+                team = self._line.take(spec)
 
         self._line.wait(spec)
+        options = {"data": self._data, "stop": self._stop}
         try:
-            for run, result in fit_lanes(spec, runs(), data=self._data, width=self._width, stop=self._stop):
+            if self._width == 1:
+                results = fit_teams(spec, teams(), **options)
+            else:
+                runs = itertools.chain.from_iterable(teams())
+                results = fit_lanes(spec, runs, width=self._width, **options)
+            for run, result in results:
                 self._end(run, result)
         except Exception as error:
             self._break(error)
