@@ -74,7 +74,7 @@ JOBS = [
     {"optimizer": optimizer, "learning_rate": rate, "seed": seed}
     for optimizer, rate, seed in itertools.product(("sgd", "rmsprop", "adam"), RATES, range(3))
 ]
-SWEEP_PEERS = "Keras, TensorFlow", "Keras, TensorFlow, many steps", "PyTorch"
+SWEEP_PEERS = "Keras, TensorFlow, many steps", "PyTorch"
 SWEEP_WORDS = [
     *["model=mlp", "model.hidden=64", "schedule=constant", f"train.epochs={SWEEP_EPOCHS}", "seed=0,1,2"],
     *["optimizer=sgd,rmsprop,adam", "optimizer.learning_rate=" + ",".join(map(str, RATES))],

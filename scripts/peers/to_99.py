@@ -28,7 +28,7 @@ def main() -> None:
     assert result.test
     started, feed = time.perf_counter(), Feed(data.train, piece_mesh(plan.spec))
     for epoch in range(plan.stopping.epochs):
-        for rows in epoch_rows(plan.spec, seed=plan.seed, epoch=epoch):
+        for rows in epoch_rows(plan.spec, seed=plan.seed + 1, epoch=epoch):  # not made before
             feed.make(rows)
     shuffling = time.perf_counter() - started
     answer = {"seconds": seconds, "accuracy": result.test["accuracy"], "val": result.rows[-1]["val/accuracy"]}
