@@ -9,9 +9,10 @@ train in turn, each at its best setting. Seconds are wall time an epoch, compile
 rounds. mnistjax's time is that of all of `fit`. A floor is the time of the matrix products alone, by NumPy at
 their shapes, or of reading the images once, whichever is longer.
 
-The results of each date and commit are kept as JSON in .github/benchmarks; what the file of today's commit
-has already is measured again only where it is named. `--show` draws .github/benchmark.png and writes the
-README's table, both from the newest file.
+The results of each date and commit are kept as JSON in .github/benchmarks. All of it takes an hour and a half
+on two cores, so a new file begins with the results of the newest one, each of which names its commit; what
+today's commit has measured already is measured again only where it is named. `--show` draws
+.github/benchmark.png and writes the README's table, both from the newest file.
 """
 
 import argparse
@@ -190,7 +191,8 @@ def measure(
 ) -> None:
     """Measures what is named, or else what the record lacks, and keeps the record after each."""
     data = mnistjax.load_data("mnist")
-    names = only or [name for name in (*WORKLOADS, *OTHERS) if name not in record["results"]]
+    commits, results = record["commits"], record["results"]
+    names = only or [name for name in (*WORKLOADS, *OTHERS) if commits.get(name) != record["commit"]]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "mnist.npz"
         train, test = data.train, data.test
@@ -210,7 +212,8 @@ def measure(
                 result["floor"] = floors.floor(task, record["machine"]["read_gbytes"])
             else:
                 result = OTHERS[name](Setting(rounds, folder, file, len(train.images)))
-            record["results"][name] = result
+            results[name], commits[name] = result, record["commit"]
+            record["results"] = {n: results[n] for n in (*WORKLOADS, *OTHERS) if n in results}
             keep()
             for contender, facts in result.items():
                 if seconds := facts.get("seconds"):
@@ -231,7 +234,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def newest() -> Path:
-    files = sorted(HISTORY.glob("*.json"))
+    files = sorted(HISTORY.glob("*.json"), key=lambda file: json.loads(file.read_text())["date"])
     if not files:
         raise SystemExit(f"{HISTORY} has no results yet; run this without --show first")
     return files[-1]
@@ -257,13 +260,15 @@ def main() -> None:
         show.write_readme(ROOT / "README.md", record)
         print(show.markdown(record), *save(show.picture(record), PICTURE), sep="\n")
         return
-    date = datetime.date.today().isoformat()
-    path = HISTORY / f"{date}-{(measured := commit())}.json"
+    date, measured = datetime.datetime.now().isoformat(timespec="minutes"), commit()
+    path = HISTORY / f"{date[:10]}-{measured}.json"
+    HISTORY.mkdir(parents=True, exist_ok=True)
     if path.exists():
         record = json.loads(path.read_text())
     else:
-        record = {"date": date, "commit": measured, "machine": describe_machine(), "results": {}}
-    HISTORY.mkdir(parents=True, exist_ok=True)
+        before = json.loads(newest().read_text()) if [*HISTORY.glob("*.json")] else {}
+        own = {"date": date, "commit": measured, "machine": describe_machine()}
+        record = {**own, "commits": before.get("commits", {}), "results": before.get("results", {})}
     measure(
         args.only,
         args.rounds,

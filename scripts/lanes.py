@@ -4,7 +4,8 @@
 
 Seconds per run and epoch, wall time with evaluation, compile excluded; medians of alternating repeats.
 `one` is one run after the other, `map` one run for each core at a time, `vmap` all runs as lanes of one
-program, and `shared` the same where all runs read the images in one order (`train.shuffle=shared`).
+program. Where all runs read the images in one order (one seed, or `train.shuffle=shared`), `teams` is `map`
+with a team for each core, whose runs take turns on the same batches, and `shared` is `vmap`.
 """
 
 import argparse
@@ -44,15 +45,17 @@ def ways(name: str, data: Dataset, count: int) -> tuple[dict[str, Callable[[], N
         for _ in mnistjax.fit_lanes(spec, runs, data=data, width=width):
             pass
 
-    def spread(spec: Spec, runs: list[mnistjax.Run]) -> None:
+    def spread(spec: Spec, teams: list[list[mnistjax.Run]]) -> None:
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(lambda run: train(spec, [run]), runs))
+            list(pool.map(lambda team: list(mnistjax.fit_teams(spec, [team], data=data)), teams))
 
     own, shared = make("own"), make("shared")
+    spec, runs = shared
     return {
         "one": lambda: train(*own),
-        "map": lambda: spread(*own),
+        "map": lambda: spread(own[0], [[run] for run in own[1]]),
         "vmap": lambda: train(*own, width=count),
+        "teams": lambda: spread(spec, [runs[i :: cores()] for i in range(cores())]),
         "shared": lambda: train(*shared, width=count),
     }, stopping.epochs
 
@@ -68,9 +71,10 @@ def main() -> None:
     args = parser.parse_args()
     mnistjax.prepare_backend()
     data = mnistjax.load_data(args.data)
-    print(f"{'workload':<20}" + "".join(f"{way:>10}" for way in ("one", "map", "vmap", "shared")))
-    for name in args.only:
+    for index, name in enumerate(args.only):
         timed, epochs = ways(name, data, args.runs)
+        if not index:
+            print(f"{'workload':<20}" + "".join(f"{way:>10}" for way in timed))
         seconds: dict[str, list[float]] = {way: [] for way in timed}
         for repeat in range(args.repeats + 1):  # the first one compiles
             for way, run in timed.items():
