@@ -386,16 +386,17 @@ def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
     model that looks at batch statistics sees real images. A full batch is not shuffled.
     """
     full = spec.batch_size == spec.train_count
-    return _epoch_rows(spec, order_seed(spec, seed), 0 if full else epoch)
+    rows = _batch_rows(spec, order_seed(spec, seed), 0 if full else epoch)
+    return rows.reshape(*layout(spec), -1, spec.micro_batch)
 
 
 @functools.lru_cache(maxsize=8)  # runs of one seed that train together ask for the same ones
-def _epoch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
+def _batch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
     count, batch, micro = spec.train_count, spec.batch_size, spec.micro_batch
     rows = np.arange(count, dtype=np.int32) if batch == count else order(count, seed=seed, epoch=epoch)
     rows = np.resize(rows, spec.steps_per_epoch * batch)
     rows[count:] = ~rows[count:]
-    rows = fill_up(rows.reshape(-1, batch), micro).reshape(*layout(spec), -1, micro)
+    rows = fill_up(rows.reshape(-1, batch), micro)
     rows.flags.writeable = False
     return rows
 
