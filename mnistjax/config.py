@@ -84,6 +84,11 @@ class Spec:
     def steps_per_epoch(self) -> int:
         return -(-self.train_count // self.batch_size)
 
+    @property
+    def full_batch(self) -> bool:
+        """Whether a step takes all training images, which are then not shuffled."""
+        return self.batch_size == self.train_count
+
 
 @dataclass(frozen=True)
 class Stopping:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
 from mnistjax.data import Dataset, Split
@@ -31,6 +32,7 @@ from mnistjax.train import (
     epoch_rows,
     evaluate,
     evaluate_lanes,
+    evaluate_on,
     init,
     lane_mesh,
     layout,
@@ -146,7 +148,7 @@ def fit_teams(
             program.put(lanes)
             active = dict(enumerate(lanes))
             while active:
-                for slot, lane in [item for item in active.items() if item[1].status]:
+                for slot, lane in [(slot, lane) for slot, lane in active.items() if lane.status]:
                     del active[slot]
                     yield lane.run, lane.result(program, slot)
                 if active:
@@ -338,7 +340,7 @@ class _Turns:
     def __init__(self, spec: Spec, data: Dataset) -> None:
         self._spec, self._data, self._mesh = spec, data, piece_mesh(spec)
         self._feed = Feed(data.train, self._mesh)
-        self._val = place((data.val.images, data.val.labels), self._mesh, shared=True)
+        self._val = _place(data.val, self._mesh)
         self._states: list[State] = []
 
     def put(self, team: Sequence[_Lane]) -> None:
@@ -369,12 +371,12 @@ class _Turns:
     def evaluate(self, active: Mapping[int, _Lane]) -> Any:
         """The sums over the validation images, by slot, on the host."""
         variables = {slot: variables_of(self._states[slot]) for slot in active}
-        args = *self._val, self._mesh
-        return jax.device_get({slot: evaluate(self._spec, x, *args) for slot, x in variables.items()})
+        evaluate = functools.partial(evaluate_on, self._mesh, self._spec)
+        return jax.device_get({slot: evaluate(x, *self._val) for slot, x in variables.items()})
 
     def test(self, variables: Any) -> Sums:
         """The sums of one lane's variables over the test images, on the host."""
-        return jax.device_get(evaluate(self._spec, variables, *self._test, self._mesh))
+        return jax.device_get(evaluate_on(self._mesh, self._spec, variables, *self._test))
 
     @staticmethod
     def at(sums: Any, slot: int) -> Any:
@@ -384,8 +386,7 @@ class _Turns:
     @functools.cached_property
     def _test(self) -> tuple[Array, Array]:
         """The test images, once a run has ended; as many as `val`'s, whose program they share."""
-        part = pad(self._data.test, len(self._data.val.images))
-        return place((part.images, part.labels), self._mesh, shared=True)
+        return _place(pad(self._data.test, len(self._data.val.images)), self._mesh)
 
 
 class _Stack:
@@ -397,8 +398,8 @@ class _Stack:
     def __init__(self, spec: Spec, width: int, data: Dataset) -> None:
         self.width = width
         self._spec, self._data, self._mesh = spec, data, lane_mesh(width)
-        self._train = place((data.train.images, data.train.labels), self._mesh, shared=True)
-        self._val = place((data.val.images, data.val.labels), self._mesh, shared=True)
+        self._train = _place(data.train, self._mesh)
+        self._val = _place(data.val, self._mesh)
         self._lanes: list[_Lane] = []
         self._states: Any = None
         self._host: Any = None  # the same on the host, once asked for
@@ -453,6 +454,11 @@ class _Stack:
     def _test(self) -> tuple[Array, Array]:
         """The test images, once a run has ended."""
         return jax.device_put((self._data.test.images, self._data.test.labels))
+
+
+def _place(part: Split, mesh: Mesh) -> tuple[Array, Array]:
+    """Images and labels, a copy on each device of the mesh."""
+    return place((part.images, part.labels), mesh, shared=True)
 
 
 def pad(part: Split, count: int) -> Split:

@@ -28,6 +28,7 @@ LANES, PIECES = "lanes", "pieces"  # axes of devices: each has its share of the 
 INIT, DROPOUT = 0, 1  # the named streams of a run's key
 GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
 EVALUATE_ROWS = 500  # images per block of an evaluation, at most
+PREDICT_ROWS = 2000  # images per call, at most; their number is part of the program
 PADDING = -1  # the label of an image that counts nothing
 SEGMENT_FLOPS = 1e11  # about a second of a small CPU; a run can be saved and stopped between two segments
 
@@ -164,13 +165,16 @@ def train_segment(
     return over_pieces(local, mesh, shared=3)(hyper, key, state, batches)
 
 
-def over_pieces(function: Callable[..., Any], mesh: Mesh | None, shared: int) -> Callable[..., Any]:
+def over_pieces(
+    function: Callable[..., Any], mesh: Mesh | None, shared: int, *, joined: bool = False
+) -> Callable[..., Any]:
     """The function on every device of a mesh, with all of its first `shared` arguments and a share of the
-    last, and the same result everywhere."""
+    last; its result is the same everywhere, or the devices' shares of it are `joined`."""
     if mesh is None or mesh.size == 1:
         return function
     specs = (*[PartitionSpec()] * shared, PartitionSpec(PIECES))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    result = PartitionSpec(PIECES) if joined else PartitionSpec()
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=result, check_vma=False)
 
 
 def piece_mesh(spec: Spec) -> Mesh:
@@ -207,7 +211,7 @@ def lane_segment(
     def block(state: State, rows: Array) -> tuple[State, None]:
         if spec.micro_batch == spec.batch_size:  # gather several steps at once, it is faster
             pieces, fetch = gather(rows), lambda batch: batch
-        elif spec.batch_size == spec.train_count:  # not shuffled, so each piece is a slice
+        elif spec.full_batch:  # not shuffled, so each piece is a slice
             pieces, fetch = rows[..., 0], lambda start: slice_rows(images, labels, start, spec.micro_batch)
         else:
             pieces, fetch = rows, gather
@@ -311,11 +315,16 @@ def block_starts(spec: Spec, count: int, devices: int = 1) -> Array:
     return size * jnp.arange(-(-blocks // devices) * devices)
 
 
+def evaluate(spec: Spec, variables: Any, images: np.ndarray | Array, labels: np.ndarray | Array) -> Sums:
+    """The sums over all images (N, H, W) uint8, each counted once, but those labelled PADDING not at all."""
+    mesh = piece_mesh(spec)
+    return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
+
+
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
-def evaluate(spec: Spec, variables: Any, images: Array, labels: Array, mesh: Mesh | None = None) -> Sums:
-    """The sums over all images (N, H, W) uint8, each counted once, but those labelled PADDING not at all; the
-    devices of a mesh share the work."""
-    devices = mesh.size if mesh else 1
+def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
+    """`evaluate` of what is `place`d on the devices of a mesh, which share the work."""
+    devices = mesh.size
     function = functools.partial(total, spec, axis=PIECES if devices > 1 else None)
     starts = block_starts(spec, len(images), devices)
     return over_pieces(function, mesh, shared=3)(variables, images, labels, starts)
@@ -331,13 +340,24 @@ def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> 
 
 def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:
     """Class probabilities (N, K) float32 of images (N, H, W), K = 2 for a binary task; on the host."""
-    blocks = [images[i : i + EVALUATE_ROWS] for i in range(0, len(images), EVALUATE_ROWS)]
-    return np.concatenate([np.asarray(_predict_block(spec, variables, block)) for block in blocks])
+    mesh = piece_mesh(spec)
+    variables = place(variables, mesh, shared=True)
+    parts = [images[i : i + PREDICT_ROWS] for i in range(0, len(images), PREDICT_ROWS)]
+    return np.concatenate([np.asarray(_predict_on(mesh, spec, variables, part)) for part in parts])
 
 
-@functools.partial(jax.jit, static_argnames="spec")
-def _predict_block(spec: Spec, variables: Any, images: Array) -> Array:
-    return probabilities(spec.task, forward(spec, variables, images))
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
+def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
+    """In blocks as an evaluation's, of which each device has as many."""
+    count, size = len(images), block_rows(spec, len(images))
+    images = jnp.pad(images, ((0, -count % (size * mesh.size)), *[(0, 0)] * (images.ndim - 1)))
+
+    def local(variables: Any, blocks: Array) -> Array:
+        return lax.map(lambda block: probabilities(spec.task, forward(spec, variables, block)), blocks)
+
+    blocks = images.reshape(-1, size, *images.shape[1:])
+    shares = over_pieces(local, mesh, shared=1, joined=True)(variables, blocks)
+    return shares.reshape(len(images), -1)[:count]
 
 
 class Layout(NamedTuple):
@@ -354,7 +374,7 @@ def layout(spec: Spec) -> Layout:
     segment costs about SEGMENT_FLOPS."""
     total = spec.steps_per_epoch
     steps = max(d for d in _divisors(total) if d == 1 or d * spec.batch_size <= GATHER_ROWS)
-    wanted = 3 * flops(spec) * spec.train_count / SEGMENT_FLOPS
+    wanted = epoch_flops(spec) / SEGMENT_FLOPS
     blocks = total // steps
     segments = min(d for d in _divisors(blocks) if d >= min(wanted, blocks))
     return Layout(segments, blocks // segments, steps)
@@ -374,9 +394,14 @@ def flops(spec: Spec) -> float:
     return float(cost["flops"]) if cost else 0.0
 
 
+def epoch_flops(spec: Spec) -> float:
+    """About the operations of an epoch of training: a gradient costs twice what its forward pass does."""
+    return 3 * flops(spec) * spec.train_count
+
+
 def order_seed(spec: Spec, seed: int) -> int:
     """The seed that orders the images of a run: its own, or 0 where all runs read them in one order."""
-    return 0 if spec.shuffle == "shared" or spec.batch_size == spec.train_count else seed
+    return 0 if spec.shuffle == "shared" or spec.full_batch else seed
 
 
 def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
@@ -385,15 +410,14 @@ def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
     The last batch is filled up with the epoch's first rows r, written ~r: they count nothing, but a
     model that looks at batch statistics sees real images. A full batch is not shuffled.
     """
-    full = spec.batch_size == spec.train_count
-    rows = _batch_rows(spec, order_seed(spec, seed), 0 if full else epoch)
+    rows = _batch_rows(spec, order_seed(spec, seed), 0 if spec.full_batch else epoch)
     return rows.reshape(*layout(spec), -1, spec.micro_batch)
 
 
 @functools.lru_cache(maxsize=8)  # runs of one seed that train together ask for the same ones
 def _batch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
     count, batch, micro = spec.train_count, spec.batch_size, spec.micro_batch
-    rows = np.arange(count, dtype=np.int32) if batch == count else order(count, seed=seed, epoch=epoch)
+    rows = np.arange(count, dtype=np.int32) if spec.full_batch else order(count, seed=seed, epoch=epoch)
     rows = np.resize(rows, spec.steps_per_epoch * batch)
     rows[count:] = ~rows[count:]
     rows = fill_up(rows.reshape(-1, batch), micro)

@@ -10,9 +10,9 @@ rounds. mnistjax's time is that of all of `fit`. A floor is the time of the matr
 their shapes, or of reading the images once, whichever is longer.
 
 The results of each date and commit are kept as JSON in .github/benchmarks. All of it takes an hour and a half
-on two cores, so a new file begins with the results of the newest one, each of which names its commit; what
-today's commit has measured already is measured again only where it is named. `--show` draws
-.github/benchmark.png and writes the README's table, both from the newest file.
+on two cores, so a new file begins with the results of the newest one, if that is of this machine's kind, and
+each names its commit; what today's commit has measured already is measured again only where it is named.
+`--show` draws .github/benchmark.png and writes the README's table, both from the newest file.
 """
 
 import argparse
@@ -240,6 +240,12 @@ def newest() -> Path:
     return files[-1]
 
 
+def earlier(record: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
+    """The commits and results of a record; nothing where its machine is another."""
+    same = all(record["machine"][key] == machine[key] for key in ("processor", "cores"))
+    return {key: record[key] for key in ("commits", "results")} if same else {}
+
+
 def commit() -> str:
     """The checkout's, with a + where files differ from it."""
     words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
@@ -266,9 +272,10 @@ def main() -> None:
     if path.exists():
         record = json.loads(path.read_text())
     else:
-        before = json.loads(newest().read_text()) if [*HISTORY.glob("*.json")] else {}
         own = {"date": date, "commit": measured, "machine": describe_machine()}
-        record = {**own, "commits": before.get("commits", {}), "results": before.get("results", {})}
+        record = {**own, "commits": {}, "results": {}}
+        if [*HISTORY.glob("*.json")]:
+            record |= earlier(json.loads(newest().read_text()), record["machine"])
     measure(
         args.only,
         args.rounds,

@@ -1,13 +1,28 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
 from mnistjax.config import Stopping
 from mnistjax.feed import Feed, share_pieces
 from mnistjax.loop import fit
-from mnistjax.train import count_devices, epoch_rows, evaluate, init, piece_mesh, place, train_segment
+from mnistjax.metrics import probabilities
+from mnistjax.train import (
+    PIECES,
+    count_devices,
+    epoch_rows,
+    evaluate,
+    evaluate_on,
+    forward,
+    init,
+    piece_mesh,
+    place,
+    predict,
+    train_segment,
+)
 from small import make_batches, small_plan
 
 several = pytest.mark.skipif(jax.device_count() == 1, reason="needs several devices")
@@ -78,10 +93,13 @@ def test_devices_share_an_evaluation_and_count_each_image_once(monkeypatch):
     params = {"params": init(plan.spec, plan.hyper, jax.random.key(0)).params}
     for part in (data.train, data.val, data.test):  # 23, 4 and 6 blocks
         images, labels = place((part.images, part.labels), mesh, shared=True)
-        one = evaluate(plan.spec, params, part.images, part.labels)
-        other = evaluate(plan.spec, place(params, mesh, shared=True), images, labels, mesh)
+        one = evaluate_on(Mesh(mesh.devices[:1], (PIECES,)), plan.spec, params, part.images, part.labels)
+        other = evaluate_on(mesh, plan.spec, place(params, mesh, shared=True), images, labels)
         np.testing.assert_array_equal(one.confusion, other.confusion)
         assert float(one.loss) == pytest.approx(float(other.loss), rel=1e-6)
+        np.testing.assert_array_equal(other.loss, evaluate(plan.spec, params, part.images, part.labels).loss)
+        shares = probabilities("multiclass", forward(plan.spec, params, jnp.asarray(part.images)))
+        np.testing.assert_allclose(predict(plan.spec, params, part.images), shares, atol=1e-6)
 
 
 @several

@@ -23,6 +23,7 @@ from mnistjax.train import (
     count_devices,
     epoch_rows,
     evaluate,
+    evaluate_on,
     forward,
     init,
     initial_state,
@@ -217,13 +218,12 @@ def test_evaluation_counts_every_image_once(count):
 def test_the_test_set_is_touched_only_at_the_end(monkeypatch):
     plan, data = small_plan(epochs=2)
     seen = []
-    original = evaluate
 
-    def spy(spec, variables, images, labels, mesh):
+    def spy(mesh, spec, variables, images, labels):
         seen.append(len(images))
-        return original(spec, variables, images, labels, mesh)
+        return evaluate_on(mesh, spec, variables, images, labels)
 
-    monkeypatch.setattr("mnistjax.loop.evaluate", spy)
+    monkeypatch.setattr("mnistjax.loop.evaluate_on", spy)
     run(plan, data)
     assert seen == [37, 37, 53]
     seen.clear()
@@ -249,13 +249,13 @@ def test_another_learning_rate_or_seed_or_length_is_no_new_program():
     make = functools.partial(small_plan, schedule="cosine", optimizer="adam")
     plan, data = make()
     run(plan, data)
-    before = count_programs(train_segment, evaluate, init)
+    before = count_programs(train_segment, evaluate_on, init)
     faster = make(optimizer_options={"learning_rate": 0.02, "b1": 0.5})
     for other, _ in (faster, make(seed=5), make(stopping=Stopping(3))):
         assert other.spec == plan.spec
         assert other.identity != plan.identity
         run(other, data)
-    assert count_programs(train_segment, evaluate, init) == before
+    assert count_programs(train_segment, evaluate_on, init) == before
 
 
 @pytest.mark.parametrize("model", ["mlp", "carrying"])

@@ -15,7 +15,7 @@ from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.sweep.worker import Key
-from mnistjax.train import SEGMENT_FLOPS, build_model, count_devices, flops, init
+from mnistjax.train import SEGMENT_FLOPS, build_model, count_devices, epoch_flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 
@@ -68,11 +68,14 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
 
     `auto` goes by `scripts/lanes.py`, on MNIST with 8 runs and 2 cores, in seconds per run and epoch:
 
-                             one     map    vmap  shared
-        neuron batch 1024  0.036   0.027   0.028   0.012
-        mlp 64 batch 64    0.232   0.122   0.211   0.149
+                             one     map    vmap   teams  shared
+        neuron batch 64    0.025   0.022   0.020   0.012   0.009
+        neuron batch 1024  0.026   0.023   0.017   0.018   0.009
+        mlp 64 batch 64    0.236   0.132   0.129   0.124   0.114
+        mlp 1024 batch 64   1.78    1.34    1.42    1.32    2.00
 
-    So on CPU it is one lane for each thread, but all jobs as lanes for neurons that share their order.
+    So on CPU it is one lane for each thread, which gives the bits of single runs, but all jobs as lanes for
+    neurons that share their order.
     Elsewhere, where nothing was measured, it is as many lanes as there are jobs.
     """
     if mode == "auto":
@@ -99,8 +102,8 @@ def count_threads(spec: Spec, jobs: int) -> int:
 def count_team(spec: Spec, jobs: int, threads: int) -> int:
     """Jobs at most that take turns in a program of one lane: so many that each thread has a few teams, and
     that a turn of all costs no more than a segment, because a sweep stops between two turns."""
-    epochs = SEGMENT_FLOPS / (3 * max(1.0, flops(spec)) * spec.train_count)
-    return max(1, min(TEAM, jobs // (4 * threads), int(epochs)))
+    epochs = int(SEGMENT_FLOPS / max(1.0, epoch_flops(spec)))
+    return max(1, min(TEAM, jobs // (4 * threads), epochs))
 
 
 def free_bytes() -> int:
@@ -162,7 +165,7 @@ def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
     platform = jax.default_backend()
     spec = group.spec
     epochs = sum(jobs[number].plan.stopping.epochs for number in group.jobs)
-    work = 3 * flops(spec) * spec.train_count / RATES.get(platform, 3e10)
+    work = epoch_flops(spec) / RATES.get(platform, 3e10)
     idle = spec.steps_per_epoch * STEP_SECONDS.get(platform, 2e-6) / group.width
     side_by_side = min(group.threads, len(group.jobs)) ** 0.8
     return 3.0 + epochs * (work + idle + 0.01) / side_by_side

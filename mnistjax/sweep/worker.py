@@ -153,8 +153,8 @@ def make_teams(task: Task) -> list[Team]:
 
     together: dict[Any, list[Ticket]] = {}
     for ticket in task.tickets:
-        spec, fresh = ticket.plan.spec, not (ticket.folder / records.CHECKPOINT).exists()
-        alike = task.team > 1 and fresh
+        spec = ticket.plan.spec
+        alike = task.team > 1 and not (ticket.folder / records.CHECKPOINT).exists()
         key = (spec, order_seed(spec, ticket.plan.seed)) if alike else (spec, None, ticket.number)
         together.setdefault(key, []).append(ticket)
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     made = ", ".join(f"{library} {version}" for library, version in sorted(versions.items()))
     peers = [peer for peer in HEADS if any(peer in result for result in results.values())]
     signs = mark_commits(record)
+    marks = {name: signs[commit] for name, commit in record["commits"].items()}
     older = [f"{commit}{sign}" for commit, sign in signs.items() if sign]
     commits = record["commit"] + (f" (rows with a number: {', '.join(older)})" if older else "")
     lines = [
@@ -66,12 +67,12 @@ def markdown(record: Mapping[str, Any]) -> str:
     ]
     for name, result in trainings(record).items():
         ours, _ = seconds_of(result[OURS]) or (math.nan, False)
-        cells = [name + signs[record["commits"][name]], duration(ours), f"{floor_of(result) / ours:.2f}"]
+        cells = [name + marks[name], duration(ours), f"{floor_of(result) / ours:.2f}"]
         for peer in peers:
             theirs = seconds_of(result.get(peer, {}))
             cells.append(("" if theirs[1] else "~") + ratio(theirs[0] / ours) if theirs else "")
         lines.append(_line(cells))
-    lines += ["", *_others(results, lambda name: signs[record["commits"][name]])]
+    lines += ["", *_others(results, marks)]
     return "\n".join(lines) + "\n"
 
 
@@ -81,31 +82,26 @@ def mark_commits(record: Mapping[str, Any]) -> dict[str, str]:
     return {record["commit"]: "", **{commit: f" [{i}]" for i, commit in enumerate(others, 1)}}
 
 
-def _others(results: Mapping[str, Any], sign: Callable[[str], str]) -> list[str]:
+def _others(results: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
     lines = [_line(["", "time", "beside"]), _line(["---", "---:", "---"])]
     if sweep := results.get("sweep, 45 MLPs"):
         ours = statistics.median(sweep[OURS]["seconds"])
         medians = {name: statistics.median(facts["seconds"]) for name, facts in sweep.items() if name != OURS}
         theirs = [f"{name}: {ratio(seconds / ours)}" for name, seconds in medians.items()]
-        lines.append(
-            _row(
-                f"`-m`, 45 MLP-64 of 10 epochs{sign('sweep, 45 MLPs')}",
-                sweep[OURS],
-                "; ".join(theirs) + " in a loop",
-            )
-        )
+        name = "`-m`, 45 MLP-64 of 10 epochs" + marks["sweep, 45 MLPs"]
+        lines.append(_row(name, sweep[OURS], "; ".join(theirs) + " in a loop"))
     if sweep := results.get("sweep, 1,000 neurons"):
         single = statistics.median(sweep["single processes"]["seconds"])
         factor = ratio(single / statistics.median(sweep[OURS]["seconds"]))
         beside = f"1,000 single commands, one after the other: {factor}"
-        name = "`-m`, 1,000 neurons of 10 epochs, batch 128" + sign("sweep, 1,000 neurons")
+        name = "`-m`, 1,000 neurons of 10 epochs, batch 128" + marks["sweep, 1,000 neurons"]
         lines.append(_row(name, sweep[OURS], beside))
     for name in ("neuron", "MLP-64", "default"):
         for event, text in (("first epoch", "to the end of its first epoch"), ("whole", "whole, 3 epochs")):
             if warm := results.get("start", {}).get(f"{name}, {event}, warm"):
                 cold = statistics.median(results["start"][f"{name}, {event}, cold"]["seconds"])
                 beside = f"with an empty compile cache {duration(cold)}"
-                lines.append(_row(f"the command, {name}, {text}{sign('start')}", warm, beside))
+                lines.append(_row(f"the command, {name}, {text}{marks['start']}", warm, beside))
     if reached := results.get("99 %", {}).get(OURS):
         accuracy = reached["accuracy"]
         compiling, shuffling = (duration(statistics.median(reached[x])) for x in ("compile", "shuffle"))
@@ -113,7 +109,7 @@ def _others(results: Mapping[str, Any], sign: Callable[[str], str]) -> list[str]
             f"test accuracy {statistics.mean(accuracy):.2%} ± {statistics.stdev(accuracy):.2%} "
             f"({len(accuracy)} seeds), compiling {compiling}, shuffling {shuffling}"
         )
-        lines.append(_row("`experiment=fast_99` from Python" + sign("99 %"), reached, beside))
+        lines.append(_row("`experiment=fast_99` from Python" + marks["99 %"], reached, beside))
     for name in ("MLP-64", "CNN, 34,826 parameters"):
         if result := results.get(name):
             theirs = "; ".join(
@@ -122,7 +118,7 @@ def _others(results: Mapping[str, Any], sign: Callable[[str], str]) -> list[str]
                 if "memory_mb" in result.get(peer, {})
             )
             ours = f"{result[OURS]['memory_mb']:,.0f} MB"
-            lines.append(_line([f"memory, training, {name}{sign(name)}", ours, f"{theirs} MB"]))
+            lines.append(_line([f"memory, training, {name}{marks[name]}", ours, f"{theirs} MB"]))
     return lines
 
 
