@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnistjax import records
-from mnistjax.compose import Settings, differing_keys
+from mnistjax.compose import Settings, differing_keys, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError, Plan, conf_dir, one_line
 from mnistjax.data import Dataset
 from mnistjax.progress import relative, show_progress, show_results, tell
@@ -207,31 +207,40 @@ def read_snapshot(plan: Plan, checkpoint: records.Checkpoint) -> dict[str, Any]:
     return records.unflatten(template, checkpoint.arrays)
 
 
-def load_examples(job: Job, folder: Path) -> Examples:
+def reopen(folder: Path) -> tuple[Plan, Dataset]:
+    """The Plan of the run in a folder, and its data set; ConfigError where the data are others now."""
+    status, settings = records.read_status(folder), read_settings(records.read_config(folder))
+    dataset = label(load(settings), settings)
+    plan = plan_run(settings, dataset)
+    if status is None or status["identity"] != plan.identity:
+        raise ConfigError(f"{folder} was trained on other data than {dataset.name} is now")
+    return plan, dataset
+
+
+def load_examples(plan: Plan, dataset: Dataset, folder: Path) -> Examples:
     """The test images with what the run in the folder, which is done, made of them."""
     from mnistjax.train import variables_of
 
     checkpoint = records.load_checkpoint(folder)
     if checkpoint is None:
         raise ConfigError(f"{folder} holds no checkpoint")
-    snapshot = read_snapshot(job.plan, checkpoint)
-    return find_examples(job, snapshot["best"] or variables_of(snapshot["state"]))
+    snapshot = read_snapshot(plan, checkpoint)
+    return find_examples(plan, dataset, snapshot["best"] or variables_of(snapshot["state"]))
 
 
-def find_examples(job: Job, variables: Any) -> Examples:
+def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
     """The test images with what these variables make of them."""
     from mnistjax.train import predict
 
-    test = job.dataset.test
-    probabilities = predict(job.plan.spec, variables, test.images)
-    return Examples(test.images, test.labels, probabilities, job.dataset.class_names)
+    test = dataset.test
+    return Examples(test.images, test.labels, predict(plan.spec, variables, test.images), dataset.class_names)
 
 
 def end_job(job: Job, result: Result, *, examples: bool) -> Ending:
     """How a run that `fit` returned ends; with test images and their probabilities where asked for."""
     if result.status != "done":
         return Ending(result.status, result.reason)
-    shown = find_examples(job, result.variables) if examples else None
+    shown = find_examples(job.plan, job.dataset, result.variables) if examples else None
     return Ending("done", None, summarize_job(job, result), shown)
 
 
@@ -323,6 +332,7 @@ def summarize_job(job: Job, result: Result) -> dict[str, Any]:
     plan, dataset = job.plan, job.dataset
     assert result.test is not None
     data = {"name": dataset.name, "sha256": dataset.sha256, "class_counts": dataset.class_counts}
+    data["class_names"] = list(dataset.class_names)
     return {
         **{f"test/{name}": value for name, value in result.test.items()},
         "kept_epoch": result.kept_epoch,

@@ -10,7 +10,7 @@ import dataclasses
 import fnmatch
 import functools
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, get_args
 
 import jax
@@ -219,6 +219,50 @@ def list_collections(module: nn.Module) -> frozenset[str]:
     """
     image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
     return frozenset(jax.eval_shape(module.init, jax.random.key(0), image))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A module at the top of a model, as an image passes through it."""
+
+    name: str  # "Dense_0"
+    kind: str  # "Dense"
+    options: dict[str, Any]  # those that are not at their default, {"features": 128}
+    shape: tuple[int, ...]  # of its output for one image
+    parameters: int
+
+
+def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
+    """The layers of a model in the order of an image's way; those that do nothing in evaluation, too."""
+    calls: list[tuple[nn.Module, tuple[int, ...]]] = []
+
+    def record(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and len(context.module.path) == 1:
+            calls.append((context.module, output.shape[1:]))
+        return output
+
+    with nn.intercept_methods(record):
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+        params = jax.eval_shape(module.init, jax.random.key(0), image).get("params", {})
+    return [
+        Layer(
+            layer.path[0],
+            type(layer).__name__,
+            {name: value for name in _own(layer) if _is_plain(value := getattr(layer, name))},
+            shape,
+            sum(leaf.size for leaf in jax.tree.leaves(params.get(layer.path[0], {}))),
+        )
+        for layer, shape in calls
+    ]
+
+
+def _own(layer: nn.Module) -> list[str]:
+    """The names of a module's fields that are not at their default."""
+    fields = [field for field in dataclasses.fields(layer) if field.name not in ("parent", "name")]
+    return [field.name for field in fields if field.init and getattr(layer, field.name) != field.default]
 
 
 def _like(option: str, value: Any, default: Any) -> Any:

@@ -36,7 +36,7 @@ import numpy as np
 
 import mnistjax
 from mnistjax.backend import cores
-from mnistjax.report import save
+from mnistjax.report.figures import save
 from peers import floors, race, show
 
 ROOT = Path(__file__).resolve().parents[1]

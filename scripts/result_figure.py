@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import mnistjax
-from mnistjax.report import result_figure, save
+from mnistjax.report.figures import result_figure, save
 
 
 def main() -> None:

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mnistjax import report
+from mnistjax import create_model
+from mnistjax.models import list_layers
+from mnistjax.report import figures
 
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -34,8 +37,8 @@ def texts(figure):
 def test_equal_runs_have_equal_files(tmp_path):
     contents = []
     for name in "ab":
-        figure = report.result_figure(rows(3), np.eye(10, dtype=int).tolist(), *drawn(), DIGITS, title="t")
-        paths = report.save(figure, tmp_path / name / "result")
+        figure = figures.result_figure(rows(3), np.eye(10, dtype=int).tolist(), *drawn(), DIGITS, title="t")
+        paths = figures.save(figure, tmp_path / name / "result")
         assert [path.suffix for path in paths] == [".png", ".svg"]
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
@@ -44,29 +47,29 @@ def test_equal_runs_have_equal_files(tmp_path):
 
 @pytest.mark.parametrize("epochs", [0, 1, 100])
 def test_curves_of_any_length(tmp_path, epochs):
-    report.save(report.curves(rows(epochs)), tmp_path / "curves")
+    figures.save(figures.curves(rows(epochs)), tmp_path / "curves")
 
 
 def test_curves_take_the_words_for_non_finite_numbers(tmp_path):
     diverged = [*rows(2), {**rows(1)[0], "epoch": 3, "val/loss": "nan", "train/loss": "inf"}]
-    report.save(report.curves(diverged), tmp_path / "curves")
+    figures.save(figures.curves(diverged), tmp_path / "curves")
 
 
 @pytest.mark.parametrize("names", [["other", "0"], DIGITS, CLOTHES, [chr(65 + i) for i in range(47)]])
 def test_a_confusion_matrix_of_any_size_tells_its_counts(tmp_path, names):
     matrix = np.full((len(names), len(names)), 3) + np.diag([1234] * len(names))
-    figure = report.confusion_matrix_figure(matrix.tolist(), names)
+    figure = figures.confusion_matrix_figure(matrix.tolist(), names)
     assert texts(figure).count("3") >= matrix.size - len(names)
     assert texts(figure).count("1,237") == len(names)
     if len(names) < 20:
-        report.save(figure, tmp_path / "matrix")
+        figures.save(figure, tmp_path / "matrix")
 
 
 def test_errors_are_told_with_true_and_predicted_class():
     images, labels, _ = drawn(3)
     probabilities = np.zeros((3, 10))
     probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
-    told = texts(report.misclassified_grid(images, labels, probabilities, DIGITS))
+    told = texts(figures.misclassified_grid(images, labels, probabilities, DIGITS))
     assert "2 of 3 wrong  (true → predicted, confidence)" in told
     verdicts = [f"{labels[i]} → {(labels[i] + 1) % 10}\n{p}" for i, p in ((2, "99.9%"), (1, "93.0%"))]
     assert [text for text in told if "\n" in text] == verdicts
@@ -75,27 +78,56 @@ def test_errors_are_told_with_true_and_predicted_class():
 def test_no_errors_at_all(tmp_path):
     images, labels, _ = drawn()
     right = np.eye(10)[labels]
-    report.save(report.misclassified_grid(images, labels, right, DIGITS), tmp_path / "errors")
-    result = report.result_figure(
+    figures.save(figures.misclassified_grid(images, labels, right, DIGITS), tmp_path / "errors")
+    result = figures.result_figure(
         rows(2), np.eye(10, dtype=int).tolist(), images, labels, right, DIGITS, title="t"
     )
     assert "No errors" in texts(result)
 
 
+def test_bands_span_the_seeds_and_name_their_groups(tmp_path):
+    runs = [[{**row, "train/f1": 0.5, "val/f1": 0.1 * seed} for row in rows(4)] for seed in (1, 2, 6)]
+    shorter = [rows(1)[0] | {"train/f1": 0.5, "val/f1": 0.5}]
+    figure = figures.seed_curves({"sgd": runs, "adam": [shorter, *runs]}, title="by optimizer")
+    assert {"by optimizer", "sgd", "adam", "training", "validation"} <= set(texts(figure))
+    panel: Any = figure.axes[2]
+    lines = {line.get_label(): line.get_ydata() for line in panel.lines}
+    np.testing.assert_allclose(lines["sgd"], [0.3] * 4)
+    np.testing.assert_allclose(lines["adam"], [0.35, 0.3, 0.3, 0.3])
+    low, high = panel.collections[1].get_datalim(panel.transData).intervaly
+    assert (low, high) == pytest.approx((0.1, 0.6))
+    figures.save(figure, tmp_path / "bands")
+
+
+def test_an_architecture_tells_shapes_and_parameters(tmp_path):
+    figure = figures.architecture_figure(list_layers(create_model("cnn")), (28, 28, 1))
+    told = "\n".join(texts(figure))
+    for text in (
+        "image\n28 x 28 x 1",
+        "ConvBlock\n12 x 12 x 8",
+        "11,584 parameters",
+        "rate 0.4",
+        "Dense\n10",
+    ):
+        assert text in told
+    figures.save(figure, tmp_path / "architecture")
+
+
 def test_samples_and_counts_name_the_classes(tmp_path):
     images, labels, _ = drawn(13)
-    samples = report.sample_grid(images, labels, CLOTHES)
+    samples = figures.sample_grid(images, labels, CLOTHES)
     assert [text for text in texts(samples) if text in CLOTHES] == [CLOTHES[label] for label in labels]
-    report.save(samples, tmp_path / "samples")
+    figures.save(samples, tmp_path / "samples")
     counts = {"train": [4800] * 10, "val": [1200] * 10, "test": [1000] * 10}
-    figure = report.class_counts_figure(counts, CLOTHES)
+    figure = figures.class_counts_figure(counts, CLOTHES)
     assert {"train (48,000)", "val (12,000)", "test (10,000)"} <= set(texts(figure))
-    report.save(figure, tmp_path / "counts")
+    figures.save(figure, tmp_path / "counts")
 
 
 def test_report_uses_no_pyplot_and_loads_matplotlib_late():
     code = (
-        "import sys, mnistjax.report as r; assert not {'jax', 'wandb', 'matplotlib'} & sys.modules.keys();"
+        "import sys, mnistjax.report.figures as r;"
+        "assert not {'jax', 'wandb', 'matplotlib'} & sys.modules.keys();"
         "r.curves([]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

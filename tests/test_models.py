@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
-from mnistjax.models import ACTIVATIONS, MODELS
+from mnistjax.models import ACTIVATIONS, MODELS, list_layers
 from small import small_plan
 
 PARAMETERS = {"cnn": 79202, "mlp": 407050, "neuron": 7850}  # by hand, at 28 x 28 and 10 classes
@@ -73,6 +73,16 @@ def test_report_sizes():
     assert size("mlp", hidden=64, num_classes=1) == 784 * 64 + 64 + 65
     assert size("mlp", hidden=[32, 16]) == 784 * 32 + 32 + 32 * 16 + 16 + 170
     assert size("cnn", channels=[32, 64], kernel=3, convolutions=1, hidden=[]) == 34826
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_layers_hold_all_parameters_and_end_in_the_logits(name):
+    layers = list_layers(make_model(name, num_classes=7))
+    assert sum(layer.parameters for layer in layers) == count(
+        make_model(name, num_classes=7).init(jax.random.key(0), image_batch())
+    )
+    assert layers[-1].shape == (7,)
+    assert layers[-1].options["features"] == 7
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -16,12 +16,15 @@ from mnistjax.config import conf_dir
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
     *("backend", "config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
-    *("feed", "loop", "zoo", "compose", "tracking", "report", "progress", "job", "sweep", "cli", "__main__"),
+    *("feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report", "cli", "__main__"),
 ]
 ALONE = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "wandb": {"tracking"},
+    "wandb_workspaces": {"report"},
+    "plotly": {"report"},
+    "itables": {"report"},
     "tensorflow": set(),
 }
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
@@ -92,6 +95,8 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     assert modules == {file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py")}
     shipped = {file.relative_to(target / "mnistjax/conf") for file in target.glob("mnistjax/conf/**/*.yaml")}
     assert shipped == {file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml")}
+    web = {file.name for file in (target / "mnistjax/report/web").iterdir()}
+    assert web == {file.name for file in (PACKAGE / "report/web").iterdir()}
     empty = tmp_path / "empty"
     empty.mkdir()
     where = python("-c", "import mnistjax; print(mnistjax.__file__)", cwd=empty, PYTHONPATH=str(target))
@@ -100,3 +105,6 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     run = ["-m", "mnistjax", "data=digits", "train.epochs=1"]
     assert "Test results on digits" in python(*run, cwd=empty, PYTHONPATH=str(target))
     assert [*empty.glob("outputs/*/*/summary.json")]
+    command = "import mnistjax.cli.report as r; raise SystemExit(r.main(['outputs']))"
+    python("-c", command, cwd=empty, PYTHONPATH=str(target))
+    assert "%" not in (empty / "outputs/report/index.html").read_text()[:200]

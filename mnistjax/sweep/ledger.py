@@ -157,12 +157,17 @@ def write_results(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     rows = sorted(rows, key=lambda row: row["number"])
     own = [key for row in rows for key in row if "." in key]
     first = ["number", *dict.fromkeys(own), "seed"]
+    write_csv(folder / RESULTS, rows, first)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str] = ()) -> None:
+    """The CSV file now holds these rows, with the columns of all of them, the `first` ones first."""
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    records.replace_file(folder / RESULTS, text.getvalue().encode())
+    records.replace_file(path, text.getvalue().encode())
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,17 @@ def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregat
         (row, {metric: found[tuple(row.config.items())] for metric, found in tested.items()})
         for row in aggregate(rows, monitor)
     ]
+
+
+def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
+    """The table over seeds, a row for each configuration: mean, standard deviation and 95 % interval."""
+    table = []
+    for ranked, tested in rank(rows, monitor):
+        row: dict[str, Any] = dict(ranked.config)
+        for name, a in {monitor: ranked, **tested}.items():
+            row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
+        table.append(row | {"n": ranked.n, "not done": ranked.failed})
+    return table
 
 
 def _student(freedom: int) -> float:

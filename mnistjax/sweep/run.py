@@ -18,7 +18,7 @@ from mnistjax.job import Job, load_examples, tracker_options
 from mnistjax.metrics import badness
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
-from mnistjax.sweep.ledger import Entry, Ledger, rank, read_result, short_name, varying, write_results
+from mnistjax.sweep.ledger import Entry, Ledger, read_result, seeds_table, short_name, varying, write_results
 from mnistjax.sweep.plan import Group, Mode, count_team, count_threads, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
@@ -65,7 +65,9 @@ class Sweep:
         if self._tracker:
             if error[0] is None:
                 self._show_best()
-            self._tracker.log_tables({"jobs": self.results(), "by_seed": self._aggregates()})
+            self._tracker.log_tables(
+                {"jobs": self.results(), "by_seed": seeds_table(self.results(), self.monitor)}
+            )
             counts = Counter(entry.status for entry in self.entries)
             done = counts["done"] == len(self.entries)
             summary = {f"jobs/{status}": count for status, count in counts.items()}
@@ -230,22 +232,13 @@ class Sweep:
             number = row["number"]
             job, folder = self.jobs[number], self.ledger.job_folder(number)
             try:
-                examples, summary = load_examples(job, folder), records.read_summary(folder) or {}
+                examples = load_examples(job.plan, job.dataset, folder)
+                summary = records.read_summary(folder) or {}
             except (ConfigError, OSError) as error:
                 tell(f"warning: W&B gets no images of job {number}: {error}")
                 continue
             if run_id := self._run_id(number):
                 self._tracker.show(examples, summary, folder, run_id, prefix=f"job {number}/")
-
-    def _aggregates(self) -> list[dict[str, Any]]:
-        """The table over seeds."""
-        rows = []
-        for ranked, tested in rank(self.results(), self.monitor):
-            row: dict[str, Any] = dict(ranked.config)
-            for name, a in {self.monitor: ranked, **tested}.items():
-                row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
-            rows.append(row | {"n": ranked.n, "not done": ranked.failed})
-        return rows
 
     def _write_plan(self) -> None:
         for index, group in enumerate(self._groups):

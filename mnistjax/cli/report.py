@@ -1,0 +1,99 @@
+"""The command `mnistjax-report`: tables, figures and the dashboard of runs and sweeps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mnistjax.config import ConfigError, one_line
+from mnistjax.progress import relative, tell
+from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.tracking import check_login, default_entity
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
+    try:
+        return run(parse_arguments(sys.argv[1:] if argv is None else list(argv)))
+    except ConfigError as error:
+        tell(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}; `{self.prog} --help` shows how")
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The arguments, checked as far as they can be without reading a run."""
+    parser = Parser("mnistjax-report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of runs or sweeps, or above")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write; FOLDER/report unless given")
+    parser.add_argument("--wandb", action="store_true", help="save the dashboard as a W&B workspace, too")
+    parser.add_argument("--entity", help="of the workspace: a user or a team; the login's own unless given")
+    parser.add_argument("--project", help="of the workspace; that of the runs' config unless given")
+    args = parser.parse_args(argv)
+    check_folders(args.folders)
+    return args
+
+
+def check_folders(folders: Sequence[Path]) -> None:
+    """ConfigError where one is none."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code of what the arguments ask for."""
+    from mnistjax.backend import prepare_backend
+    from mnistjax.report.dashboard import write_report
+
+    runs = read_runs(args.folders)
+    out = args.out or args.folders[0] / "report"
+    title = ", ".join(folder.resolve().name for folder in args.folders)
+    workspace = open_workspace(runs, args, title) if args.wandb else None
+    prepare_backend()
+    try:
+        page, missing = write_report(runs, out, title=title)
+    except OSError as error:
+        raise ConfigError(f"{out} can't be written: {error.strerror or error}") from None
+    if missing:
+        tell(f"without misclassified images: {missing}")
+    tell(f"{len(runs):,} runs -> {relative(page)}")
+    if workspace:
+        try:
+            workspace.save()
+        except Exception as error:  # whatever W&B's client raises; the report is written
+            tell(f"W&B has no workspace of it: {one_line(error)}")
+            return 1
+        tell(f"W&B workspace -> {workspace.url}")
+    return 0
+
+
+def open_workspace(runs: Sequence[RunRecord], args: argparse.Namespace, title: str) -> Any:
+    """A W&B workspace, not saved yet, that shows these runs' sweeps, or the whole project."""
+    from mnistjax.report.dashboard import make_data
+    from mnistjax.report.workspace import make_workspace
+
+    projects = sorted({str(run.config["wandb.project"]) for run in runs if "wandb.project" in run.config})
+    if args.project is None and len(projects) != 1:
+        raise ConfigError(
+            f"the runs are of several W&B projects, --project says which: {', '.join(projects)}"
+        )
+    sweeps = {run.sweep for run in runs}
+    check_login()
+    return make_workspace(
+        make_data(runs),
+        entity=args.entity or default_entity(),
+        project=args.project or projects[0],
+        name=f"mnistjax {title}",
+        sweeps=sorted(str(sweep) for sweep in sweeps) if None not in sweeps else (),
+    )

@@ -1,0 +1,1 @@
+"""Tables, figures and dashboards, from records only."""

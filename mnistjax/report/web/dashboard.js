@@ -1,0 +1,311 @@
+// The dashboard of runs. DATA is what mnistjax/report/dashboard.py says; DataTable and Plotly are there.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RUNS = DATA.runs;
+const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#888888"]; // Okabe and Ito
+const DASHES = ["solid", "dash", "dot"];
+const MOST_GROUPS = COLORS.length * DASHES.length;
+const state = { shown: RUNS.map((_, i) => i), selected: [] };
+const $ = (id) => document.getElementById(id);
+
+// Text and elements
+
+const short = (key) => key.split(".").pop();
+const brief = (name) => (name.length > 48 ? `${name.slice(0, 30)} … ${name.slice(-15)}` : name);
+
+const text = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : value === null ? "null" : String(value ?? ""));
+const number = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(5)).toString());
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const shown = (value) => (isNumber(value) ? number(value) : text(value));
+
+function element(tag, content, attributes = {}) {
+  const made = Object.assign(document.createElement(tag), attributes);
+  made.append(...[content].flat());
+  return made;
+}
+
+function fillTable(table, head, rows) {
+  const line = (tag) => (cells) => element("tr", cells.map((cell) => element(tag, cell)));
+  table.replaceChildren(element("thead", line("th")(head)), element("tbody", rows.map(line("td"))));
+}
+
+function choices(select, options, chosen, changed) {
+  select.replaceChildren(...options.map(([value, label]) => new Option(label, value, value === chosen, value === chosen)));
+  select.onchange = changed;
+}
+
+// Plots
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function plot(id, traces, layout) {
+  const line = { gridcolor: style("--line"), zerolinecolor: style("--line"), automargin: true };
+  const base = {
+    paper_bgcolor: style("--paper"),
+    plot_bgcolor: style("--paper"),
+    font: { color: style("--ink"), family: "system-ui, sans-serif", size: 13 },
+    margin: { t: 30, r: 20, b: 45, l: 60 },
+    hovermode: "closest",
+  };
+  const { xaxis, yaxis, ...rest } = layout;
+  const full = { ...base, ...rest, xaxis: { ...line, ...xaxis }, yaxis: { ...line, ...yaxis } };
+  return Plotly.react($(id), traces, full, { responsive: true, displaylogo: false });
+}
+
+// Curves: the runs' rows of a metric, one after the other in one array
+
+const decoded = {};
+
+function rowsOf(metric, run) {
+  if (!decoded[metric]) {
+    const bytes = Uint8Array.from(atob(DATA.curves[metric]), (c) => c.charCodeAt(0));
+    decoded[metric] = new Float32Array(bytes.buffer);
+  }
+  return decoded[metric].subarray(DATA.starts[run], DATA.starts[run] + RUNS[run].epochs);
+}
+
+const groupName = (run, key) => {
+  if (key === "(run)") return RUNS[run].name;
+  const keys = key === "(all but seed)" ? DATA.keys : [key];
+  const label = (k) => (key === k || k.endsWith(".name") ? "" : `${short(k)}=`);
+  const known = keys.filter((k) => k in RUNS[run].values);
+  return known.map((k) => label(k) + text(RUNS[run].values[k])).join(" ") || "all runs";
+};
+
+function groupsOf(runs, key) {
+  const groups = new Map();
+  for (const run of runs) {
+    const name = groupName(run, key);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(run);
+  }
+  return groups;
+}
+
+function summary(metric, runs) {
+  const length = Math.max(...runs.map((run) => RUNS[run].epochs));
+  const result = { epoch: [], mean: [], low: [], high: [], std: [] };
+  for (let epoch = 0; epoch < length; epoch++) {
+    const values = runs.map((run) => rowsOf(metric, run)[epoch]).filter((value) => Number.isFinite(value));
+    if (!values.length) continue;
+    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    const square = values.reduce((a, b) => a + (b - mean) ** 2, 0);
+    result.epoch.push(epoch + 1);
+    result.mean.push(mean);
+    result.low.push(Math.min(...values));
+    result.high.push(Math.max(...values));
+    result.std.push(values.length > 1 ? Math.sqrt(square / (values.length - 1)) : 0);
+  }
+  return result;
+}
+
+function drawCurves() {
+  const [metric, key, band, asked] = ["metric", "group", "band", "axis"].map((name) => $(`curve-${name}`).value);
+  const axis = asked !== "auto" ? asked : metric.endsWith("loss") ? "log" : "linear";
+  const runs = state.shown.filter((run) => RUNS[run].epochs);
+  let groups = [...groupsOf(runs, key)].map(([name, members]) => ({ name, members, ...summary(metric, members) }));
+  const worse = metric.endsWith("loss") ? 1 : -1;
+  const order = (group) => worse * (group.mean.at(-1) ?? Infinity * worse);
+  groups.sort((a, b) => order(a) - order(b));
+  const all = groups.length;
+  groups = groups.slice(0, MOST_GROUPS);
+  const count = all > MOST_GROUPS ? `the best ${MOST_GROUPS} of ${all} groups` : `${all} groups`;
+  $("curve-note").textContent = `${runs.length.toLocaleString("en")} runs in ${count}, best first; lines are means.`;
+  const traces = [];
+  groups.forEach((group, i) => {
+    const color = COLORS[i % COLORS.length];
+    const common = { x: group.epoch, mode: "lines", legendgroup: group.name };
+    if (band !== "none" && group.members.length > 1) {
+      const low = band === "std" ? group.mean.map((m, e) => m - group.std[e]) : group.low;
+      const high = band === "std" ? group.mean.map((m, e) => m + group.std[e]) : group.high;
+      const edge = { ...common, line: { width: 0, color }, hoverinfo: "skip", showlegend: false };
+      traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: `${color}30` });
+    }
+    const dash = DASHES[Math.floor(i / COLORS.length)];
+    const name = `${brief(group.name)} (${group.members.length})`;
+    traces.push({ ...common, y: group.mean, name, line: { color, dash, width: 2 }, mode: group.epoch.length > 1 ? "lines" : "markers" });
+  });
+  const legend = { orientation: "v", x: 1.01, y: 1, font: { size: 11 } };
+  return plot("curve-plot", traces, { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: metric }, type: axis }, legend, showlegend: true });
+}
+
+// Parallel coordinates
+
+function axisOf(label, values) {
+  if (values.every(isNumber) && new Set(values).size > 5) return { label, values };
+  const words = [...new Set(values.map(shown))];
+  if (values.every(isNumber)) words.sort((a, b) => a.replaceAll(",", "") - b.replaceAll(",", ""));
+  const places = values.map((value) => words.indexOf(shown(value)));
+  return { label, values: places, tickvals: words.map((_, i) => i), ticktext: words, range: [-0.1, words.length - 0.9] };
+}
+
+function drawParallel() {
+  const metric = $("parallel-metric").value;
+  const runs = state.shown.filter((run) => isNumber(RUNS[run].metrics[metric]));
+  const axes = DATA.keys.map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
+  const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m));
+  for (const name of metrics) axes.push({ label: name, values: runs.map((run) => RUNS[run].metrics[name]) });
+  const color = runs.map((run) => RUNS[run].metrics[metric]);
+  const line = { color, colorscale: "Viridis", showscale: true, reversescale: metric.endsWith("loss") };
+  const trace = { type: "parcoords", dimensions: axes, line, labelangle: axes.length > 8 ? -20 : 0 };
+  return plot("parallel-plot", [trace], { margin: { t: 60, r: 60, b: 30, l: 80 } });
+}
+
+// Importance
+
+function drawImportance() {
+  const rows = DATA.importance[$("importance-metric").value] ?? [];
+  const note = rows.length
+    ? "Importance: the share of a random forest's explained variance. Correlation: Spearman's, of numbers only."
+    : "Needs at least eight runs that are done and a key that differs.";
+  $("importance-note").textContent = note;
+  $("importance-plot").hidden = !rows.length;
+  if (!rows.length) return;
+  const y = rows.map((row) => row.key).reverse();
+  const bars = (name, color) => ({ type: "bar", orientation: "h", name, y, x: rows.map((row) => row[name]).reverse(), marker: { color } });
+  const traces = [bars("correlation", COLORS[1]), bars("importance", COLORS[0])];
+  return plot("importance-plot", traces, { xaxis: { range: [-1, 1] }, legend: { traceorder: "reversed" }, margin: { l: 200, t: 20, b: 40, r: 20 } });
+}
+
+// Confusion matrix and errors
+
+function drawConfusion() {
+  const run = RUNS[Number($("confusion-run").value)];
+  if (!run?.confusion) return;
+  const names = DATA.classes[run.classes];
+  const share = run.confusion.map((row) => row.map((count) => Math.sqrt(count / Math.max(1, row.reduce((a, b) => a + b)))));
+  const shownText = run.confusion.map((row) => row.map((count) => (count ? count.toLocaleString("en") : "")));
+  const trace = {
+    type: "heatmap", x: names, y: names, z: share, text: shownText, texttemplate: names.length <= 20 ? "%{text}" : "",
+    hovertemplate: "true %{y}, predicted %{x}: %{text}<extra></extra>", colorscale: [[0, style("--paper")], [1, COLORS[0]]], zmin: 0, zmax: 1, showscale: false,
+  };
+  const axis = { type: "category", showgrid: false };
+  const yaxis = { ...axis, autorange: "reversed", title: { text: "true" } };
+  return plot("confusion-plot", [trace], { xaxis: { ...axis, title: { text: "predicted" } }, yaxis });
+}
+
+function drawErrors() {
+  const found = DATA.examples[Number($("errors-run").value)];
+  $("errors-note").textContent = found
+    ? `${found.wrong.toLocaleString("en")} of ${found.count.toLocaleString("en")} wrong; the most confident errors first: true → predicted, confidence.`
+    : DATA.no_examples;
+  const tiles = (found?.tiles ?? []).map((tile, i) => {
+    const digit = element("div", "", { className: "digit" });
+    digit.style.backgroundImage = `url(${found.sprite})`;
+    digit.style.backgroundSize = `${100 * found.tiles.length}% 100%`;
+    digit.style.backgroundPositionX = found.tiles.length > 1 ? `${(100 * i) / (found.tiles.length - 1)}%` : "0";
+    const caption = `${tile.true} → ${tile.predicted}\n${(100 * tile.confidence).toFixed(1)} %`;
+    return element("figure", [digit, element("figcaption", caption)]);
+  });
+  $("errors-tiles").replaceChildren(...tiles);
+}
+
+// Differences and failures
+
+function drawDifferences() {
+  const runs = state.selected.map((run) => RUNS[run]);
+  $("differences-note").textContent = runs.length < 2
+    ? "Click two or more rows of the table."
+    : "Keys that differ among them, and their results.";
+  if (runs.length < 2) return $("differences-table").replaceChildren();
+  const differs = (get) => new Set(runs.map((run) => text(get(run)))).size > 1;
+  const rows = ["seed", ...DATA.config_keys]
+    .filter((key) => differs((run) => run.config[key]))
+    .map((key) => [key, ...runs.map((run) => shown(run.config[key]))]);
+  for (const metric of DATA.metrics) rows.push([metric, ...runs.map((run) => shown(run.metrics[metric]))]);
+  fillTable($("differences-table"), ["", ...runs.map((run) => run.name)], rows);
+}
+
+function drawFailures() {
+  const runs = RUNS.filter((run) => run.status !== "done");
+  $("failures-note").textContent = runs.length ? `${runs.length.toLocaleString("en")} runs.` : "All runs are done.";
+  const rows = runs.map((run) => [run.name, run.status, run.reason ?? "", run.epochs, run.folder]);
+  if (rows.length) fillTable($("failures-table"), ["run", "status", "why", "epochs", "folder"], rows);
+}
+
+// What is drawn again when: a plot only once it comes into view
+
+const views = { curves: drawCurves, parallel: drawParallel, importance: drawImportance, confusion: drawConfusion };
+const stale = new Set(Object.keys(views));
+const visible = new Set();
+
+function refresh(names = Object.keys(views)) {
+  names.forEach((name) => stale.add(name));
+  for (const name of visible) if (stale.delete(name)) views[name]();
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) visible[entry.isIntersecting ? "add" : "delete"](entry.target.id);
+  refresh([]);
+});
+
+// The table
+
+// Runs without a metric come after those with it, where the best ones come first.
+function rendering(metric) {
+  const lowerIsBetter = /loss|seconds/.test(metric);
+  return { display: shown, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
+}
+
+function makeTable() {
+  const columns = [
+    { title: "run", data: (run) => run.name },
+    { title: "status", data: (run) => run.status, className: "status" },
+    ...DATA.keys.map((key) => ({ title: key, data: (run) => run.values[key] ?? "", render: { display: shown } })),
+    { title: "seed", data: (run) => run.seed ?? "" },
+    { title: "epochs", data: (run) => run.epochs },
+    ...DATA.metrics.map((metric) => ({ title: metric, data: (run) => run.metrics[metric] ?? "", render: rendering(metric) })),
+  ];
+  const first = columns.findIndex((column) => column.title === DATA.monitor);
+  const table = new DataTable("#table", {
+    data: RUNS,
+    columns,
+    order: first < 0 ? [] : [[first, DATA.monitor.endsWith("loss") ? "asc" : "desc"]],
+    language: { searchBuilder: { title: { 0: "Filter", _: "Filter (%d)" }, add: "Add a condition" } },
+    layout: { top1: "searchBuilder", topStart: "pageLength", topEnd: "search" },
+    pageLength: 10,
+    lengthMenu: [10, 25, 100],
+    deferRender: true,
+    select: { style: "multi" },
+    createdRow: (row, run) => row.querySelector(".status").classList.add(`status-${run.status}`),
+  });
+  const indices = (rows) => rows.indexes().toArray();
+  table.on("draw", () => {
+    const now = indices(table.rows({ search: "applied" }));
+    if (now.length === state.shown.length && now.every((run) => state.set?.has(run))) return;
+    Object.assign(state, { shown: now, set: new Set(now) });
+    refresh(["curves", "parallel"]);
+  });
+  table.on("select deselect", () => {
+    state.selected = indices(table.rows({ selected: true }));
+    drawDifferences();
+  });
+  state.set = new Set(state.shown);
+  return table;
+}
+
+function start() {
+  const statuses = Object.entries(Object.groupBy(RUNS, (run) => run.status)).map(([status, runs]) => `${runs.length.toLocaleString("en")} ${status}`);
+  $("counts").textContent = statuses.join(" · ");
+  const pairs = (names) => names.map((name) => [name, name]);
+  const again = (name) => () => refresh([name]);
+  choices($("curve-metric"), pairs(Object.keys(DATA.curves)), DATA.monitor, again("curves"));
+  choices($("curve-group"), pairs(["(all but seed)", ...DATA.keys, "(run)"]), "(all but seed)", again("curves"));
+  $("curve-band").onchange = $("curve-axis").onchange = again("curves");
+  choices($("parallel-metric"), pairs(DATA.metrics), DATA.target, again("parallel"));
+  choices($("importance-metric"), pairs(Object.keys(DATA.importance)), DATA.target, again("importance"));
+  const tested = DATA.ranking.filter((run) => RUNS[run].confusion).map((run) => [String(run), RUNS[run].name]);
+  choices($("confusion-run"), tested, tested[0]?.[0], again("confusion"));
+  choices($("errors-run"), DATA.examples.map((found, i) => [String(i), RUNS[found.run].name]), "0", drawErrors);
+  const table = makeTable();
+  for (const name of Object.keys(views)) watcher.observe($(name));
+  drawErrors();
+  drawDifferences();
+  drawFailures();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
+  window.dashboard = { table, state }; // for a curious user's console
+}
+
+start();
+document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
+document.documentElement.dataset.ready = "true";

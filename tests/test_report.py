@@ -1,0 +1,208 @@
+"""The report beside ours: what is read, compared and concluded."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mnistjax import records
+from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
+from mnistjax.compose import flatten
+from mnistjax.config import ConfigError
+from mnistjax.report import conclusions, page
+from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, estimate, tested
+from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
+from mnistjax.report.runs import RunRecord, name_runs, read_runs
+from mnistjax.sweep.ledger import Entry, Ledger
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_run(folder, status: Any = "done", seed=0, reason=None, epochs=2, **config):
+    """A run folder as the records are written."""
+    folder.mkdir(parents=True)
+    records.write_config(folder, {"seed": seed, "train": {"monitor": "val/loss"}, **config})
+    keys = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1")]
+    for epoch in range(1, epochs + 1):
+        records.append_row(folder, {"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)})
+    if status == "done":
+        records.write_summary(folder, {"test/accuracy": 0.9, "test/f1": 0.8, "kept_epoch": epochs})
+    records.write_status(folder, status, identity="x", epoch=epochs, started="2026-01-01", reason=reason)
+
+
+def made(value=0.0, status="done", **config):
+    """A run as it is read, of one epoch."""
+    summary = {"test/accuracy": value} if status == "done" else {}
+    return RunRecord(Path("x"), status, None, config, [{"epoch": 1, "val/loss": value}], summary)
+
+
+# Reading
+
+
+def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
+    write_run(tmp_path / "single", seed=7)
+    sweep = Ledger(tmp_path / "sweep", "id", "2026", [])
+    for number, name in enumerate(("adam", "sgd", "sgd")):
+        config = {"optimizer.name": name}
+        sweep.entries[number] = Entry(number, str(number), [], seed=number, config=config)
+    write_run(sweep.job_folder(0), seed=0, optimizer={"name": "adam"})
+    write_run(sweep.job_folder(1), "diverged", seed=1, reason="loss is nan", optimizer={"name": "sgd"})
+    sweep.save()
+    runs = read_runs([tmp_path])
+    assert [run.status for run in runs] == ["done", "done", "diverged", "waiting"]
+    assert [run.seed for run in runs] == [7, 0, 1, 2]
+    assert [run.reason for run in runs] == [None, None, "loss is nan", None]
+    assert [len(run.rows) for run in runs] == [2, 2, 2, 0]
+    assert runs[2].summary == {}
+    assert len(read_runs([tmp_path / "sweep", tmp_path])) == 4
+    names = [name for name, _ in name_runs(runs[1:])]
+    assert names == ["adam seed=0", "sgd seed=1", "sgd seed=2"]
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        read_runs([tmp_path])
+
+
+# Verdicts
+
+
+def test_the_interval_is_that_of_one_more_run():
+    ours = Ours((1.0, 2.0, 3.0))
+    assert ours.half_width == pytest.approx(4.3027 * math.sqrt(4 / 3), rel=1e-4)
+    assert ours.verdict("test/accuracy", 2 + 4.9) == "reproduced"
+    assert ours.verdict("test/accuracy", 2 + 5.1) == "not reproduced"
+    assert ours.verdict("test/accuracy", 2 - 5.1) == "better"
+    assert ours.verdict("false positives", 2 + 5.1) == "better"
+    assert ours.verdict("false positives", 2 - 5.1) == "not reproduced"
+    assert Ours((1.0, 2.0)).verdict("test/accuracy", 1.5) == "too few runs"
+
+
+@settings(max_examples=20)
+@given(st.integers(3, 8))
+def test_one_more_run_lies_inside_as_often_as_the_interval_says(n):
+    random = np.random.default_rng(n)
+    runs = random.normal(0.99, 0.001, (1500, n + 1))
+    inside = [Ours(tuple(run[:-1])).verdict("test/accuracy", run[-1]) == "reproduced" for run in runs]
+    assert 0.925 < np.mean(inside) < 0.975
+
+
+def test_a_row_is_as_good_as_its_worst_metric_and_says_why():
+    row = Row("x", "width", {}, {"test/accuracy": 0.9, "test/f1": 0.8})
+    near, level, far = (Ours((value, value + 0.01, value - 0.01)) for value in (0.9, 0.8, 0.5))
+    assert Compared(row, {"test/accuracy": near, "test/f1": level}, 0, None).verdict == "reproduced"
+    missed = Compared(row, {"test/accuracy": near, "test/f1": far}, 0, None)
+    assert missed.verdict == "not reproduced"
+    assert missed.why == "F1 -0.3"
+
+
+def test_failed_runs_count_nothing_and_are_told():
+    runs = [made(0.9, seed=seed, optimizer="sgd") for seed in range(3)] + [made(status="diverged", seed=3)]
+    table = TABLES[-2]  # one row
+    (one,) = compare(table, {"multiclass": runs})
+    assert one.ours["test/accuracy"].values == (0.9, 0.9, 0.9)
+    assert one.failed == 1
+    assert "3 (1 not done)" in table_cells(table, [one])[1]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_each_row_of_the_tables_finds_its_seeds_among_the_jobs(experiment):
+    """The experiments in conf/ train what the tables compare: five seeds, three of the CNN."""
+    words = [f"experiment={experiment}", "data=digits"]
+    with composing():
+        composer = Composer()
+        own, tasks = expand(words, compose(base_overrides(words)))
+        jobs = [dict(flatten(composer([*own, *task]))) for task in tasks]
+    study = {experiment: [RunRecord(Path("x"), "done", None, config, [], {}) for config in jobs]}
+    rows = [row for table in TABLES for row in table.rows if row.experiment == experiment]
+    assert rows
+    for row in rows:
+        seeds = [run.seed for run in pick(study, experiment, row.where)]
+        assert seeds == list(range(3 if experiment == "optimizer" else 5)), row
+        with composing():
+            single = dict(flatten(Composer()([*row.overrides, "data=digits"])))
+        assert all(single[key] == value for key, value in row.where.items())
+    assert {job["train.epochs"] for job in jobs} == {100}
+
+
+# Conclusions
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=6, unique=True), st.floats(-1, 1))
+def test_the_share_is_the_one_sided_test(values, bound):
+    found = estimate([made(value) for value in values], tested("test/accuracy"))
+    test: Any = stats.ttest_1samp(values, bound, alternative="greater")
+    assert found.share(low=bound) == pytest.approx(1 - test.pvalue, abs=1e-6)
+    assert found.share(low=bound) + found.share(high=bound) == pytest.approx(1)
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=3, max_size=5, unique=True),
+    st.lists(st.floats(-1, 1), min_size=3, max_size=5, unique=True),
+)
+def test_the_share_of_a_difference_is_welchs_test(one, other):
+    first, second = (estimate([made(v) for v in x], tested("test/accuracy")) for x in (one, other))
+    test: Any = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
+    assert (first - second).share(low=0) == pytest.approx(1 - test.pvalue, abs=1e-6)
+
+
+def test_opinions_follow_the_shares():
+    assert Finding("", [0.99, 0.98]).opinion == "supported"
+    assert Finding("", [0.97, 0.97]).opinion == "undecided"  # their doubts add up to 6 %
+    assert Finding("", [0.6, 0.6, 0.6]).opinion == "undecided"
+    assert Finding("", [0.99, 0.01]).opinion == "contradicted"
+    assert Estimate(1.0, 0.0, 4).share(low=1) == 1
+    assert Estimate(1.0, 0.0, 4).share(low=1.1) == 0
+
+
+def test_a_conclusion_without_runs_is_not_judged():
+    for one in CONCLUSIONS:
+        assert one.judge({})[0] in ("no runs", "not tested")
+
+
+def test_a_smooth_curve_is_not_irregular():
+    def run(losses):
+        rows = [{"val/loss": loss} for loss in losses]
+        return RunRecord(Path("x"), "done", None, {}, rows, {})
+
+    falling = list(np.linspace(1, 0.1, 30))
+    assert conclusions.irregularity(run(falling)) == pytest.approx(0)
+    assert conclusions.irregularity(run([x + 0.1 * (i % 2) for i, x in enumerate(falling)])) > 0.05
+    assert conclusions.epochs_to_converge(run([1.0, 0.5, 0.108, 0.1, 0.1])) == 3
+    with pytest.raises(ConfigError):
+        conclusions.irregularity(run(falling[:5]))
+
+
+# The page
+
+
+def test_the_readme_shows_the_kept_record():
+    from reproduce import BEGIN, END, KEPT, README
+
+    record = json.loads(KEPT.read_bytes())
+    assert f"{BEGIN}\n\n{page.readme_text(record)}\n{END}" in README.read_text()
+
+
+@pytest.mark.slow
+def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
+    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "here", "--quick", "--data", "digits"]
+    subprocess.run(command, check=True)
+    report = work / "here/report"
+    text = (report / "report.html").read_text()
+    numbers = ["01", "03", "04", "05", "06", "08", "09", "10", "11", "12", "13", "14", "15a", "15b"]
+    assert [number for number in numbers if f'id="figure-{number}"' in text] == numbers
+    drawn = sorted(path.stem for path in report.glob("figures/*.svg"))
+    assert drawn == [f"figure_{number}" for number in numbers]
+    record = json.loads((report / "report.json").read_bytes())
+    counts = {cells[0].index("n"): cells[1:] for cells in record["tables"].values()}
+    assert all(row[place] == "2" for place, rows in counts.items() for row in rows)
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "$ mnistjax" not in again  # all sweeps are over
