@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnistjax import records
-from mnistjax.config import one_line, unknown
+from mnistjax.config import ConfigError, one_line, unknown
 
 if TYPE_CHECKING:
     from mnistjax.loop import Moment
@@ -41,6 +41,7 @@ SHOWN = 32  # images of each kind
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; else 1
 
+LOGIN_TIMEOUT = 10.0  # seconds
 OPEN_RUNS = 32  # of this process at a time; the others wait, and lose nothing
 
 _environment = threading.Lock()
@@ -98,6 +99,22 @@ def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
     return "online", None
 
 
+def check_login() -> None:
+    """ConfigError where there is no key for W&B's server, or no answer from it."""
+    url, has_key = _server()
+    if not has_key:
+        raise ConfigError("no API key for W&B; `wandb login` sets one")
+    if not _answers(url, LOGIN_TIMEOUT):
+        raise ConfigError(f"{url} did not answer within {LOGIN_TIMEOUT:g} s")
+
+
+def default_entity() -> str:
+    """The user or team that runs of the login belong to."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
+
+
 class Tracker:
     """An observer that mirrors one run to W&B, in `<folder>/wandb/`; no method raises or waits for W&B.
 
@@ -126,6 +143,7 @@ class Tracker:
         self._patience = patience
         self._tell = tell
         self._stopped = threading.Event()
+        self._failed = False
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
         options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
         options |= {"job_type": job_type, "step_metric": step_metric}
@@ -142,6 +160,21 @@ class Tracker:
             row = dict(moment.row)
             # Commit at once: a kill would lose a row that waits for the next one.
             self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """W&B gets those of the rows, whose step is their epoch, that come after the last one it has."""
+
+        def send(run: Any) -> None:
+            for row in rows:
+                if row["epoch"] >= run.starting_step:
+                    run.log(dict(row), step=row["epoch"], commit=True)
+
+        self._send(send)
+
+    @property
+    def failed(self) -> bool:
+        """Whether tracking stopped before its end, which was told."""
+        return self._failed
 
     def log(self, values: Mapping[str, Any]) -> None:
         """W&B gets these values as the next point of their curves."""
@@ -209,6 +242,7 @@ class Tracker:
 
     def _stop(self, reason: str) -> None:
         if not self._stopped.is_set():
+            self._failed = True
             self._stopped.set()
             with contextlib.suppress(OSError, ValueError):  # a closed terminal
                 self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records go on")
