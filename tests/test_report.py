@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import reproduce
 from mnistjax import records
 from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.report import conclusions, page
-from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, estimate, tested
+from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, estimate
 from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
 from mnistjax.report.runs import RunRecord, name_runs, read_runs
 from mnistjax.sweep.ledger import Entry, Ledger
@@ -138,7 +139,7 @@ def test_each_row_of_the_tables_finds_its_seeds_among_the_jobs(experiment):
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=6, unique=True), st.floats(-1, 1))
 def test_the_share_is_the_one_sided_test(values, bound):
-    found = estimate([made(value) for value in values], tested("test/accuracy"))
+    found = estimate([made(value) for value in values], conclusions.tested("test/accuracy"))
     test: Any = stats.ttest_1samp(values, bound, alternative="greater")
     assert found.share(low=bound) == pytest.approx(1 - test.pvalue, abs=1e-6)
     assert found.share(low=bound) + found.share(high=bound) == pytest.approx(1)
@@ -149,7 +150,9 @@ def test_the_share_is_the_one_sided_test(values, bound):
     st.lists(st.floats(-1, 1), min_size=3, max_size=5, unique=True),
 )
 def test_the_share_of_a_difference_is_welchs_test(one, other):
-    first, second = (estimate([made(v) for v in x], tested("test/accuracy")) for x in (one, other))
+    first, second = (
+        estimate([made(v) for v in x], conclusions.tested("test/accuracy")) for x in (one, other)
+    )
     test: Any = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
     assert (first - second).share(low=0) == pytest.approx(1 - test.pvalue, abs=1e-6)
 
@@ -184,11 +187,20 @@ def test_a_smooth_curve_is_not_irregular():
 # The page
 
 
-def test_the_readme_shows_the_kept_record():
-    from reproduce import BEGIN, END, KEPT, README
-
-    record = json.loads(KEPT.read_bytes())
-    assert f"{BEGIN}\n\n{page.readme_text(record)}\n{END}" in README.read_text()
+def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{reproduce.BEGIN}\nold\n{reproduce.END}\nafter\n")
+    monkeypatch.setattr(reproduce, "README", readme)
+    cells = [["batch size", "n", "verdict"], ["32", "5", "reproduced"]]
+    record = {"note": "note", "tables": {"Table II": cells}, "conclusions": cells}
+    for _ in range(2):
+        reproduce.write_readme(record)
+        text = readme.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
+        assert text.count("| 32 | 5 | reproduced |") == 2
+        assert page.HOW_TABLES in text
 
 
 @pytest.mark.slow
