@@ -93,6 +93,19 @@ def lock(folder: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the same open file
 
 
+def is_locked(folder: str | Path) -> bool:
+    """Whether a living process owns the run folder."""
+    try:
+        with open(Path(folder) / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
     """`config.yaml` now holds `config`, its keys in their order."""
     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)

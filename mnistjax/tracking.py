@@ -100,8 +100,11 @@ def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
 
 
 def check_login() -> None:
-    """ConfigError where there is no key for W&B's server, or no answer from it."""
-    url, has_key = _server()
+    """ConfigError where there is no key for W&B's server, a wrong one, or no answer from it."""
+    try:
+        url, has_key = _server()
+    except Exception as error:  # wandb's own errors can't be named without importing it
+        raise ConfigError(f"W&B: {one_line(error)}") from None
     if not has_key:
         raise ConfigError("no API key for W&B; `wandb login` sets one")
     if not _answers(url, LOGIN_TIMEOUT):
@@ -109,10 +112,16 @@ def check_login() -> None:
 
 
 def default_entity() -> str:
-    """The user or team that runs of the login belong to."""
+    """The user or team that runs of the login belong to; ConfigError where it can't be had."""
     import wandb
 
-    return str(wandb.Api().default_entity)
+    try:
+        entity = wandb.Api().default_entity
+    except Exception as error:
+        raise ConfigError(f"W&B: {one_line(error)}") from None
+    if not entity:
+        raise ConfigError("the W&B login has no default entity; --entity says which")
+    return str(entity)
 
 
 class Tracker:
@@ -167,7 +176,7 @@ class Tracker:
         def send(run: Any) -> None:
             for row in rows:
                 if row["epoch"] >= run.starting_step:
-                    run.log(dict(row), step=row["epoch"], commit=True)
+                    run.log({k: _number(v) for k, v in row.items()}, step=row["epoch"], commit=True)
 
         self._send(send)
 
@@ -214,7 +223,7 @@ class Tracker:
         """The run is closed under `status`, with its summary."""
 
         def send(run: Any) -> None:
-            plain = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
+            plain = {k: _number(v) for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
             run.summary.update({**plain, "status": status})
             run.finish(exit_code=EXIT_CODES.get(status, 1))
 
@@ -279,6 +288,7 @@ def _open(folder: Path, options: dict[str, Any], patience: float) -> Any:
         silent=True,
         init_timeout=patience,
         finish_timeout=0.8 * patience,  # W&B's own giving up comes before ours
+        finish_timeout_raises=True,
         disable_git=True,
         disable_code=True,
         x_disable_stats=True,
@@ -387,6 +397,11 @@ def _artifact(run_id: str, checkpoint: Path) -> Any:
     # The checkpoint of a run that is done never changes: no copy in the staging folder or the cache.
     artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
     return artifact
+
+
+def _number(value: Any) -> Any:
+    """A number that the records keep as a word, as one again."""
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _release_service(*, kill: bool) -> None:

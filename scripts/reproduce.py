@@ -35,13 +35,18 @@ MONITOR = "val/accuracy"  # that a learning rate is chosen by
 
 
 class Reproduction:
-    """The sweeps and runs in a folder."""
+    """The sweeps and runs in a folder, which keeps what they are about: data, quick, each step's seconds."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
-        self.folder, self._words = folder, words
-        self.seconds: dict[str, float] = {}
+    def __init__(self, folder: Path, data: str, quick: bool) -> None:
+        self.folder, self._words = folder, [f"data={data}"]
+        self.about: dict[str, Any] = {"data": data, "quick": quick, "seconds": {}}
         if (folder / STEPS).exists():
-            self.seconds = json.loads((folder / STEPS).read_bytes())
+            earlier = json.loads((folder / STEPS).read_bytes())
+            for key in ("data", "quick"):
+                if earlier[key] != self.about[key]:
+                    print(f"error: {folder} was begun with {key} {earlier[key]}", file=sys.stderr)
+                    raise SystemExit(2)
+            self.about = earlier
 
     def sweep(self, name: str, *words: str) -> None:
         """The sweep in the subfolder of that name is over; failed jobs stay as they are."""
@@ -64,9 +69,10 @@ class Reproduction:
         print(f"\n$ mnistjax {' '.join(words)}", flush=True)
         began = time.monotonic()
         code = subprocess.run([sys.executable, "-m", "mnistjax", *words]).returncode
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - began
+        seconds = self.about["seconds"]
+        seconds[step] = seconds.get(step, 0.0) + time.monotonic() - began
         self.folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(self.folder / STEPS, self.seconds)
+        records.write_json(self.folder / STEPS, self.about)
         if code not in (0, 1):  # a wrong word, or a signal; failed jobs are shown on the page
             raise SystemExit(code)
 
@@ -80,7 +86,7 @@ class Reproduction:
         return {name: best[name][1] for name in OPTIMIZERS if name in best}
 
 
-def describe(data: str, seconds: dict[str, float], quick: bool) -> str:
+def describe(data: str, quick: bool, seconds: dict[str, float]) -> str:
     """What was trained, how long it took and where."""
     total = sum(seconds.values()) / 60
     steps = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
@@ -111,7 +117,7 @@ def main() -> None:
         write_readme(record)
         return
     short = ["train.epochs=2", "seed=0,1"] if args.quick else []
-    work = Reproduction(args.folder.absolute(), [f"data={args.data}"])
+    work = Reproduction(args.folder.absolute(), args.data, args.quick)
     for name in EXPERIMENTS:
         work.sweep(name, f"experiment={name}", *short)
     if not args.quick:
@@ -123,7 +129,7 @@ def main() -> None:
             work.time(row.name, *row.overrides)
     tuned = [f"tuned_{name}" for name in OPTIMIZERS]
     study = read_study(work.folder, [*EXPERIMENTS, *tuned])
-    note = describe(args.data, work.seconds, args.quick)
+    note = describe(**work.about)
     print(f"\n{write_page(work.folder / 'report', study, times=read_times(work.folder), note=note)}")
 
 

@@ -27,7 +27,9 @@ def made(number=0, status: Any = "done", epochs=3, accuracy=0.9, **config):
         "data": {"class_names": ["a", "b"]},
     }
     config = {"seed": number, "train.monitor": "val/loss", **config}
-    return RunRecord(Path(f"/runs/{number}"), status, None, config, rows, summary if status == "done" else {})
+    started = None if status == "waiting" else "2026"
+    summary = summary if status == "done" else {}
+    return RunRecord(Path(f"/runs/{number}"), status, None, config, rows, summary, started)
 
 
 def curve_of(data, name, run):
@@ -134,19 +136,26 @@ def test_a_report_has_tables_and_figures(sweep):
 
 @pytest.fixture(params=["light", "dark"])
 def browser_page(request, sweep):
-    """The report in a real browser without a network; the errors of its console are in `errors`."""
+    """The report of the sweep in a real browser."""
+    with opened(sweep / "report/index.html", request.param) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(path, scheme: Any = "light"):
+    """A page in a real browser without a network; it must leave no error in the console."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(offline=True, color_scheme=request.param)
+        context = browser.new_context(offline=True, color_scheme=scheme)
         page = context.new_page()
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"file://{sweep}/report/index.html")
+        page.goto(f"file://{path}")
         page.wait_for_selector("html[data-ready]", state="attached")
         yield page
         assert errors == []
@@ -201,3 +210,26 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (paper == "rgb(255, 255, 255)") != dark
+
+
+@pytest.mark.slow
+def test_a_browser_shows_text_of_runs_as_text_and_needs_none_that_is_done(tmp_path):
+    evil = "<img src=x onerror=document.title='evil'>"
+    named: dict[str, Any] = {"model.name": evil}
+    runs = [made(0, status="failed", **named), made(1, status="waiting", epochs=0)]
+    sizes: list[dict[str, Any]] = [{"train.batch_size": size} for size in ("all", 1024, 32)]
+    runs += [made(2 + i, status="interrupted", **size) for i, size in enumerate(sizes)]
+    data = {**make_data(runs), "examples": [], "no_examples": "none"}
+    (tmp_path / "index.html").write_text(fill_page(data, evil))
+    with opened(tmp_path / "index.html") as page:
+        assert page.title() == evil
+        assert evil in page.inner_text("#table")
+        assert page.locator("img").count() == 0
+        page.locator("#table thead th", has_text="train.batch_size").click()
+        shown = page.locator("#table tbody tr").all_inner_texts()
+        order = [size for text in shown for size in ("\t32\t", "\t1,024\t", "\tall\t") if size in text]
+        assert order == ["\t32\t", "\t1,024\t", "\tall\t"]
+        assert "5 runs" in page.inner_text("#failures-note")
+        for section in ("curves", "parallel", "importance", "confusion"):
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            page.wait_for_timeout(200)

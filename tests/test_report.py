@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from mnistjax.cli.overrides import Composer, base_overrides, compose, composing,
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.report import conclusions, page
-from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, estimate
+from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, Share, estimate
 from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
 from mnistjax.report.runs import RunRecord, name_runs, read_runs
 from mnistjax.sweep.ledger import Entry, Ledger
@@ -36,7 +37,9 @@ def write_run(folder, status: Any = "done", seed=0, reason=None, epochs=2, **con
         records.append_row(folder, {"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)})
     if status == "done":
         records.write_summary(folder, {"test/accuracy": 0.9, "test/f1": 0.8, "kept_epoch": epochs})
-    records.write_status(folder, status, identity="x", epoch=epochs, started="2026-01-01", reason=reason)
+    records.write_status(
+        folder, status, identity=f"{seed}", epoch=epochs, started="2026-01-01", reason=reason
+    )
 
 
 accuracy = conclusions.tested("test/accuracy")
@@ -67,8 +70,34 @@ def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
     assert [len(run.rows) for run in runs] == [2, 2, 2, 0]
     assert runs[2].summary == {}
     assert len(read_runs([tmp_path / "sweep", tmp_path])) == 4
+    assert [run.sweep for run in read_runs([tmp_path / "sweep/0", tmp_path / "sweep"])] == ["id"] * 3
     names = [name for name, _ in name_runs(runs[1:])]
     assert names == ["adam seed=0", "sgd seed=1", "sgd seed=2"]
+
+
+def test_jobs_that_failed_before_they_began_have_their_reason(tmp_path):
+    sweep = Ledger(tmp_path, "id", "2026", [])
+    sweep.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
+    sweep.save()
+    (run,) = read_runs([tmp_path])
+    assert (run.status, run.reason) == ("failed", "lost before it began")
+
+
+def test_a_killed_run_is_not_running_and_a_damaged_one_has_failed(tmp_path):
+    write_run(tmp_path / "a", "running", seed=1)
+    write_run(tmp_path / "b", "running", seed=2)
+    write_run(tmp_path / "c", seed=3)
+    (tmp_path / "c/config.yaml").unlink()
+    with records.lock(tmp_path / "b"):
+        runs = read_runs([tmp_path])
+    assert [run.status for run in runs] == ["interrupted", "running", "failed"]
+    assert "config.yaml" in str(runs[2].reason)
+
+
+def test_a_copied_folder_is_the_same_run(tmp_path):
+    write_run(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert len(read_runs([tmp_path])) == 1
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
@@ -146,8 +175,9 @@ FRACTIONS = st.integers(-1000, 1000).map(lambda number: number / 1000)
 def test_the_share_is_the_one_sided_test(values, bound):
     found = estimate([made(value) for value in values], accuracy)
     test: Any = stats.ttest_1samp(values, bound, alternative="greater")
-    assert found.share(low=bound) == pytest.approx(1 - test.pvalue, abs=1e-6)
-    assert found.share(low=bound) + found.share(high=bound) == pytest.approx(1)
+    assert found.share(low=bound).inside == pytest.approx(1 - test.pvalue, abs=1e-6)
+    assert found.share(low=bound).beyond == pytest.approx(test.pvalue, abs=1e-6)
+    assert found.share(low=bound).inside + found.share(high=bound).inside == pytest.approx(1)
 
 
 @given(
@@ -159,21 +189,32 @@ def test_the_share_of_a_difference_is_welchs_test(one, other):
         estimate([made(v) for v in x], conclusions.tested("test/accuracy")) for x in (one, other)
     )
     test: Any = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
-    assert (first - second).share(low=0) == pytest.approx(1 - test.pvalue, abs=1e-6)
+    assert (first - second).share(low=0).inside == pytest.approx(1 - test.pvalue, abs=1e-6)
 
 
 def test_opinions_follow_the_shares():
-    assert Finding("", [0.99, 0.98]).opinion == "supported"
-    assert Finding("", [0.97, 0.97]).opinion == "undecided"  # their doubts add up to 6 %
-    assert Finding("", [0.6, 0.6, 0.6]).opinion == "undecided"
-    assert Finding("", [0.99, 0.01]).opinion == "contradicted"
-    assert Estimate(1.0, 0.0, 4).share(low=1) == 1
-    assert Estimate(1.0, 0.0, 4).share(low=1.1) == 0
+    def opinion(*inside):
+        return Finding("", [Share(share, 1 - share) for share in inside]).opinion
+
+    assert opinion(0.99, 0.98) == "supported"
+    assert opinion(0.97, 0.97) == "undecided"  # their doubts add up to 6 %
+    assert opinion(0.6, 0.6, 0.6) == "undecided"
+    assert opinion(0.99, 0.01) == "contradicted"
+    assert opinion(0.99, 0.04) == "undecided"  # of two parts, one may be so by chance
+    wide = Estimate(3.5, 10.0, 2).share(3, 4)
+    assert wide.inside < 0.05
+    assert Finding("", [wide]).opinion == "undecided"  # it is neither above nor below
+
+
+def test_equal_runs_are_certain_but_for_a_tie():
+    assert Estimate(1.0, 0.0, 4).share(low=0.9) == (1, 0)
+    assert Estimate(1.0, 0.0, 4).share(low=1.1) == (0, 1)
+    assert Estimate(1.0, 0.0, 4).share(low=1) == (0.5, 0.5)
 
 
 def test_a_conclusion_without_runs_is_not_judged():
     for one in CONCLUSIONS:
-        assert one.judge({})[0] in ("no runs", "not tested")
+        assert one.judge({})[0] in ("too few runs", "not tested")
 
 
 def test_a_smooth_curve_is_not_irregular():
@@ -223,3 +264,5 @@ def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
     assert all(row[place] == "2" for place, rows in counts.items() for row in rows)
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "$ mnistjax" not in again  # all sweeps are over
+    other = subprocess.run([*command, "--data", "mnist"], capture_output=True, text=True)
+    assert (other.returncode, other.stderr) == (2, f"error: {work / 'here'} was begun with data digits\n")

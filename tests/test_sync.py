@@ -224,6 +224,20 @@ def test_a_sync_that_was_killed_is_gone_on_with(server, tmp_path):
 
 
 @pytest.mark.slow
+def test_rows_that_the_server_does_not_take_are_not_said_to_be_there(server, tmp_path, capfd):
+    name = write_run(tmp_path / "run", "x")
+    server.hold_after = 2
+    code = "import sys, mnistjax.cli.sync as sync; sync.PATIENCE = 8; sys.exit(sync.main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    assert subprocess.run(words, timeout=60).returncode == 1
+    assert len(server.run(name).lines) <= 2
+    assert "0 of 1 runs are at W&B" in capfd.readouterr().err
+    server.hold_after = None
+    assert call(tmp_path / "run") == 0
+    assert epochs_of(server, name) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
 def test_a_sweep_arrives_as_a_group_and_its_failures_as_such(server, tmp_path):
     ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
     states: list[Any] = ["done", "diverged", "failed", "waiting"]
@@ -235,7 +249,7 @@ def test_a_sweep_arrives_as_a_group_and_its_failures_as_such(server, tmp_path):
         for number, status in enumerate(states[:3])
     ]
     ledger.save()
-    assert call(tmp_path / "sweep") == 0
+    assert call(tmp_path / "sweep") == 1  # one is not over
     assert set(server.runs) == set(names)
     found = [server.run(name) for name in names]
     assert [run.exit for run in found] == [0, 1, 1]

@@ -83,7 +83,7 @@ def open_workspace(runs: Sequence[RunRecord], args: argparse.Namespace, title: s
     from mnistjax.report.dashboard import make_data
     from mnistjax.report.workspace import make_workspace
 
-    projects = sorted({str(run.config["wandb.project"]) for run in runs if "wandb.project" in run.config})
+    projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
     if args.project is None and len(projects) != 1:
         raise ConfigError(
             f"the runs are of several W&B projects, --project says which: {', '.join(projects)}"

@@ -56,7 +56,7 @@ def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> 
             config=records.read_config(run.folder),
             run_id=make_run_id(str(run.identity), str(run.started)),
             mode="online",
-            project=project or run.config["wandb.project"],
+            project=project or run.config.get("wandb.project", "mnistjax"),
             entity=entity or run.config.get("wandb.entity"),
             tags=run.config.get("wandb.tags") or (),
             group=run.sweep,
@@ -71,4 +71,4 @@ def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> 
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         arrived = sum(pool.map(bring, over))
     tell(f"{arrived:,} of {len(over):,} runs are at W&B")
-    return int(arrived < len(over))
+    return int(arrived < len(runs))

@@ -3,7 +3,8 @@
 The report draws them from one run each. Here a conclusion is an interval for a mean over seeds, or for a
 difference of two means, and its confidence is the share of Student's t (Welch's, for two) that lies inside:
 1 less the p-value of the one-sided test where the interval is open. Where it has several parts, the
-confidence is 1 less the sum of their doubts, which is never too high (Bonferroni).
+confidence is 1 less the sum of their doubts, which is never too high (Bonferroni). Our runs contradict a
+conclusion where they are as sure that one of its parts lies beyond one bound of its interval.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -35,7 +36,14 @@ ALIKE = [
     (8, 9),
 ]  # of 45 pairs of digits
 
-Opinion = Literal["supported", "contradicted", "undecided", "no runs", "not tested"]
+Opinion = Literal["supported", "contradicted", "undecided", "too few runs", "not tested"]
+
+
+class Share(NamedTuple):
+    """Of the distribution of a mean, or of a difference of two."""
+
+    inside: float  # where the conclusion says
+    beyond: float  # on the one side of that where more is
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,19 @@ class Finding:
     """What our runs say of a conclusion."""
 
     evidence: str
-    shares: Sequence[float]  # the confidence in each of its parts, 0 to 1
+    shares: Sequence[Share]  # of each of its parts
 
     @property
     def confidence(self) -> float:
         """That all parts hold."""
-        return max(0.0, 1 - sum(1 - share for share in self.shares))
+        return max(0.0, 1 - sum(1 - share.inside for share in self.shares))
 
     @property
     def opinion(self) -> Opinion:
         if self.confidence >= SURE:
             return "supported"
-        return "contradicted" if min(self.shares) <= 1 - SURE else "undecided"
+        doubt = (1 - SURE) / len(self.shares)  # a part must be as sure against it as all are together
+        return "contradicted" if max(share.beyond for share in self.shares) >= 1 - doubt else "undecided"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Conclusion:
         try:
             finding = self.test(study)
         except TooFew:
-            return "no runs", None
+            return "too few runs", None
         return finding.opinion, finding
 
 
@@ -88,6 +97,7 @@ class Estimate:
     mean: float
     error: float
     freedom: float
+    left: int = 0  # runs that are not done, and not in it
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference, Welch's: the two need not have one variance."""
@@ -96,17 +106,21 @@ class Estimate:
         freedom = total**2 / (one**2 / self.freedom + two**2 / other.freedom) if total else math.inf
         return Estimate(self.mean - other.mean, math.sqrt(total), freedom)
 
-    def share(self, low: float = -math.inf, high: float = math.inf) -> float:
-        """The confidence that it lies between these."""
+    def share(self, low: float = -math.inf, high: float = math.inf) -> Share:
+        """How much of it lies between these."""
+        below, above = self._below(low), 1 - self._below(high)
+        return Share(1 - below - above, max(below, above))
+
+    def _below(self, bound: float) -> float:
         from scipy.stats import t
 
         if self.error == 0:
-            return float(low <= self.mean <= high)
-        low, high = ((bound - self.mean) / self.error for bound in (low, high))
-        return float(t.cdf(high, self.freedom) - t.cdf(low, self.freedom))
+            return 0.5 if self.mean == bound else float(self.mean < bound)
+        return float(t.cdf((bound - self.mean) / self.error, self.freedom))
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.error:.2g}"
+        left = f" ({self.left} not done)" if self.left else ""
+        return f"{self.mean:.4g} ± {self.error:.2g}{left}"
 
 
 def estimate(runs: Sequence[RunRecord], value: Callable[[RunRecord], float]) -> Estimate:
@@ -115,11 +129,11 @@ def estimate(runs: Sequence[RunRecord], value: Callable[[RunRecord], float]) -> 
     if len(values) < 2 or not np.isfinite(values).all():
         raise TooFew("a conclusion needs two runs, long enough to measure it")
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Estimate(float(np.mean(values)), error, len(values) - 1)
+    return Estimate(float(np.mean(values)), error, len(values) - 1, len(runs) - len(values))
 
 
-def rises(estimates: Sequence[Estimate]) -> list[float]:
-    """The confidence of each mean but the first that it is above the one before it."""
+def rises(estimates: Sequence[Estimate]) -> list[Share]:
+    """Of each mean but the first whether it is above the one before it."""
     return [(after - before).share(low=0) for before, after in pairwise(estimates)]
 
 
@@ -134,7 +148,7 @@ def curve(run: RunRecord, key: str) -> np.ndarray:
 def after(run: RunRecord, key: str, epoch: int) -> np.ndarray:
     """The column after that epoch; TooFew where the run is no longer than that."""
     if len(run.rows) <= epoch:
-        raise TooFew(f"a run of {len(run.rows)} epochs,; more than {epoch} are needed")
+        raise TooFew(f"a run of {len(run.rows)} epochs; more than {epoch} are needed")
     return curve(run, key)[epoch:]
 
 
@@ -310,7 +324,7 @@ def _wide_is_perfect(study: Study) -> Finding:
 
 
 def _cnn_beats_mlp(study: Study) -> Finding:
-    cnn = _by_optimizer(study, tested("test/accuracy"))["sgd"]
+    cnn = estimate(pick(study, "optimizer", {"optimizer.name": "sgd"}), tested("test/accuracy"))
     mlp = estimate(pick(study, "multiclass"), tested("test/accuracy"))
     return Finding(f"test accuracy, SGD: CNN {cnn}, MLP {mlp}", [(cnn - mlp).share(low=0.01)])
 
@@ -331,9 +345,8 @@ def _sgd_is_smooth(study: Study) -> Finding:
 
 
 def _rmsprop_moves_together(study: Study) -> Finding:
-    found = _by_optimizer(study, moves_together)
-    evidence = f"correlation of the steps of both losses: {_list(OPTIMIZERS, [*found.values()])}"
-    return Finding(evidence, [found["rmsprop"].share(low=0.5)])
+    found = estimate(pick(study, "optimizer", {"optimizer.name": "rmsprop"}), moves_together)
+    return Finding(f"correlation of the steps of both losses, RMSProp: {found}", [found.share(low=0.5)])
 
 
 def _sgd_is_best(study: Study) -> Finding:

@@ -22,7 +22,7 @@ from mnistjax.config import ConfigError, to_plain
 from mnistjax.job import load_examples, reopen
 from mnistjax.metrics import badness
 from mnistjax.report import figures
-from mnistjax.report.runs import RunRecord, name_runs
+from mnistjax.report.runs import PLACES, RunRecord, name_runs
 from mnistjax.sweep.ledger import SILENT, seeds_table, shown, write_csv
 from mnistjax.tracking import Examples, worst_errors
 
@@ -34,7 +34,7 @@ TIMES = ("seconds_per_epoch", "compile_seconds")
 EXAMPLES = 3  # runs whose misclassified images are shown
 TILES = 48  # images of each
 FEWEST = 8  # runs that an importance needs
-PRIVATE = ("data.dir", "data.raw_dir", *SILENT)  # keys that make no other result
+PRIVATE = (*PLACES, *SILENT)  # keys that make no other result
 
 
 def write_report(runs: Sequence[RunRecord], folder: Path, *, title: str) -> tuple[Path, str | None]:
@@ -62,7 +62,9 @@ def write_tables(data: dict[str, Any], folder: Path) -> None:
         own = {name: run[name] for name in ("seed", "status", "reason", "epochs", "folder")}
         rows.append({"number": number, **values, **own, **metrics})
     write_csv(folder / "runs.csv", rows)
-    write_csv(folder / "seeds.csv", seeds_table(rows, data["monitor"]))
+    once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
+    distinct = [rows[number] for number in sorted(once.values())]  # a repeated run is no other seed
+    write_csv(folder / "seeds.csv", seeds_table(distinct, data["monitor"]))
 
 
 def draw_best(
@@ -72,13 +74,16 @@ def draw_best(
     folder: Path,
 ) -> None:
     """The best run's curves, confusion matrix and misclassified images, as PNG and SVG."""
+    for name in ("curves", "confusion_matrix", "misclassified"):  # of another best run, of an earlier call
+        for file in folder.glob(f"{name}.*"):
+            file.unlink()
     if not ranking:
         return
     best = runs[ranking[0]]
     figures.save(figures.curves(best.rows), folder / "curves")
     matrix = best.summary["test/confusion_matrix"]
     figures.save(figures.confusion_matrix_figure(matrix, class_names(best)), folder / "confusion_matrix")
-    for _, x in examples[:1]:
+    for _, x in [(i, x) for i, x in examples if i == ranking[0]]:
         grid = figures.misclassified_grid(x.images, x.labels, x.probabilities, x.class_names)
         figures.save(grid, folder / "misclassified")
 
@@ -127,6 +132,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
             {
                 "name": name,
                 "folder": str(run.folder),
+                "identity": run.identity,
                 "status": run.status,
                 "reason": run.reason,
                 "seed": run.seed,
@@ -168,13 +174,10 @@ def _metrics(run: RunRecord) -> dict[str, float]:
 
 
 def class_names(run: RunRecord) -> list[str]:
-    """Of the run's task, as far as its records tell."""
-    count = len(run.summary["test/confusion_matrix"])
-    names = list(run.summary["data"].get("class_names") or map(str, range(count)))
-    if run.config.get("task.name") == "binary":
-        positive = str(run.config["task.positive"])
-        return ["other", positive]
-    return names
+    """Of the run's task; numbers where its records are older than their names."""
+    if names := run.summary["data"].get("class_names"):
+        return list(names)
+    return [str(number) for number in range(len(run.summary["test/confusion_matrix"]))]
 
 
 def _place(items: list[list[str]], item: list[str]) -> int:
@@ -185,8 +188,8 @@ def _place(items: list[list[str]], item: list[str]) -> int:
 
 def _monitor(runs: Sequence[RunRecord]) -> str:
     """The validation metric that most runs are compared by."""
-    found = [str(run.config.get("train.monitor")) for run in runs]
-    best = max(set(found), key=found.count, default="")
+    found = [str(run.config["train.monitor"]) for run in runs if "train.monitor" in run.config]
+    best = max(sorted(set(found)), key=found.count, default="")
     return best if best in CURVES else "val/loss"
 
 
@@ -205,7 +208,8 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
     from scipy.stats import spearmanr
     from sklearn.ensemble import RandomForestRegressor
 
-    rows = [(run.config, value) for run in runs if (value := _metrics(run).get(metric)) is not None]
+    done = [run for run in runs if run.status == "done"]
+    rows = [(run.config, value) for run in done if (value := _metrics(run).get(metric)) is not None]
     if len(rows) < FEWEST or not keys:
         return []
     columns, owners = [], []
@@ -240,13 +244,14 @@ def find_examples(
 ) -> tuple[list[tuple[int, Examples]], str | None]:
     """The test images and what the best few runs make of them, and why some are missing if they are."""
     found: list[tuple[int, Examples]] = []
+    missing = None
     for index in ranking[:EXAMPLES]:
         folder = runs[index].folder
         try:
             found.append((index, load_examples(*reopen(folder), folder)))
         except (ConfigError, OSError) as error:
-            return found, str(error)
-    return found, None
+            missing = str(error)
+    return found, missing
 
 
 def describe_errors(index: int, examples: Examples) -> dict[str, Any]:

@@ -105,7 +105,8 @@ HOW_TABLES = (
 HOW_CONCLUSIONS = (
     "The confidence is the share of Student's t distribution for our mean over seeds, or for a difference "
     "of two means (Welch's), that lies where the conclusion says; of several parts it is 1 less the sum of "
-    "their doubts. From 95 % on our runs support a conclusion, where a part has 5 % or less they contradict."
+    "their doubts. From 95 % on our runs support the conclusion; where as much lies beyond a bound of it "
+    "they contradict it."
 )
 
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mnistjax import records
 from mnistjax.compose import flatten
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, one_line
 from mnistjax.sweep.ledger import LEDGER, load_ledger, short_name, varying
+
+PLACES = ("data.dir", "data.raw_dir")  # keys that say where, and make no other result
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +29,9 @@ class RunRecord:
     rows: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     summary: Mapping[str, Any]  # empty unless done
     started: str | None = None  # ISO 8601
-    ended: str | None = None
     identity: str | None = None
     sweep: str | None = None  # the id of the sweep that it is a job of
     name: str | None = None  # in that sweep
-    wandb: str | None = None  # where its W&B run lies, if the sweep's ledger says so
 
     @property
     def seed(self) -> int | None:
@@ -37,16 +39,20 @@ class RunRecord:
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """The runs at and below these folders: single ones, and the jobs of sweeps in their order.
+    """The runs at and below these folders, each once: single ones, and the jobs of sweeps in their order.
 
-    ConfigError where a folder holds none.
+    Copies of a run's folder are one run. ConfigError where a folder holds none.
     """
-    runs: dict[Path, RunRecord] = {}
+    runs: dict[Any, RunRecord] = {}
     for folder in folders:
-        found = {run.folder.resolve(): run for run in _read(folder)}
+        found = list(_read(folder))
         if not found:
             raise ConfigError(f"{folder} holds no run: no {records.STATUS} and no {LEDGER} at or below it")
-        runs |= found
+        for run in found:
+            begun = (run.identity, run.started) if run.identity else run.folder.resolve()
+            known = runs.setdefault(begun, run)
+            if run.sweep and not known.sweep:  # given as a single one before
+                runs[begun] = run
     return list(runs.values())
 
 
@@ -60,30 +66,44 @@ def _read(top: Path) -> Iterator[RunRecord]:
             for entry in ledger.entries.values():
                 run = read_run(ledger.job_folder(entry.number))
                 config = run.config or {**entry.config, "seed": entry.seed}
-                wandb = entry.wandb and (entry.wandb if "://" in entry.wandb else str(folder / entry.wandb))
                 name = short_name(entry.config, entry.seed)
-                yield replace(run, config=config, sweep=ledger.id, name=name, wandb=wandb)
+                if run.status == "waiting" and entry.status == "failed":  # before it made its folder
+                    run = replace(run, status=entry.status, reason=entry.reason)
+                yield replace(run, config=config, sweep=ledger.id, name=name)
         elif records.STATUS in files:
             subfolders.clear()  # W&B's many files
             yield read_run(folder)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The run in a folder; "waiting" and without a config where it was not begun."""
+    """The run in a folder; "waiting" and without a config where it was not begun.
+
+    One that a kill left "running" is interrupted; one whose files are damaged has failed.
+    """
     status = records.read_status(folder)
     if status is None:
         return RunRecord(folder, "waiting", None, {}, [], {})
-    config = dict(flatten(records.read_config(folder)))
-    facts = status["started"], status["ended"], status["identity"]
-    summary = records.read_summary(folder) or {} if status["status"] == "done" else {}
-    rows = records.read_rows(folder)
-    return RunRecord(folder, status["status"], status["reason"], config, rows, summary, *facts)
+    state, reason, facts = status["status"], status["reason"], (status["started"], status["identity"])
+    if state == "running" and not records.is_locked(folder):
+        state, reason = "interrupted", "its process is gone"
+    config: dict[str, Any] = {}
+    try:
+        config = dict(flatten(records.read_config(folder)))
+        summary = records.read_summary(folder) or {} if state == "done" else {}
+        return RunRecord(folder, state, reason, config, records.read_rows(folder), summary, *facts)
+    except (ConfigError, OSError, yaml.YAMLError) as error:
+        reason = reason if state == "failed" and reason else one_line(error)
+        return RunRecord(folder, "failed", reason, config, [], {}, *facts)
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[tuple[str, dict[str, Any]]]:
-    """Of each run its name, and what differs from the others that were begun, by dotted key."""
-    differing = varying({i: run.config for i, run in enumerate(runs) if run.status != "waiting"})
-    keys = list(dict.fromkeys(key for config in differing.values() for key in config))
+    """Of each run its name, and what differs from the others, by dotted key."""
+    configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
+    # A job that was not begun has only the keys that differ in its sweep.
+    begun = {i: config for i, config in enumerate(configs) if runs[i].started}
+    partial = [config for i, config in enumerate(configs) if not runs[i].started]
+    keys = [key for config in (*varying(begun).values(), *partial) for key in config if key != "seed"]
+    keys = list(dict.fromkeys(keys))
     own = [{key: run.config[key] for key in keys if key in run.config} for run in runs]
     return [
         (short_name(config, run.config.get("seed", 0)), config) for run, config in zip(runs, own, strict=True)

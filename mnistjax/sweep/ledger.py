@@ -190,7 +190,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]
         groups.setdefault(config, []).append(row)
     result = []
     for config, members in groups.items():
-        values = [float(row[metric]) for row in members if row["status"] == "done"]
+        values = [float(row[metric]) for row in members if row["status"] == "done" and row[metric] != ""]
         mean = statistics.fmean(values) if values else float("nan")
         std = statistics.stdev(values) if len(values) > 1 else None
         half = None if std is None else _student(len(values) - 1) * std / len(values) ** 0.5

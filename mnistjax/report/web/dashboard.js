@@ -11,6 +11,7 @@ const $ = (id) => document.getElementById(id);
 // Text and elements
 
 const short = (key) => key.split(".").pop();
+const safe = (value) => shown(value).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`); // DataTables takes HTML
 const brief = (name) => (name.length > 48 ? `${name.slice(0, 30)} … ${name.slice(-15)}` : name);
 
 const text = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : value === null ? "null" : String(value ?? ""));
@@ -110,7 +111,7 @@ function drawCurves() {
   const all = groups.length;
   groups = groups.slice(0, MOST_GROUPS);
   const count = all > MOST_GROUPS ? `the best ${MOST_GROUPS} of ${all} groups` : `${all} groups`;
-  $("curve-note").textContent = `${runs.length.toLocaleString("en")} runs in ${count}, best first; lines are means.`;
+  $("curve-note").textContent = `${runs.length.toLocaleString("en")} runs in ${count}, best first; lines are means of the runs that reached an epoch.`;
   const traces = [];
   groups.forEach((group, i) => {
     const color = COLORS[i % COLORS.length];
@@ -141,8 +142,9 @@ function axisOf(label, values) {
 
 function drawParallel() {
   const metric = $("parallel-metric").value;
-  const runs = state.shown.filter((run) => isNumber(RUNS[run].metrics[metric]));
-  const axes = DATA.keys.map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
+  const runs = state.shown.filter((run) => RUNS[run].status === "done" && isNumber(RUNS[run].metrics[metric]));
+  const varies = (key) => new Set(runs.map((run) => text(RUNS[run].values[key]))).size > 1;
+  const axes = DATA.keys.filter(varies).map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
   const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m));
   for (const name of metrics) axes.push({ label: name, values: runs.map((run) => RUNS[run].metrics[name]) });
   const color = runs.map((run) => RUNS[run].metrics[metric]);
@@ -241,17 +243,21 @@ const watcher = new IntersectionObserver((entries) => {
 
 // The table
 
+// Numbers come before words, as in 32, 128, all.
+const padded = (value) => (isNumber(value) ? `0${value.toFixed(9).padStart(30, "0")}` : `1${text(value)}`);
+const keyed = { display: safe, filter: shown, sort: (value) => padded(value) };
+
 // Runs without a metric come after those with it, where the best ones come first.
 function rendering(metric) {
   const lowerIsBetter = /loss|seconds/.test(metric);
-  return { display: shown, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
+  return { display: safe, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
 }
 
 function makeTable() {
   const columns = [
-    { title: "run", data: (run) => run.name },
+    { title: "run", data: (run) => run.name, render: { display: safe } },
     { title: "status", data: (run) => run.status, className: "status" },
-    ...DATA.keys.map((key) => ({ title: key, data: (run) => run.values[key] ?? "", render: { display: shown } })),
+    ...DATA.keys.map((key) => ({ title: safe(key), data: (run) => run.values[key] ?? "", render: keyed })),
     { title: "seed", data: (run) => run.seed ?? "" },
     { title: "epochs", data: (run) => run.epochs },
     ...DATA.metrics.map((metric) => ({ title: metric, data: (run) => run.metrics[metric] ?? "", render: rendering(metric) })),
@@ -285,8 +291,9 @@ function makeTable() {
 }
 
 function start() {
-  const statuses = Object.entries(Object.groupBy(RUNS, (run) => run.status)).map(([status, runs]) => `${runs.length.toLocaleString("en")} ${status}`);
-  $("counts").textContent = statuses.join(" · ");
+  const counts = new Map();
+  for (const run of RUNS) counts.set(run.status, (counts.get(run.status) ?? 0) + 1);
+  $("counts").textContent = [...counts].map(([status, count]) => `${count.toLocaleString("en")} ${status}`).join(" · ");
   const pairs = (names) => names.map((name) => [name, name]);
   const again = (name) => () => refresh([name]);
   choices($("curve-metric"), pairs(Object.keys(DATA.curves)), DATA.monitor, again("curves"));
