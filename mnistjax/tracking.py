@@ -152,7 +152,7 @@ class Tracker:
         self._patience = patience
         self._tell = tell
         self._stopped = threading.Event()
-        self._failed = False
+        self.failed = False  # whether tracking stopped before its end, which was told
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
         options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
         options |= {"job_type": job_type, "step_metric": step_metric}
@@ -179,11 +179,6 @@ class Tracker:
                     run.log({k: _number(v) for k, v in row.items()}, step=row["epoch"], commit=True)
 
         self._send(send)
-
-    @property
-    def failed(self) -> bool:
-        """Whether tracking stopped before its end, which was told."""
-        return self._failed
 
     def log(self, values: Mapping[str, Any]) -> None:
         """W&B gets these values as the next point of their curves."""
@@ -251,7 +246,7 @@ class Tracker:
 
     def _stop(self, reason: str) -> None:
         if not self._stopped.is_set():
-            self._failed = True
+            self.failed = True
             self._stopped.set()
             with contextlib.suppress(OSError, ValueError):  # a closed terminal
                 self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records go on")

@@ -12,13 +12,13 @@ only timed. `--quick` trains two epochs of two seeds, for a look. The page is FO
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from marked import replace_marked
 from mnistjax import records
 from mnistjax.report.conclusions import OPTIMIZERS
 from mnistjax.report.page import RECORD, readme_text, write_page
@@ -96,10 +96,7 @@ def describe(data: str, quick: bool, seconds: dict[str, float]) -> str:
 
 def write_readme(record: dict[str, Any]) -> None:
     """The README now holds the record's tables."""
-    text = README.read_text()
-    block = f"{BEGIN}\n\n{readme_text(record)}\n{END}"
-    changed = re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL)
-    README.write_text(changed)
+    replace_marked(README, BEGIN, END, f"\n\n{readme_text(record)}\n")
 
 
 def main() -> None:

@@ -92,6 +92,7 @@ def test_a_killed_run_is_not_running_and_a_damaged_one_has_failed(tmp_path):
         runs = read_runs([tmp_path])
     assert [run.status for run in runs] == ["interrupted", "running", "failed"]
     assert "config.yaml" in str(runs[2].reason)
+    assert [run.damaged for run in runs] == [False, False, True]
 
 
 def test_a_copied_folder_is_the_same_run(tmp_path):
@@ -247,6 +248,9 @@ def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
         assert "old" not in text
         assert text.count("| 32 | 5 | reproduced |") == 2
         assert page.HOW_TABLES in text
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no place"):
+        reproduce.write_readme(record)
 
 
 @pytest.mark.slow

@@ -268,6 +268,22 @@ def test_without_a_login_nothing_is_done(server, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_runs_without_whole_records_are_left_out_and_the_others_arrive(server, tmp_path, capfd):
+    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
+    ledger.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
+    ledger.folder.mkdir()
+    ledger.save()
+    name = write_run(tmp_path / "whole", "x")
+    write_run(tmp_path / "damaged", "y")
+    (tmp_path / "damaged/config.yaml").unlink()
+    assert call(tmp_path) == 1
+    assert list(server.runs) == [name]
+    said = capfd.readouterr().err
+    assert "damaged/config.yaml" in said
+    assert "1 of 1 runs are at W&B" in said
+
+
+@pytest.mark.slow
 def test_the_dashboard_becomes_a_workspace(server, tmp_path):
     """The server gets what tests/workspace.json has; to make that anew, delete it and run this test."""
     ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])

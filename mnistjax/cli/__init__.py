@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,20 @@ from mnistjax.progress import tell
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of a command: 0 done, 1 failed, 2 a wrong config or argument, 130 or 143 stopped."""
+    return find_code(run_command, argv)
+
+
+def find_code(
+    run: Callable[[list[str]], int], argv: Sequence[str] | None, stopped: str = "interrupted"
+) -> int:
+    """The exit code of what the arguments, or the process's own, ask for; an error is told in one line."""
     try:
-        return run_command(sys.argv[1:] if argv is None else list(argv))
+        return run(sys.argv[1:] if argv is None else list(argv))
     except ConfigError as error:
         tell(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        tell("interrupted")
+        tell(stopped)
         return 130
     except BrokenPipeError:  # `mnistjax --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +67,7 @@ def run_command(argv: list[str]) -> int:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; `mnistjax --help` shows how")
+        raise ConfigError(f"{message}; `{self.prog} --help` shows how")
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

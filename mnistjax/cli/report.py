@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mnistjax.cli import Parser, find_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
@@ -16,19 +16,7 @@ from mnistjax.tracking import check_login, default_entity
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
-    try:
-        return run(parse_arguments(sys.argv[1:] if argv is None else list(argv)))
-    except ConfigError as error:
-        tell(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return 130
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message}; `{self.prog} --help` shows how")
+    return find_code(run, argv)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -51,18 +39,20 @@ def check_folders(folders: Sequence[Path]) -> None:
             raise ConfigError(f"{folder} is no folder")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
     from mnistjax.backend import prepare_backend
-    from mnistjax.report.dashboard import write_report
+    from mnistjax.report.dashboard import make_data, write_report
 
+    args = parse_arguments(argv)
     runs = read_runs(args.folders)
+    data = make_data(runs)
     out = args.out or args.folders[0] / "report"
     title = ", ".join(folder.resolve().name for folder in args.folders)
-    workspace = open_workspace(runs, args, title) if args.wandb else None
+    workspace = open_workspace(runs, data, args, title) if args.wandb else None
     prepare_backend()
     try:
-        page, missing = write_report(runs, out, title=title)
+        page, missing = write_report(runs, data, out, title=title)
     except OSError as error:
         raise ConfigError(f"{out} can't be written: {error.strerror or error}") from None
     if missing:
@@ -78,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_workspace(runs: Sequence[RunRecord], args: argparse.Namespace, title: str) -> Any:
+def open_workspace(
+    runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
+) -> Any:
     """A W&B workspace, not saved yet, that shows these runs' sweeps, or the whole project."""
-    from mnistjax.report.dashboard import make_data
     from mnistjax.report.workspace import make_workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
@@ -91,7 +82,7 @@ def open_workspace(runs: Sequence[RunRecord], args: argparse.Namespace, title: s
     sweeps = {run.sweep for run in runs}
     check_login()
     return make_workspace(
-        make_data(runs),
+        data,
         entity=args.entity or default_entity(),
         project=args.project or projects[0],
         name=f"mnistjax {title}",

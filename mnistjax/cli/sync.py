@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mnistjax import records
-from mnistjax.cli.report import Parser, check_folders
-from mnistjax.config import ConfigError
+from mnistjax.cli import Parser, find_code
+from mnistjax.cli.report import check_folders
 from mnistjax.progress import tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
@@ -21,15 +20,13 @@ PATIENCE = 120.0  # seconds for W&B to take a run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 all runs are there, 1 some are not, 2 a wrong argument or no login, 130 stopped."""
-    try:
-        args = parse_arguments(sys.argv[1:] if argv is None else list(argv))
-        return sync(read_runs(args.folders), args.project, args.entity)
-    except ConfigError as error:
-        tell(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted; the same command goes on")
-        return 130
+    return find_code(run, argv, stopped="interrupted; the same command goes on")
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of what the arguments ask for."""
+    args = parse_arguments(argv)
+    return sync(read_runs(args.folders), args.project, args.entity)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -46,9 +43,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:
     """The exit code: W&B has the runs that are over, under the same ids as if they had been online."""
     check_login()
-    over = [run for run in runs if run.status not in ("waiting", "running")]
+    over = [run for run in runs if run.begun and run.status != "running" and not run.damaged]
+    for run in runs:
+        if run.damaged:
+            tell(f"{run.folder}: {run.reason}")
     if left := len(runs) - len(over):
-        tell(f"{left:,} of {len(runs):,} runs are not over; sync again once they are")
+        tell(f"{left:,} of {len(runs):,} runs are not over, or not whole; they are left out")
 
     def bring(run: RunRecord) -> bool:
         tracker = Tracker(

@@ -10,31 +10,21 @@ conclusion where they are as sure that one of its parts lies beyond one bound of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from mnistjax.config import ConfigError
-from mnistjax.report.paper import FULL_BATCH, Study, measure, pick
-from mnistjax.report.runs import RunRecord
+from mnistjax.report.paper import Study, measure, pick
+from mnistjax.report.runs import RunRecord, done
 
 SURE = 0.95
 SETTLED = 10  # epochs after which a curve should be smooth
-ALIKE = [
-    (0, 6),
-    (1, 7),
-    (2, 7),
-    (3, 5),
-    (3, 8),
-    (4, 9),
-    (5, 6),
-    (5, 8),
-    (7, 9),
-    (8, 9),
-]  # of 45 pairs of digits
+# Pairs of similar digits, of all 45.
+ALIKE = [(0, 6), (1, 7), (2, 7), (3, 5), (3, 8), (4, 9), (5, 6), (5, 8), (7, 9), (8, 9)]
 
 Opinion = Literal["supported", "contradicted", "undecided", "too few runs", "not tested"]
 
@@ -125,14 +115,14 @@ class Estimate:
 
 def estimate(runs: Sequence[RunRecord], value: Callable[[RunRecord], float]) -> Estimate:
     """Of a number of each run that is done; TooFew for less than two, or where one is too short for it."""
-    values = [value(run) for run in runs if run.status == "done"]
+    values = [value(run) for run in done(runs)]
     if len(values) < 2 or not np.isfinite(values).all():
         raise TooFew("a conclusion needs two runs, long enough to measure it")
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(float(np.mean(values)), error, len(values) - 1, len(runs) - len(values))
 
 
-def rises(estimates: Sequence[Estimate]) -> list[Share]:
+def rises(estimates: Iterable[Estimate]) -> list[Share]:
     """Of each mean but the first whether it is above the one before it."""
     return [(after - before).share(low=0) for before, after in pairwise(estimates)]
 
@@ -150,10 +140,6 @@ def after(run: RunRecord, key: str, epoch: int) -> np.ndarray:
     if len(run.rows) <= epoch:
         raise TooFew(f"a run of {len(run.rows)} epochs; more than {epoch} are needed")
     return curve(run, key)[epoch:]
-
-
-def last(key: str) -> Callable[[RunRecord], float]:
-    return lambda run: float(curve(run, key)[-1])
 
 
 def tested(metric: str) -> Callable[[RunRecord], float]:
@@ -200,121 +186,123 @@ def alike_share(run: RunRecord) -> float:
 # The conclusions
 
 
-def batch(size: int | str) -> Callable[[Study], Sequence[RunRecord]]:
-    return lambda study: pick(study, "batch_size", {"train.batch_size": size})
-
-
 BATCHES = (32, 64, 128, 1024, "all")
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 WIDTHS = (16, 64, 1024)
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
+VARIED = {  # by each experiment
+    "batch_size": ("train.batch_size", BATCHES),
+    "activation": ("model.activation", ACTIVATIONS),
+    "width": ("model.hidden", WIDTHS),
+    "optimizer": ("optimizer.name", OPTIMIZERS),
+}
 
 
-def _by_batch(study: Study, value: Callable[[RunRecord], float]) -> list[Estimate]:
-    return [estimate(batch(size)(study), value) for size in BATCHES]
+def of(study: Study, experiment: str, value: Any) -> list[RunRecord]:
+    """The runs of an experiment with this value of what it varies."""
+    return pick(study, experiment, {VARIED[experiment][0]: value})
 
 
-def _by_activation(study: Study, value: Callable[[RunRecord], float]) -> dict[str, Estimate]:
-    return {
-        name: estimate(pick(study, "activation", {"model.activation": name}), value) for name in ACTIVATIONS
-    }
+def each(study: Study, experiment: str, number: Callable[[RunRecord], float]) -> dict[Any, Estimate]:
+    """The estimates of a number by what an experiment varies."""
+    return {value: estimate(of(study, experiment, value), number) for value in VARIED[experiment][1]}
 
 
-def _by_width(study: Study, value: Callable[[RunRecord], float]) -> list[Estimate]:
-    return [estimate(pick(study, "width", {"model.hidden": width}), value) for width in WIDTHS]
+def told(estimates: Mapping[Any, Estimate]) -> str:
+    return "; ".join(f"{value}: {found}" for value, found in estimates.items())
 
 
-def _by_optimizer(study: Study, value: Callable[[RunRecord], float]) -> dict[str, Estimate]:
-    return {name: estimate(pick(study, "optimizer", {"optimizer.name": name}), value) for name in OPTIMIZERS}
+def below_others(estimates: Mapping[Any, Estimate], lowest: Any) -> list[Share]:
+    """Of each other mean whether it is above this one."""
+    return [(found - estimates[lowest]).share(low=0) for value, found in estimates.items() if value != lowest]
 
 
-def _list(names: Sequence[object], estimates: Sequence[Estimate]) -> str:
-    return "; ".join(f"{name}: {found}" for name, found in zip(names, estimates, strict=True))
+def above_others(estimates: Mapping[Any, Estimate], highest: Any) -> list[Share]:
+    """Of each other mean whether it is below this one."""
+    return [
+        (estimates[highest] - found).share(low=0) for value, found in estimates.items() if value != highest
+    ]
 
 
 def _early_loss(study: Study) -> Finding:
-    found = estimate(batch(64)(study), lambda run: float(curve(run, "train/loss")[:5].min()))
+    found = estimate(of(study, "batch_size", 64), lambda run: float(curve(run, "train/loss")[:5].min()))
     return Finding(
         f"lowest training loss of the first five epochs, batch 64: {found}", [found.share(0.075, 0.1)]
     )
 
 
 def _full_batch_converges(study: Study) -> Finding:
-    found = estimate(pick(study, "batch_size", FULL_BATCH), epochs_to_converge)
+    found = estimate(of(study, "batch_size", "all"), epochs_to_converge)
     return Finding(
         f"epoch of a validation loss within 10 % of the lowest, full batch: {found}", [found.share(30, 50)]
     )
 
 
 def _small_batches_converge_first(study: Study) -> Finding:
-    found = _by_batch(study, epochs_to_converge)
+    found = each(study, "batch_size", epochs_to_converge)
     return Finding(
-        f"epochs to within 10 % of the lowest validation loss: {_list(BATCHES, found)}", rises(found)
+        f"epochs to within 10 % of the lowest validation loss: {told(found)}", rises(found.values())
     )
 
 
 def _large_batches_are_smooth(study: Study) -> Finding:
-    found = _by_batch(study, irregularity)
+    found = each(study, "batch_size", irregularity)
     return Finding(
-        f"ups and downs of the validation loss per epoch: {_list(BATCHES, found)}", rises(found[::-1])
+        f"ups and downs of the validation loss per epoch: {told(found)}", rises(reversed(found.values()))
     )
 
 
 def _full_batch_is_best(study: Study) -> Finding:
-    found = _by_batch(study, tested("test/accuracy"))
-    shares = [(found[-1] - other).share(low=0) for other in found[:-1]]
-    return Finding(f"test accuracy: {_list(BATCHES, found)}", shares)
+    found = each(study, "batch_size", tested("test/accuracy"))
+    return Finding(f"test accuracy: {told(found)}", above_others(found, "all"))
 
 
 def _full_batch_is_fastest(study: Study) -> Finding:
-    found = _by_batch(study, tested("seconds_per_epoch"))
-    shares = [(other - found[-1]).share(low=0) for other in found[:-1]]
-    return Finding(f"seconds per epoch, in the sweep: {_list(BATCHES, found)}", shares)
+    found = each(study, "batch_size", tested("seconds_per_epoch"))
+    return Finding(f"seconds per epoch, in the sweep: {told(found)}", below_others(found, "all"))
 
 
 def _more_false_positives(study: Study) -> Finding:
-    runs = [run for size in BATCHES for run in batch(size)(study)]
+    runs = pick(study, "batch_size")
     found = estimate(runs, lambda run: measure(run, "false positives") - measure(run, "false negatives"))
     return Finding(f"false positives less false negatives, all batch sizes: {found}", [found.share(low=0)])
 
 
 def _validation_above_training(study: Study) -> Finding:
-    found = _by_activation(study, loss_gap)
-    relu = found["relu"]
+    found = each(study, "activation", loss_gap)
     shares = [gap.share(low=0) for gap in found.values()]
-    shares += [(relu - found[name]).share(low=0) for name in ("sigmoid", "tanh")]
-    return Finding(f"validation less training loss: {_list(ACTIVATIONS, [*found.values()])}", shares)
+    return Finding(f"validation less training loss: {told(found)}", [*shares, *above_others(found, "relu")])
 
 
 def _f1_gap(study: Study) -> Finding:
-    found = _by_activation(study, f1_gap)
+    found = each(study, "activation", f1_gap)
     shares = [gap.share(3, 4) for gap in found.values()]
-    return Finding(f"points of F1 that validation is lower: {_list(ACTIVATIONS, [*found.values()])}", shares)
+    return Finding(f"points of F1 that validation is lower: {told(found)}", shares)
 
 
 def _sigmoid_is_steady(study: Study) -> Finding:
-    found = _by_activation(study, irregularity)
-    shares = [(found[name] - found["sigmoid"]).share(low=0) for name in ("tanh", "relu")]
+    found = each(study, "activation", irregularity)
+    shares = below_others(found, "sigmoid")
     return Finding(
-        f"ups and downs of the validation loss per epoch: {_list(ACTIVATIONS, [*found.values()])}",
+        f"ups and downs of the validation loss per epoch: {told(found)}",
         shares,
     )
 
 
 def _width_helps(study: Study) -> Finding:
-    accuracy, f1 = (_by_width(study, tested(metric)) for metric in ("test/accuracy", "test/f1"))
-    evidence = f"test accuracy {_list(WIDTHS, accuracy)}; F1 {_list(WIDTHS, f1)}"
-    return Finding(evidence, [*rises(accuracy), *rises(f1)])
+    accuracy, f1 = (each(study, "width", tested(metric)) for metric in ("test/accuracy", "test/f1"))
+    evidence = f"test accuracy {told(accuracy)}; F1 {told(f1)}"
+    return Finding(evidence, [*rises(accuracy.values()), *rises(f1.values())])
 
 
 def _wide_overfits(study: Study) -> Finding:
-    runs = pick(study, "width", {"model.hidden": 1024})
-    found = estimate(runs, lambda run: last("val/loss")(run) / float(curve(run, "val/loss").min()))
+    runs = of(study, "width", 1024)
+    found = estimate(runs, lambda run: float(curve(run, "val/loss")[-1] / curve(run, "val/loss").min()))
     return Finding(f"last validation loss over the lowest, 1,024 neurons: {found}", [found.share(low=1.05)])
 
 
 def _wide_is_perfect(study: Study) -> Finding:
-    runs = pick(study, "width", {"model.hidden": 1024})
+    runs = of(study, "width", 1024)
     accuracy = estimate(runs, lambda run: float(after(run, "train/accuracy", 60).min()))
     loss = estimate(runs, lambda run: float(after(run, "train/loss", 60).max()))
     evidence = (
@@ -324,13 +312,13 @@ def _wide_is_perfect(study: Study) -> Finding:
 
 
 def _cnn_beats_mlp(study: Study) -> Finding:
-    cnn = estimate(pick(study, "optimizer", {"optimizer.name": "sgd"}), tested("test/accuracy"))
+    cnn = estimate(of(study, "optimizer", "sgd"), tested("test/accuracy"))
     mlp = estimate(pick(study, "multiclass"), tested("test/accuracy"))
     return Finding(f"test accuracy, SGD: CNN {cnn}, MLP {mlp}", [(cnn - mlp).share(low=0.01)])
 
 
 def _sgd_learns_all(study: Study) -> Finding:
-    runs = pick(study, "optimizer", {"optimizer.name": "sgd"})
+    runs = of(study, "optimizer", "sgd")
     found = estimate(runs, lambda run: float(after(run, "train/accuracy", 20).min()))
     return Finding(
         f"lowest training accuracy after epoch 20, CNN with SGD: {found}", [found.share(low=0.9995)]
@@ -338,33 +326,32 @@ def _sgd_learns_all(study: Study) -> Finding:
 
 
 def _sgd_is_smooth(study: Study) -> Finding:
-    found = _by_optimizer(study, irregularity)
-    shares = [(found[name] - found["sgd"]).share(low=0) for name in ("rmsprop", "adam")]
-    evidence = f"ups and downs of the validation loss per epoch: {_list(OPTIMIZERS, [*found.values()])}"
+    found = each(study, "optimizer", irregularity)
+    shares = below_others(found, "sgd")
+    evidence = f"ups and downs of the validation loss per epoch: {told(found)}"
     return Finding(evidence, shares)
 
 
 def _rmsprop_moves_together(study: Study) -> Finding:
-    found = estimate(pick(study, "optimizer", {"optimizer.name": "rmsprop"}), moves_together)
+    found = estimate(of(study, "optimizer", "rmsprop"), moves_together)
     return Finding(f"correlation of the steps of both losses, RMSProp: {found}", [found.share(low=0.5)])
 
 
 def _sgd_is_best(study: Study) -> Finding:
-    found = _by_optimizer(study, tested("test/accuracy"))
-    shares = [(found["sgd"] - found[name]).share(low=0) for name in ("rmsprop", "adam")]
-    return Finding(f"test accuracy at rate 0.01: {_list(OPTIMIZERS, [*found.values()])}", shares)
+    found = each(study, "optimizer", tested("test/accuracy"))
+    return Finding(f"test accuracy at rate 0.01: {told(found)}", above_others(found, "sgd"))
 
 
 def _sgd_is_best_tuned(study: Study) -> Finding:
     runs = {name: pick(study, f"tuned_{name}") for name in OPTIMIZERS}
     found = {name: estimate(runs[name], tested("test/accuracy")) for name in OPTIMIZERS}
-    rates = [f"{name} at {runs[name][0].config['optimizer.learning_rate']:g}" for name in OPTIMIZERS]
-    shares = [(found["sgd"] - found[name]).share(low=0) for name in ("rmsprop", "adam")]
-    return Finding(f"test accuracy, each at its tuned rate: {_list(rates, [*found.values()])}", shares)
+    rates = {name: f"{name} at {runs[name][0].config['optimizer.learning_rate']:g}" for name in OPTIMIZERS}
+    evidence = told({rates[name]: accuracy for name, accuracy in found.items()})
+    return Finding(f"test accuracy, each at its tuned rate: {evidence}", above_others(found, "sgd"))
 
 
 def _errors_are_alike(study: Study) -> Finding:
-    found = estimate(pick(study, "optimizer", {"optimizer.name": "sgd"}), alike_share)
+    found = estimate(of(study, "optimizer", "sgd"), alike_share)
     evidence = f"share of errors within ten pairs of similar digits (22 % of all pairs): {found}"
     return Finding(evidence, [found.share(low=0.5)])
 

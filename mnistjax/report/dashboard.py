@@ -22,7 +22,7 @@ from mnistjax.config import ConfigError, to_plain
 from mnistjax.job import load_examples, reopen
 from mnistjax.metrics import badness
 from mnistjax.report import figures
-from mnistjax.report.runs import PLACES, RunRecord, name_runs
+from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
 from mnistjax.sweep.ledger import SILENT, seeds_table, shown, write_csv
 from mnistjax.tracking import Examples, worst_errors
 
@@ -37,15 +37,16 @@ FEWEST = 8  # runs that an importance needs
 PRIVATE = (*PLACES, *SILENT)  # keys that make no other result
 
 
-def write_report(runs: Sequence[RunRecord], folder: Path, *, title: str) -> tuple[Path, str | None]:
+def write_report(
+    runs: Sequence[RunRecord], data: dict[str, Any], folder: Path, *, title: str
+) -> tuple[Path, str | None]:
     """Writes index.html, runs.csv, seeds.csv and figures/; returns the page, and why images are missing.
 
-    The misclassified images need the runs' data set and checkpoints.
+    `data` is what `make_data` says of the runs. The misclassified images need their data set and checkpoints.
     """
-    data = make_data(runs)
     examples, missing = find_examples(runs, data["ranking"])
-    data["examples"] = [describe_errors(*one) for one in examples]
-    data["no_examples"] = missing or "No run is done."
+    errors = [describe_errors(*one) for one in examples]
+    data = {**data, "examples": errors, "no_examples": missing or "No run is done."}
     folder.mkdir(parents=True, exist_ok=True)
     records.replace_file(folder / PAGE, fill_page(data, title).encode())
     write_tables(data, folder)
@@ -117,8 +118,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """What the page's script reads: see there."""
     named = name_runs(runs)
     keys = list(dict.fromkeys(key for _, values in named for key in values))
-    begun = [run for run in runs if run.status != "waiting"]
-    flat = [{k: v for k, v in run.config.items() if not k.startswith(PRIVATE)} for run in begun]
+    flat = [{k: v for k, v in run.config.items() if not k.startswith(PRIVATE)} for run in runs if run.begun]
     config_keys = [
         key
         for key in dict.fromkeys(key for config in flat for key in config)
@@ -146,7 +146,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         )
     metrics = [name for name in (*TESTED, *CURVES, *TIMES) if any(name in run["metrics"] for run in listed)]
     monitor = _monitor(runs)
-    done = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
+    ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
     lengths = [len(run.rows) for run in runs]
     return {
@@ -157,7 +157,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "monitor": monitor,
         "target": target,
         "classes": classes,
-        "ranking": sorted(done, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
+        "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],
         "curves": {name: _pack(runs, name) for name in CURVES},
         "importance": {name: importance(runs, keys, name) for name in (target, monitor)},
@@ -208,8 +208,7 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
     from scipy.stats import spearmanr
     from sklearn.ensemble import RandomForestRegressor
 
-    done = [run for run in runs if run.status == "done"]
-    rows = [(run.config, value) for run in done if (value := _metrics(run).get(metric)) is not None]
+    rows = [(run.config, value) for run in done(runs) if (value := _metrics(run).get(metric)) is not None]
     if len(rows) < FEWEST or not keys:
         return []
     columns, owners = [], []
@@ -234,7 +233,8 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
     result = []
     for key, share in sorted(shares.items(), key=lambda item: -item[1]):
         varies = key in numbers and len(set(numbers[key])) > 1 and len(set(target)) > 1
-        correlation = float(spearmanr(numbers[key], target).statistic) if varies else None  # type: ignore
+        found: Any = spearmanr(numbers[key], target) if varies else None
+        correlation = float(found.statistic) if varies else None
         result.append({"key": key, "importance": round(share, 4), "correlation": correlation})
     return result
 

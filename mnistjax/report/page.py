@@ -19,7 +19,7 @@ from mnistjax.models import list_layers
 from mnistjax.report import figures
 from mnistjax.report.conclusions import conclusion_cells
 from mnistjax.report.paper import FULL_BATCH, TABLES, Study, compare, markdown, pick, table_cells
-from mnistjax.report.runs import RunRecord
+from mnistjax.report.runs import RunRecord, done
 from mnistjax.train import build_model
 
 if TYPE_CHECKING:
@@ -146,13 +146,9 @@ def draw(study: Study) -> Iterator[Drawn]:
     yield from _draw_errors("15a", cnn, "The convolutional network with SGD", matrix="15b")
 
 
-def _done(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    return [run for run in runs if run.status == "done"]
-
-
 def best_of(runs: Sequence[RunRecord], monitor: str = "val/accuracy") -> RunRecord | None:
     """The run that is done whose last validation metric is best; the first of equals."""
-    return min(_done(runs), key=lambda run: badness(monitor, float(run.rows[-1][monitor])), default=None)
+    return min(done(runs), key=lambda run: badness(monitor, float(run.rows[-1][monitor])), default=None)
 
 
 def _draw_data(samples: str, counts: str, runs: Sequence[RunRecord], task: str) -> Iterator[Drawn]:
@@ -172,12 +168,12 @@ def _draw_data(samples: str, counts: str, runs: Sequence[RunRecord], task: str) 
 
 def _dataset(runs: Sequence[RunRecord]) -> Dataset | None:
     """The data of the first run that is done, as it was trained on."""
-    return next((reopen(run.folder)[1] for run in _done(runs)), None)
+    return next((reopen(run.folder)[1] for run in done(runs)), None)
 
 
 def _draw_curves(number: str, runs: Sequence[RunRecord], key: str, title: str) -> Iterator[Drawn]:
     groups: dict[str, list[Any]] = {}
-    for run in _done(runs):
+    for run in done(runs):
         groups.setdefault(_name(run.config.get(key)), []).append(run.rows)
     if groups:
         n = min(map(len, groups.values()))
@@ -197,7 +193,7 @@ def _draw_errors(
     if run is None:
         return
     examples = load_examples(*reopen(run.folder), run.folder)
-    of = f"{title}, seed {run.seed}, the best of {len(_done(runs))} on the validation images"
+    of = f"{title}, seed {run.seed}, the best of {len(done(runs))} on the validation images"
     grid = figures.misclassified_grid(
         examples.images, examples.labels, examples.probabilities, examples.class_names
     )
@@ -209,7 +205,7 @@ def _draw_errors(
 
 
 def _draw_architecture(number: str, runs: Sequence[RunRecord]) -> Iterator[Drawn]:
-    run = next(iter(_done(runs)), None)
+    run = next(iter(done(runs)), None)
     if run is None:
         return
     spec = reopen(run.folder)[0].spec

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.report.runs import RunRecord, done, read_runs
 
 Verdict = Literal["reproduced", "better", "not reproduced", "too few runs"]
 Study = Mapping[str, Sequence[RunRecord]]  # the runs of each experiment, by its name in conf/experiment
@@ -229,9 +229,9 @@ def compare(table: Table, study: Study, times: Mapping[str, float] | None = None
     """The rows of a table with our runs: all seeds, none left out; `times` by the rows' names."""
     for row in table.rows:
         runs = pick(study, row.experiment, row.where)
-        done = [run for run in runs if run.status == "done"]
-        ours = {metric: Ours(tuple(measure(run, metric) for run in done)) for metric in row.reported}
-        yield Compared(row, ours, len(runs) - len(done), (times or {}).get(row.name))
+        finished = done(runs)
+        ours = {metric: Ours(tuple(measure(run, metric) for run in finished)) for metric in row.reported}
+        yield Compared(row, ours, len(runs) - len(finished), (times or {}).get(row.name))
 
 
 def read_times(folder: Path) -> dict[str, float]:

@@ -33,6 +33,12 @@ class RunRecord:
     sweep: str | None = None  # the id of the sweep that it is a job of
     name: str | None = None  # in that sweep
 
+    damaged: bool = False  # its files can't be read
+
+    @property
+    def begun(self) -> bool:
+        return self.started is not None
+
     @property
     def seed(self) -> int | None:
         return self.config.get("seed")
@@ -93,15 +99,20 @@ def read_run(folder: Path) -> RunRecord:
         return RunRecord(folder, state, reason, config, records.read_rows(folder), summary, *facts)
     except (ConfigError, OSError, yaml.YAMLError) as error:
         reason = reason if state == "failed" and reason else one_line(error)
-        return RunRecord(folder, "failed", reason, config, [], {}, *facts)
+        return RunRecord(folder, "failed", reason, config, [], {}, *facts, damaged=True)
+
+
+def done(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those that are."""
+    return [run for run in runs if run.status == "done"]
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[tuple[str, dict[str, Any]]]:
     """Of each run its name, and what differs from the others, by dotted key."""
     configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
     # A job that was not begun has only the keys that differ in its sweep.
-    begun = {i: config for i, config in enumerate(configs) if runs[i].started}
-    partial = [config for i, config in enumerate(configs) if not runs[i].started]
+    begun = {i: config for i, config in enumerate(configs) if runs[i].begun}
+    partial = [config for i, config in enumerate(configs) if i not in begun]
     keys = [key for config in (*varying(begun).values(), *partial) for key in config if key != "seed"]
     keys = list(dict.fromkeys(keys))
     own = [{key: run.config[key] for key in keys if key in run.config} for run in runs]

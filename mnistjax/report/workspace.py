@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mnistjax.config import ConfigError
+from mnistjax.report.dashboard import CURVES
 
-CURVES = ("val/loss", "val/accuracy", "val/f1", "train/loss", "train/accuracy", "train/f1")
 MEDIA = ["test/misclassified", "test/samples"]
 MATRIX = "test/confusion_matrix_table"  # as wandb.plot_table names the table of its chart
 

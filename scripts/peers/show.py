@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from marked import replace_marked
 from peers.race import OURS, PEERS
 
 BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
@@ -147,11 +147,7 @@ def _digits(value: float) -> str:
 
 def write_readme(path: Path, record: Mapping[str, Any]) -> None:
     """Puts the table between its two marks."""
-    text = path.read_text()
-    pattern = re.escape(BEGIN) + ".*" + re.escape(END)
-    if not re.search(pattern, text, re.DOTALL):
-        raise SystemExit(f"{path} has no place for the table: {BEGIN.strip()} and {END.strip()}")
-    path.write_text(re.sub(pattern, lambda _: f"{BEGIN}\n{markdown(record)}\n{END}", text, flags=re.DOTALL))
+    replace_marked(path, BEGIN, END, f"\n{markdown(record)}\n")
 
 
 def picture(record: Mapping[str, Any]) -> Figure:
