@@ -157,7 +157,7 @@ def opened(path, scheme: Any = "light"):
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"file://{path}")
-        page.wait_for_selector("html[data-ready]", state="attached")
+        page.wait_for_selector("html[data-ready=true]", state="attached")
         yield page
         assert errors == []
         browser.close()

@@ -7,6 +7,7 @@ without a network. Its own script is web/dashboard.js.
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import math
@@ -99,7 +100,7 @@ def fill_page(data: dict[str, Any], title: str) -> str:
         "script": (WEB / "dashboard.js").read_text(),
         "table_style": table_style,
         "table_script": base64.b64encode(table_script.encode()).decode(),
-        "plotly": plotly,
+        "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)

@@ -1,4 +1,4 @@
-// The dashboard of runs. DATA is what mnistjax/report/dashboard.py says; DataTable and Plotly are there.
+// The dashboard of runs. DATA is what mnistjax/report/dashboard.py says; DataTable is there, Plotly comes after the table.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
@@ -36,6 +36,17 @@ function choices(select, options, chosen, changed) {
 }
 
 // Plots
+
+// Its script is large: compressed in the page, it does not keep the table waiting.
+async function loadPlotly() {
+  const packed = await fetch(`data:application/gzip;base64,${$("plotly").textContent}`);
+  const unpacked = await new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).blob();
+  const script = element("script", [], { src: URL.createObjectURL(unpacked) });
+  await new Promise((resolve, reject) => {
+    Object.assign(script, { onload: resolve, onerror: reject });
+    document.head.append(script);
+  });
+}
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -305,7 +316,6 @@ function start() {
   choices($("confusion-run"), tested, tested[0]?.[0], again("confusion"));
   choices($("errors-run"), DATA.examples.map((found, i) => [String(i), RUNS[found.run].name]), "0", drawErrors);
   const table = makeTable();
-  for (const name of Object.keys(views)) watcher.observe($(name));
   drawErrors();
   drawDifferences();
   drawFailures();
@@ -313,6 +323,11 @@ function start() {
   window.dashboard = { table, state }; // for a curious user's console
 }
 
+const page = document.documentElement;
+page.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 start();
-document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
-document.documentElement.dataset.ready = "true";
+page.dataset.ready = "table";
+await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // the table is on the screen
+await loadPlotly();
+for (const name of Object.keys(views)) watcher.observe($(name));
+page.dataset.ready = "true";
