@@ -1,9 +1,9 @@
 """`mnistjax-sync` end to end: the real client of W&B over real HTTP, against a stand-in for its server.
 
-Stood in for: the GraphQL queries Viewer, RunResumeStatus, UpsertBucket, CreateRunFiles and UpsertView2, the
-file stream, and uploads, which are accepted and dropped. As W&B's server does, the stand-in keeps history
-lines by their offset and tells a resuming client how many it has and the last one. Nothing of mnistjax is
-stood in for.
+Stood in for: the GraphQL queries Viewer, RunResumeStatus, UpsertBucket, CreateRunFiles, UpsertView2,
+upsertView, ProjectInternalId and GetProjects, the file stream, and uploads, which are accepted and dropped.
+As W&B's server does, the stand-in keeps history lines by their offset and tells a resuming client how many
+it has and the last one. Nothing of mnistjax is stood in for.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from mnistjax.cli import sync
 from mnistjax.sweep.ledger import Entry, Ledger
 from mnistjax.tracking import make_run_id
 
-GOLDEN = Path(__file__).with_name("workspace.json")
+GOLDEN = Path(__file__).with_name("views.json")
 HISTORY = "wandb-history.jsonl"
 LINE_COUNTS = ("logLineCount", "historyLineCount", "eventsLineCount")
 
@@ -77,7 +77,14 @@ class StandIn:
             return {"model": {"id": "2", "name": values["project"], "entity": entity, "bucket": bucket}}
         if "upsertView" in query:
             self.views.append(values)
-            return {"upsertView": {"view": {"id": "4", "name": values["name"]}, "inserted": True}}
+            view = {key: values[key] for key in ("name", "displayName", "spec") if key in values}
+            return {"upsertView": {"view": {"id": "4", **view}, "inserted": True}}
+        if "query ProjectInternalId" in query:
+            return {"project": {"id": "2", "internalId": "2"}}
+        if "query GetProjects" in query:
+            own = {"id": "2", "name": "mine", "entityName": "someone", "createdAt": "2026-01-01"}
+            edges = [{"node": own | {"isBenchmark": False, "user": None}}]
+            return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in values["files"]]
             return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
@@ -284,8 +291,8 @@ def test_runs_without_whole_records_are_left_out_and_the_others_arrive(server, t
 
 
 @pytest.mark.slow
-def test_the_dashboard_becomes_a_workspace(server, tmp_path):
-    """The server gets what tests/workspace.json has; to make that anew, delete it and run this test."""
+def test_the_dashboard_becomes_a_workspace_and_a_report(server, tmp_path):
+    """The server gets what tests/views.json has; to make that anew, delete it and run this test."""
     ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
     for number, name in enumerate(("adam", "sgd")):
         ledger.entries[number] = Entry(number, str(number), [], seed=0, config={"optimizer.name": name})
@@ -294,19 +301,19 @@ def test_the_dashboard_becomes_a_workspace(server, tmp_path):
         )
     ledger.save()
     assert call(tmp_path / "sweep", "--wandb", command="report") == 0
-    (view,) = server.views
-    assert (view["entityName"], view["projectName"]) == ("someone", "mine")
-    assert view["displayName"] == "mnistjax sweep"
-    spec = without_ids(json.loads(view["spec"]))
+    assert [(view["entityName"], view["projectName"]) for view in server.views] == [("someone", "mine")] * 2
+    assert [view["displayName"] for view in server.views] == ["mnistjax sweep"] * 2
+    specs = [without_ids(json.loads(view["spec"])) for view in server.views]
+    found = dict(zip(("workspace", "report"), specs, strict=True))
     if not GOLDEN.exists():
-        GOLDEN.write_text(json.dumps(spec, indent=1) + "\n")
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
         pytest.fail(f"{GOLDEN} is written anew; look at it")
-    assert spec == json.loads(GOLDEN.read_text())
+    assert found == json.loads(GOLDEN.read_text())
     assert (tmp_path / "sweep/report/index.html").exists()
 
 
 def without_ids(spec: Any) -> Any:
     """The spec without the ids that wandb-workspaces draws by chance."""
     if isinstance(spec, dict):
-        return {key: without_ids(value) for key, value in spec.items() if key != "__id__"}
+        return {key: without_ids(value) for key, value in spec.items() if key not in ("__id__", "id")}
     return [without_ids(item) for item in spec] if isinstance(spec, list) else spec

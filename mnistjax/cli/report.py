@@ -24,9 +24,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser("mnistjax-report", description=__doc__, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of runs or sweeps, or above")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write; FOLDER/report unless given")
-    parser.add_argument("--wandb", action="store_true", help="save the dashboard as a W&B workspace, too")
-    parser.add_argument("--entity", help="of the workspace: a user or a team; the login's own unless given")
-    parser.add_argument("--project", help="of the workspace; that of the runs' config unless given")
+    parser.add_argument(
+        "--wandb", action="store_true", help="save it as a workspace and a report at W&B, too"
+    )
+    parser.add_argument("--entity", help="at W&B: a user or a team; the login's own unless given")
+    parser.add_argument("--project", help="at W&B; that of the runs' config unless given")
     args = parser.parse_args(argv)
     check_folders(args.folders)
     return args
@@ -49,7 +51,7 @@ def run(argv: list[str]) -> int:
     data = make_data(runs)
     out = args.out or args.folders[0] / "report"
     title = ", ".join(folder.resolve().name for folder in args.folders)
-    workspace = open_workspace(runs, data, args, title) if args.wandb else None
+    views = make_views(runs, data, args, title) if args.wandb else {}
     prepare_backend()
     try:
         page, missing = write_report(runs, data, out, title=title)
@@ -58,21 +60,21 @@ def run(argv: list[str]) -> int:
     if missing:
         tell(f"without misclassified images: {missing}")
     tell(f"{len(runs):,} runs -> {relative(page)}")
-    if workspace:
+    for name, view in views.items():
         try:
-            workspace.save()
-        except Exception as error:  # whatever W&B's client raises; the report is written
-            tell(f"W&B has no workspace of it: {one_line(error)}")
+            view.save()
+        except Exception as error:  # whatever W&B's client raises; the page is written
+            tell(f"W&B has no {name} of it: {one_line(error)}")
             return 1
-        tell(f"W&B workspace -> {workspace.url}")
+        tell(f"W&B {name} -> {view.url}")
     return 0
 
 
-def open_workspace(
+def make_views(
     runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
-) -> Any:
-    """A W&B workspace, not saved yet, that shows these runs' sweeps, or the whole project."""
-    from mnistjax.report.workspace import make_workspace
+) -> dict[str, Any]:
+    """W&B's workspace and report, not saved yet, that show these runs' sweeps, or the whole project."""
+    from mnistjax.report.workspace import Place, make_report, make_workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
     if args.project is None and len(projects) != 1:
@@ -81,10 +83,10 @@ def open_workspace(
         )
     sweeps = {run.sweep for run in runs}
     check_login()
-    return make_workspace(
-        data,
+    place = Place(
         entity=args.entity or default_entity(),
         project=args.project or projects[0],
-        name=f"mnistjax {title}",
+        title=f"mnistjax {title}",
         sweeps=sorted(str(sweep) for sweep in sweeps) if None not in sweeps else (),
     )
+    return {"workspace": make_workspace(data, place), "report": make_report(data, place)}

@@ -12,7 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,26 @@ def write_report(
 
 def write_tables(data: dict[str, Any], folder: Path) -> None:
     """`runs.csv` has a row for each run, `seeds.csv` one for runs that differ in their seed only."""
+    write_csv(folder / "runs.csv", list_rows(data))
+    write_csv(folder / "seeds.csv", seeds_table(distinct_rows(data), data["monitor"]))
+
+
+def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each run: its number, what differs, how it went, its metrics."""
     rows = []
     for number, run in enumerate(data["runs"]):
         values = {key: shown(run["values"].get(key, "")) for key in data["keys"]}
         metrics = {name: run["metrics"].get(name, "") for name in data["metrics"]}
         own = {name: run[name] for name in ("seed", "status", "reason", "epochs", "folder")}
         rows.append({"number": number, **values, **own, **metrics})
-    write_csv(folder / "runs.csv", rows)
+    return rows
+
+
+def distinct_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows without those of repeated runs: such a one is no other seed."""
+    rows = list_rows(data)
     once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
-    distinct = [rows[number] for number in sorted(once.values())]  # a repeated run is no other seed
-    write_csv(folder / "seeds.csv", seeds_table(distinct, data["monitor"]))
+    return [rows[number] for number in sorted(once.values())]
 
 
 def draw_best(

@@ -1,35 +1,127 @@
-"""The dashboard as a W&B Workspace: the same keys and metrics in W&B's own panels (extra `workspaces`)."""
+"""The dashboard at W&B: a Workspace of the same keys and metrics, and a Report with tables and text.
+
+They need the extra `workspaces`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from mnistjax.config import ConfigError
-from mnistjax.report.dashboard import CURVES
+from mnistjax.report.dashboard import CURVES, distinct_rows
+from mnistjax.report.paper import markdown
+from mnistjax.sweep.ledger import seeds_table
 
 MEDIA = ["test/misclassified", "test/samples"]
 MATRIX = "test/confusion_matrix_table"  # as wandb.plot_table names the table of its chart
+MOST = 30  # rows of a table of text
 
 
-def make_workspace(
-    data: Mapping[str, Any], *, entity: str, project: str, name: str, sweeps: Sequence[str] = ()
-) -> Any:
-    """The Workspace of what `dashboard.make_data` says of the runs; of these sweeps only, if any are given.
+@dataclass(frozen=True)
+class Place:
+    """Where at W&B, under which title, and which runs are shown."""
+
+    entity: str
+    project: str
+    title: str
+    sweeps: Sequence[str] = ()  # ids; all runs of the project if none are given
+
+    @property
+    def groups(self) -> list[str]:
+        return list(self.sweeps)
+
+
+def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
+    """The Workspace of what `dashboard.make_data` says of the runs.
 
     Curves are means over runs that differ in their seed only, in the band of their range. It is not saved;
     `save()` does that. ConfigError where wandb-workspaces is not installed.
     """
+    wr, ws = _libraries()
+    monitor = data["monitor"]
+    wide = ws.SectionLayoutSettings(columns=1, rows=2)
+    return ws.Workspace(
+        entity=place.entity,
+        project=place.project,
+        name=place.title,
+        sections=[
+            ws.Section("Curves", panels=_curves(wr, data), is_open=True),
+            ws.Section("Comparison", panels=_comparison(wr, data), is_open=True, layout_settings=wide),
+            ws.Section("Test images", panels=_images(wr), is_open=True),
+        ],
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Metric("Group").isin(place.groups)] if place.sweeps else [],
+            groupby=[ws.Config(key) for key in data["keys"]],
+            order=[ws.Ordering(ws.Summary(monitor), ascending=monitor.endswith("loss"))],
+        ),
+    )
+
+
+def make_report(data: Mapping[str, Any], place: Place) -> Any:
+    """The W&B Report: the table over seeds and what is not finished as text, then the Workspace's panels.
+
+    It is not saved; `save()` does that. ConfigError where wandb-workspaces is not installed.
+    """
+    wr, ws = _libraries()
+    monitor = data["monitor"]
+    runs = wr.Runset(
+        entity=place.entity,
+        project=place.project,
+        name="Runs",
+        filters=[ws.Metric("Group").isin(place.groups)] if place.sweeps else [],
+        groupby=[f"config.{key}" for key in data["keys"]],
+        order=[wr.OrderBy(wr.SummaryMetric(monitor), ascending=monitor.endswith("loss"))],
+    )
+    panels = [*_curves(wr, data), *_comparison(wr, data), *_images(wr)]
+    return wr.Report(
+        entity=place.entity,
+        project=place.project,
+        title=place.title,
+        width="fluid",
+        blocks=[wr.MarkdownBlock(describe(data)), wr.PanelGrid(runsets=[runs], panels=panels)],
+    )
+
+
+def describe(data: Mapping[str, Any]) -> str:
+    """The runs in Markdown: how many, the table over seeds, best first, and what is not finished and why."""
+    table = seeds_table(distinct_rows(data), data["monitor"])
+    cells = [[_cell(value) for value in row.values()] for row in table[:MOST]]
+    states = Counter(run["status"] for run in data["runs"])
+    counts = ", ".join(f"{count:,} {status}" for status, count in states.items())
+    of = f"the best {MOST} of {len(table):,} configurations" if len(table) > MOST else "best first"
+    text = f"{counts}. Means over seeds, {of} by {data['monitor']}.\n\n{markdown([[*table[0]], *cells])}"
+    others = [run for run in data["runs"] if run["status"] != "done"]
+    if others:
+        lines = [[_cell(run["name"]), run["status"], _cell(run["reason"])] for run in others[:MOST]]
+        text += f"\nNot finished, {len(lines):,} of {len(others):,}:\n\n"
+        text += markdown([["run", "status", "why"], *lines])
+    return text
+
+
+def _cell(value: Any) -> str:
+    """A value in a table of Markdown."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+    return " ".join(str("" if value is None else value).split()).replace("|", "\\|")
+
+
+def _libraries() -> tuple[Any, Any]:
+    """The modules of Reports and Workspaces, whose types are narrower than what they take."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
     except ImportError:
         raise ConfigError("W&B workspaces need the extra: pip install 'mnistjax[workspaces]'") from None
-    wr, ws = cast(Any, reports), cast(Any, workspaces)  # whose types are narrower than what they take
-    monitor = data["monitor"]
-    keys = [ws.Config(key) for key in data["keys"]]
-    metrics = [name for name in CURVES if name in data["metrics"]]
-    curves = [
+    return cast(Any, reports), cast(Any, workspaces)
+
+
+def _curves(wr: Any, data: Mapping[str, Any]) -> list[Any]:
+    return [
         wr.LinePlot(
             title=metric,
             x="epoch",
@@ -39,16 +131,23 @@ def make_workspace(
             groupby_rangefunc="minmax",
             smoothing_type="none",
         )
-        for metric in metrics
+        for metric in CURVES
+        if metric in data["metrics"]
     ]
-    results = [name for name in (monitor, data["target"]) if name in data["metrics"]]
+
+
+def _comparison(wr: Any, data: Mapping[str, Any]) -> list[Any]:
+    results = [name for name in dict.fromkeys((data["monitor"], data["target"])) if name in data["metrics"]]
     columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in data["keys"]]
-    columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name)) for name in dict.fromkeys(results)]
-    compared = [
+    columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name)) for name in results]
+    return [
         wr.ParallelCoordinatesPlot(title="Keys and results", columns=columns),
-        *(wr.ParameterImportancePlot(with_respect_to=name) for name in dict.fromkeys(results)),
+        *(wr.ParameterImportancePlot(with_respect_to=name) for name in results),
         wr.RunComparer(diff_only="split"),
     ]
+
+
+def _images(wr: Any) -> list[Any]:
     fields = {column: column for column in ("Actual", "Predicted", "nPredictions")}
     matrix = wr.CustomChart(
         query={"summaryTable": {"tableKey": MATRIX}},
@@ -56,21 +155,4 @@ def make_workspace(
         chart_fields=fields,
         chart_strings={"title": "Confusion matrix, test"},
     )
-    images = wr.MediaBrowser(title="Test images", media_keys=MEDIA, num_columns=4)
-    wide = ws.SectionLayoutSettings(columns=1, rows=2)
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[
-            ws.Section("Curves", panels=curves, is_open=True),
-            ws.Section("Comparison", panels=compared, is_open=True, layout_settings=wide),
-            ws.Section("Test images", panels=[matrix, images], is_open=True),
-        ],
-        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
-        runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group").isin(list(sweeps))] if sweeps else [],
-            groupby=keys,
-            order=[ws.Ordering(ws.Summary(monitor), ascending=monitor.endswith("loss"))],
-        ),
-    )
+    return [matrix, wr.MediaBrowser(title="Test images", media_keys=MEDIA, num_columns=4)]
