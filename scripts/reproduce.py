@@ -22,8 +22,8 @@ from marked import replace_marked
 from mnistjax import records
 from mnistjax.report.conclusions import OPTIMIZERS
 from mnistjax.report.page import RECORD, readme_text, write_page
-from mnistjax.report.paper import EXPERIMENTS, TABLES, TIMES, read_study, read_times
-from mnistjax.report.runs import read_runs
+from mnistjax.report.paper import EXPERIMENTS, TABLES, TIMES, pick, read_study, read_times
+from mnistjax.report.runs import RunRecord, read_runs
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".github" / "report.json"
@@ -48,15 +48,14 @@ class Reproduction:
                     raise SystemExit(2)
             self.about = earlier
 
-    def sweep(self, name: str, *words: str) -> None:
-        """The sweep in the subfolder of that name is over; failed jobs stay as they are."""
+    def sweep(self, name: str, *words: str) -> list[RunRecord]:
+        """The runs of the sweep in the subfolder of that name; failed ones are not trained again."""
         place = self.folder / name
-        if (place / "sweep.json").exists():
-            if all(run.status in ("done", "failed", "diverged") for run in read_runs([place])):
-                return
-            self._call(name, "-m", f"sweep.resume={place}")
-        else:
+        if not (place / "sweep.json").exists():
             self._call(name, "-m", *words, *self._words, f"hydra.sweep.dir={place}")
+        elif any(run.status not in ("done", "failed", "diverged") for run in read_runs([place])):
+            self._call(name, "-m", f"sweep.resume={place}")
+        return read_runs([place])
 
     def time(self, name: str, *words: str) -> None:
         """A single run of five epochs."""
@@ -117,15 +116,18 @@ def main() -> None:
     work = Reproduction(args.folder.absolute(), args.data, args.quick)
     for name in EXPERIMENTS:
         work.sweep(name, f"experiment={name}", *short)
+    study = read_study(work.folder)
     if not args.quick:
         work.sweep(TUNING, f"experiment={TUNING}")
         for name, rate in work.choose_rates().items():
-            tuned = f"optimizer={name}", f"optimizer.learning_rate={rate}"
-            work.sweep(f"tuned_{name}", "experiment=optimizer", *tuned)
+            where = {"optimizer.name": name, "optimizer.learning_rate": rate}
+            runs = pick(study, "optimizer", where)  # its own rate may be the report's
+            if not runs:
+                words = f"optimizer={name}", f"optimizer.learning_rate={rate}"
+                runs = work.sweep(f"tuned_{name}", "experiment=optimizer", *words)
+            study[f"tuned_{name}"] = runs
         for row in {row.name: row for table in TABLES for row in table.rows}.values():
             work.time(row.name, *row.overrides)
-    tuned = [f"tuned_{name}" for name in OPTIMIZERS]
-    study = read_study(work.folder, [*EXPERIMENTS, *tuned])
     note = describe(**work.about)
     print(f"\n{write_page(work.folder / 'report', study, times=read_times(work.folder), note=note)}")
 
