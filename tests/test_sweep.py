@@ -272,7 +272,14 @@ def wait_until(holds, seconds=60):
         time.sleep(0.05)
 
 
-LONG = ["data=digits", "model=mlp", "train.epochs=150", "train.batch_size=115", "seed=range(6)"]
+LONG = [
+    "data=digits",
+    "model=mlp",
+    "model.hidden=64",
+    "train.epochs=100",
+    "train.batch_size=115",
+    "seed=range(6)",
+]
 
 
 def over(folder):

@@ -98,9 +98,9 @@ class Worker:
         self._process.join(GRACE_SECONDS)
         self.kill()
 
-    def kill(self) -> str:
-        """The process is dead; says what it died of."""
-        self._process.join(0.5)  # one that is dying may say why
+    def kill(self, patience: float = 0.0) -> str:
+        """The process is dead; says what it died of, by itself if within `patience` seconds."""
+        self._process.join(patience)
         alive = self._process.is_alive()
         self._process.kill()
         self._process.join()
@@ -190,7 +190,7 @@ class Supervisor:
 
     def _lose(self, worker: Worker, suspects: list[int], reason: str | None = None) -> Iterator[Report]:
         """The worker is dead; its other jobs wait for the next one."""
-        died_of, task = worker.kill(), worker.task
+        died_of, task = worker.kill(0.0 if reason else GRACE_SECONDS), worker.task
         self._workers.remove(worker)
         assert task
         tickets = [worker.left.pop(number) for number in suspects if number in worker.left]
