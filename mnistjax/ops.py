@@ -29,11 +29,13 @@ TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles pay up to so many channels out, from 
 WINOGRAD_PRODUCTS = 256  # channels in times channels out from which on Winograd's products are large enough
 
 
-def conv2d(images: Array, kernel: Array, padding: Padding = "valid") -> Array:
-    """The cross-correlation of images (B, H, W, C) with a kernel (k, k, C, D), stride 1: (B, H', W', D)."""
+def conv2d(images: Array, kernel: Array, padding: Padding = "valid", stride: int = 1) -> Array:
+    """The cross-correlation of images (B, H, W, C) with a kernel (k, k, C, D): (B, H', W', D)."""
     images = _pad(images, kernel, padding)
     if jax.default_backend() != "cpu":
-        return _conv_by_xla(images, kernel)
+        return _conv_by_xla(images, kernel, stride)
+    if stride > 1:
+        return _conv_by_patches(images, kernel, stride)
     side, outputs = kernel.shape[0], kernel.shape[-1]
     height, width = images.shape[1] - side + 1, images.shape[2] - side + 1
     rows, columns = (height + 1) // 2, (width + 1) // 2
@@ -84,23 +86,25 @@ def _pad(images: Array, kernel: Array, padding: Padding) -> Array:
     return jnp.pad(images, ((0, 0), (before, after), (before, after), (0, 0)))
 
 
-def _conv_by_xla(images: Array, kernel: Array) -> Array:
+def _conv_by_xla(images: Array, kernel: Array, stride: int = 1) -> Array:
     return lax.conv_general_dilated(
-        images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _conv_by_patches(images: Array, kernel: Array) -> Array:
+def _conv_by_patches(images: Array, kernel: Array, stride: int = 1) -> Array:
     """As one product of two matrices: over three axes at once its gradients would be slow."""
-    patches = _patches(images, kernel.shape[0])
+    patches = _patches(images, kernel.shape[0], stride)
     result = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return result.reshape(*patches.shape[:3], -1)
 
 
-def _patches(images: Array, side: int) -> Array:
-    """Every k x k patch of images (B, H, W, C), flattened in kernel order: (B, H', W', k*k*C)."""
+def _patches(images: Array, side: int, stride: int = 1) -> Array:
+    """The k x k patches of images (B, H, W, C), flattened in kernel order: (B, H', W', k*k*C)."""
     height, width = images.shape[1] - side + 1, images.shape[2] - side + 1
-    slices = [images[:, i : i + height, j : j + width] for i in range(side) for j in range(side)]
+    slices = [
+        images[:, i : i + height : stride, j : j + width : stride] for i in range(side) for j in range(side)
+    ]
     return jnp.concatenate(slices, axis=-1)
 
 

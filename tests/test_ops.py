@@ -44,6 +44,18 @@ def test_conv2d_and_its_gradients_equal_xlas(side, channels, outputs, kernel, pa
     assert_same_with_gradients(conv2d, conv_by_xla, images, weights, padding)
 
 
+@pytest.mark.parametrize(("side", "kernel"), [(8, 3), (9, 3), (8, 1), (9, 5)])
+def test_a_strided_convolution_and_its_gradients_skip_pixels(side, kernel):
+    images, weights = normal(0, 4, side, side, 3), normal(1, kernel, kernel, 3, 5)
+
+    def every_second(x, w, padding):
+        return conv_by_xla(x, w, padding)[:, ::2, ::2]
+
+    for padding in ("valid", "same"):
+        strided = functools.partial(conv2d, stride=2)
+        assert_same_with_gradients(strided, every_second, images, weights, padding)
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(
     ("side", "channels", "outputs", "kernel"),

@@ -10,140 +10,30 @@ import dataclasses
 import fnmatch
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
 
 from mnistjax.config import ConfigError, freeze, unknown
-from mnistjax.ops import Padding, conv2d, conv2d_max_pool
+from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
+from mnistjax.models.dense import MLP, Neuron
+from mnistjax.models.layers import ACTIVATIONS as ACTIVATIONS
+from mnistjax.models.layers import to_float as to_float
+from mnistjax.models.tokens import MLPMixer, ViT
 
-ACTIVATIONS = {
-    "celu": nn.celu,
-    "elu": nn.elu,
-    "gelu": nn.gelu,
-    "identity": lambda x: x,
-    "leaky_relu": nn.leaky_relu,
-    "relu": nn.relu,
-    "selu": nn.selu,
-    "sigmoid": nn.sigmoid,
-    "silu": nn.silu,
-    "softplus": nn.softplus,
-    "softsign": nn.soft_sign,
-    "tanh": nn.tanh,
+MODELS: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
+    "cnn_bn": CNNBN,
+    "lenet5": LeNet5,
+    "mlp": MLP,
+    "mlp_mixer": MLPMixer,
+    "neuron": Neuron,
+    "resnet": ResNet,
+    "vit": ViT,
 }
-
-
-def to_float(images: Array) -> Array:
-    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images, jnp.float32)
-
-
-class Neuron(nn.Module):
-    """One linear layer, 784 -> K: the report's single neuron (equation 9), softmax regression for K > 1."""
-
-    cpu_micro_batch: ClassVar[int] = 128  # images; a 48,000 batch takes 13 ms so, 85 ms in one piece
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images).reshape(len(images), -1)  # (B, H*W*C)
-        return nn.Dense(self.num_classes)(x)
-
-
-class MLP(nn.Module):
-    """Dense layers of the given widths, each with an activation and dropout, then a linear layer."""
-
-    num_classes: int = 10
-    hidden: tuple[int, ...] = (512,)
-    activation: str = "relu"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_sizes(hidden=self.hidden)
-        check_rate("dropout", self.dropout)
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images).reshape(len(images), -1)  # (B, H*W*C)
-        for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes)(x)
-
-
-class ConvBlock(nn.Module):
-    """`convolutions` times (convolution, bias, activation), with 2 x 2 max-pooling before the last bias.
-
-    Pooling first gives the same numbers for every monotonic activation and leaves a quarter of the work.
-    """
-
-    channels: int
-    kernel: int
-    convolutions: int
-    padding: Padding
-    activation: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for index in range(self.convolutions):
-            shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-            kernel = self.param(f"kernel_{index}", nn.initializers.he_normal(), shape)
-            convolve = conv2d_max_pool if index == self.convolutions - 1 else conv2d
-            x = convolve(x, kernel, self.padding)  # the last (B, H/2, W/2, channels)
-            bias = self.param(f"bias_{index}", nn.initializers.zeros, (self.channels,))
-            x = ACTIVATIONS[self.activation](x + bias.reshape(1, 1, 1, -1))
-        return x
-
-
-class CNN(nn.Module):
-    """A block of convolutions and pooling for each of `channels`, then an MLP: the report's system D."""
-
-    cpu_micro_batch: ClassVar[int] = 16  # images; the intermediates of more leave the cache of a core
-
-    num_classes: int = 10
-    channels: tuple[int, ...] = (8, 32)
-    kernel: int = 3
-    convolutions: int = 2
-    padding: Padding = "valid"
-    hidden: tuple[int, ...] = (128,)
-    activation: str = "relu"
-    dropout: float = 0.4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("padding", self.padding, get_args(Padding))
-        check_sizes(
-            channels=self.channels, hidden=self.hidden, kernel=self.kernel, convolutions=self.convolutions
-        )
-        check_rate("dropout", self.dropout)
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images)  # (B, H, W, C)
-        lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
-        for channels in self.channels:
-            if min(x.shape[1:3]) - lost < 2:  # nothing left to pool
-                raise ConfigError(
-                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
-                    f"{images.shape[2]} (kernel {self.kernel}, padding {self.padding})"
-                )
-            x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
-        x = x.reshape(len(x), -1)
-        for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes)(x)
-
-
-MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "mlp": MLP, "neuron": Neuron}
 
 
 def register_model(name: str, module: type[nn.Module]) -> None:
@@ -168,7 +58,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the registered models that match a wildcard pattern, sorted.
 
     >>> list_models("*n*")
-    ['cnn', 'neuron']
+    ['cnn', 'cnn_bn', 'lenet5', 'neuron', 'resnet']
     """
     _load_entry_points()
     return sorted(fnmatch.filter(MODELS, pattern))
@@ -277,20 +167,3 @@ def _like(option: str, value: Any, default: Any) -> Any:
     if type(value) is not type(default):
         raise ConfigError(f"{option} must be a {type(default).__name__}, like {default!r}; got {value!r}")
     return value
-
-
-def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in (names := list(allowed)):
-        raise unknown(option, value, names)
-
-
-def check_sizes(**sizes: int | tuple[int, ...]) -> None:
-    for option, value in sizes.items():
-        for size in value if isinstance(value, tuple) else (value,):
-            if type(size) is not int or size < 1:
-                raise ConfigError(f"{option} must be whole numbers of at least 1; got {size!r}")
-
-
-def check_rate(option: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(f"{option} must be a number from 0 up to, not including, 1; got {value!r}")

@@ -1,0 +1,222 @@
+"""Convolutional networks, from LeNet-5 to a residual one."""
+
+from __future__ import annotations
+
+from typing import ClassVar, get_args
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from mnistjax.config import ConfigError
+from mnistjax.models.layers import ACTIVATIONS, check_choice, check_rate, check_sizes, to_float
+from mnistjax.ops import Padding, conv2d, conv2d_max_pool
+
+
+class ConvBlock(nn.Module):
+    """`convolutions` times (convolution, bias, activation), with 2 x 2 max-pooling before the last bias.
+
+    Pooling first gives the same numbers for every monotonic activation and leaves a quarter of the work.
+    """
+
+    channels: int
+    kernel: int
+    convolutions: int
+    padding: Padding
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for index in range(self.convolutions):
+            shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
+            kernel = self.param(f"kernel_{index}", nn.initializers.he_normal(), shape)
+            convolve = conv2d_max_pool if index == self.convolutions - 1 else conv2d
+            x = convolve(x, kernel, self.padding)  # the last (B, H/2, W/2, channels)
+            bias = self.param(f"bias_{index}", nn.initializers.zeros, (self.channels,))
+            x = ACTIVATIONS[self.activation](x + bias.reshape(1, 1, 1, -1))
+        return x
+
+
+class CNN(nn.Module):
+    """A block of convolutions and pooling for each of `channels`, then an MLP: the report's system D."""
+
+    cpu_micro_batch: ClassVar[int] = 16  # images; the intermediates of more leave the cache of a core
+
+    num_classes: int = 10
+    channels: tuple[int, ...] = (8, 32)
+    kernel: int = 3
+    convolutions: int = 2
+    padding: Padding = "valid"
+    hidden: tuple[int, ...] = (128,)
+    activation: str = "relu"
+    dropout: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("padding", self.padding, get_args(Padding))
+        check_sizes(
+            channels=self.channels, hidden=self.hidden, kernel=self.kernel, convolutions=self.convolutions
+        )
+        check_rate("dropout", self.dropout)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        x = to_float(images)  # (B, H, W, C)
+        lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
+        for channels in self.channels:
+            if min(x.shape[1:3]) - lost < 2:  # nothing left to pool
+                raise ConfigError(
+                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
+                    f"{images.shape[2]} (kernel {self.kernel}, padding {self.padding})"
+                )
+            x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
+        x = x.reshape(len(x), -1)
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes)(x)
+
+
+class LeNet5(nn.Module):
+    """Two 5 x 5 convolutions and three dense layers: LeCun et al. (1998), figure 2, with its C3 connected to
+    all maps and a linear layer in place of its radial basis functions, as in most versions since."""
+
+    cpu_micro_batch: ClassVar[int] = 16
+
+    num_classes: int = 10
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("activation", self.activation, ACTIVATIONS)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        activation = ACTIVATIONS[self.activation]
+        x = jnp.pad(to_float(images), ((0, 0), (2, 2), (2, 2), (0, 0)))  # 28 -> 32 pixels a side
+        for channels in (6, 16):
+            x = activation(Conv(channels, kernel=5)(x))
+            x = average_pool(x)
+        x = x.reshape(len(x), -1)
+        for width in (120, 84):
+            x = activation(nn.Dense(width)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class CNNBN(nn.Module):
+    """As `CNN`, with a batch normalisation for each convolution: VGG (Simonyan and Zisserman, 2015) in small,
+    with Ioffe and Szegedy's layer (2015).
+
+    The last convolution of a block is pooled before it is normalised, which is a quarter of the work.
+    """
+
+    cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
+
+    num_classes: int = 10
+    channels: tuple[int, ...] = (16, 32, 64)
+    convolutions: int = 2
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_sizes(channels=self.channels, hidden=self.hidden, convolutions=self.convolutions)
+        check_rate("dropout", self.dropout)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        x = to_float(images)
+        activation = ACTIVATIONS[self.activation]
+        for channels in self.channels:
+            if min(x.shape[1:3]) < 2:
+                raise ConfigError(
+                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
+                    f"{images.shape[2]}"
+                )
+            for index in range(self.convolutions):
+                pool = index == self.convolutions - 1
+                x = Conv(channels, padding="same", pool=pool, bias=False)(x)
+                x = activation(normalize(x, train))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(len(x), -1))
+        for width in self.hidden:
+            x = activation(normalize(nn.Dense(width, use_bias=False)(x), train))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes)(x)
+
+
+class ResNet(nn.Module):
+    """Residual stages, each at half the side of the one before: He et al. (2016), section 4.2, with its
+    shortcuts A, which have no parameters. One block a stage is ResNet-8."""
+
+    cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
+
+    num_classes: int = 10
+    channels: tuple[int, ...] = (16, 32, 64)  # of each stage
+    blocks: int = 1  # of two convolutions, per stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(channels=self.channels, blocks=self.blocks)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        x = Conv(self.channels[0], padding="same", bias=False)(to_float(images))
+        x = nn.relu(normalize(x, train))
+        for stage, channels in enumerate(self.channels):
+            for block in range(self.blocks):
+                x = ResidualBlock(channels, 2 if stage and not block else 1)(x, train)
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut that skips pixels and pads channels with zeros."""
+
+    channels: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = Conv(self.channels, padding="same", stride=self.stride, bias=False)(x)
+        y = nn.relu(normalize(y, train))
+        y = Conv(self.channels, padding="same", bias=False)(y)
+        x = x[:, :: self.stride, :: self.stride]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
+        return nn.relu(x + normalize(y, train))
+
+
+class Conv(nn.Module):
+    """A convolution of `mnistjax.ops`, then 2 x 2 max-pooling if asked for, then a bias."""
+
+    channels: int
+    kernel: int = 3
+    padding: Padding = "valid"
+    stride: int = 1
+    pool: bool = False
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        if self.pool:
+            x = conv2d_max_pool(x, kernel, self.padding)
+        else:
+            x = conv2d(x, kernel, self.padding, self.stride)
+        if self.bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.channels,)).reshape(1, 1, 1, -1)
+        return x
+
+
+def normalize(x: Array, train: bool) -> Array:
+    """`x` normalised over all axes but the last, by the batch's statistics in training, which enter the
+    running ones with a weight of 0.1."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+
+
+def average_pool(images: Array) -> Array:
+    """The means over 2 x 2 squares of images (B, H, W, C), H and W even: (B, H/2, W/2, C)."""
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))

@@ -1,0 +1,107 @@
+"""Networks on patches of an image: a token each."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from mnistjax.config import ConfigError
+from mnistjax.models.layers import check_divides, check_rate, check_sizes, to_float
+
+
+def to_patches(images: Array, side: int) -> Array:
+    """Images (B, H, W, C) as rows of their side x side patches: (B, H/side * W/side, side*side*C)."""
+    batch, height, width, channels = images.shape
+    if height % side or width % side:
+        raise ConfigError(f"patch must divide the sides of images of {height} x {width}; got {side}")
+    x = images.reshape(batch, height // side, side, width // side, side, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
+
+
+class FeedForward(nn.Module):
+    """Dense, GELU, dense: the MLP of both networks."""
+
+    hidden: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        width = x.shape[-1]
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.gelu(nn.Dense(self.hidden)(x)))
+        return nn.Dropout(self.dropout, deterministic=not train)(nn.Dense(width)(x))
+
+
+class MLPMixer(nn.Module):
+    """Layers that mix tokens, then channels: Tolstikhin et al. (2021), figure 1."""
+
+    cpu_micro_batch: ClassVar[int] = 32
+
+    num_classes: int = 10
+    patch: int = 4  # side, pixels
+    width: int = 64  # channels of a token
+    depth: int = 4  # layers
+    token_hidden: int = 64
+    channel_hidden: int = 128
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(patch=self.patch, width=self.width, depth=self.depth)
+        check_sizes(token_hidden=self.token_hidden, channel_hidden=self.channel_hidden)
+        check_rate("dropout", self.dropout)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        x = nn.Dense(self.width)(to_patches(to_float(images), self.patch))  # (B, tokens, width)
+        for _ in range(self.depth):
+            y = nn.LayerNorm()(x).swapaxes(1, 2)
+            x = x + FeedForward(self.token_hidden, self.dropout)(y, train).swapaxes(1, 2)
+            x = x + FeedForward(self.channel_hidden, self.dropout)(nn.LayerNorm()(x), train)
+        return nn.Dense(self.num_classes)(nn.LayerNorm()(x).mean(axis=1))
+
+
+class Embedding(nn.Module):
+    """Patches (B, tokens, pixels) as tokens of a width, behind a class token, each with its place."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = nn.Dense(self.width)(x)
+        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+        return x + self.param("places", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+
+
+class ViT(nn.Module):
+    """A transformer's encoder on patches and a class token: Dosovitskiy et al. (2021), equations 1 to 4."""
+
+    cpu_micro_batch: ClassVar[int] = 32
+
+    num_classes: int = 10
+    patch: int = 4  # side, pixels
+    width: int = 64  # of a token
+    depth: int = 4  # layers
+    heads: int = 4
+    hidden: int = 128  # of each layer's MLP
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(patch=self.patch, width=self.width, depth=self.depth)
+        check_sizes(heads=self.heads, hidden=self.hidden)
+        check_divides("heads", self.heads, "width", self.width)
+        check_rate("dropout", self.dropout)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        x = Embedding(self.width)(to_patches(to_float(images), self.patch))  # (B, 1 + tokens, width)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        for _ in range(self.depth):
+            y = nn.LayerNorm()(x)
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(y, y)
+            x = x + FeedForward(self.hidden, self.dropout)(nn.LayerNorm()(x), train)
+        return nn.Dense(self.num_classes)(nn.LayerNorm()(x[:, 0]))
