@@ -18,9 +18,9 @@ from mnistjax.cli import main
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
 BAD = {  # words -> what the message must name
-    "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, mlp, neuron"],
-    "model=3": ["'3'", "cnn, mlp, neuron"],
-    "model=null": ["'null'", "cnn, mlp, neuron"],
+    "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
+    "model=3": ["'3'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
+    "model=null": ["'null'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
     "~model": ["model=NAME"],
     "+model=cnn": ["model=cnn without the +"],
     "modell=cnn": ["nearest is 'model'"],
