@@ -17,7 +17,7 @@ from mnistjax.job import load_examples, reopen
 from mnistjax.metrics import badness
 from mnistjax.models import list_layers
 from mnistjax.report import figures
-from mnistjax.report.conclusions import conclusion_cells
+from mnistjax.report.conclusions import SGD, conclusion_cells
 from mnistjax.report.paper import FULL_BATCH, TABLES, Study, compare, markdown, pick, table_cells
 from mnistjax.report.runs import RunRecord, done
 from mnistjax.train import build_model
@@ -129,7 +129,7 @@ def _tone(cell: str) -> str:
 def draw(study: Study) -> Iterator[Drawn]:
     """The report's figures 3 to 15, as far as the study has runs for them."""
     neuron, mlp = study.get("batch_size", ()), study.get("activation", ())
-    multi, cnn = study.get("multiclass", ()), pick(study, "optimizer", {"optimizer.name": "sgd"})
+    multi, cnn = study.get("multiclass", ()), pick(study, "optimizer", {"optimizer.name": SGD})
     yield from _draw_data("03", "04", multi, "ten digits")
     yield from _draw_data("05", "06", neuron, "zero or not")
     yield from _draw_curves("08", neuron, "train.batch_size", "One neuron, zero or not, by batch size")
