@@ -29,6 +29,7 @@ from mnistjax.metrics import Sums, badness, summarize
 from mnistjax.train import (
     PADDING,
     State,
+    count_shares,
     epoch_rows,
     evaluate,
     evaluate_lanes,
@@ -37,8 +38,8 @@ from mnistjax.train import (
     lane_mesh,
     layout,
     order_seed,
-    piece_mesh,
     place,
+    share_mesh,
     train_lanes,
     train_segment,
     variables_of,
@@ -130,16 +131,18 @@ def fit_teams(
     *,
     data: Dataset,
     stop: Callable[[], bool] = lambda: False,
+    spread: bool = True,
 ) -> Iterator[tuple[Run, Result]]:
     """Each run with its Result, one team after the other, by the program of a single run and with its bits.
 
     The runs of a team take turns, segment by segment, on batches that are made once for all of them: the
     cost of many neurons halves. So they read the images in one order, that of their seed, and stand at one
-    step; else ValueError. A run whose observer raises is "failed", one that diverges leaves its team. Once
-    `stop` is true the runs of the team end as "interrupted" after their segment, and no other begins.
+    step; else ValueError. Large steps are `spread` over the devices, or left to the default one, to the same
+    bits. A run whose observer raises is "failed", one that diverges leaves its team. Once `stop` is true the
+    runs of the team end as "interrupted" after their segment, and no other begins.
     """
     check_fits(spec, data)
-    program, stopped = _Turns(spec, data), False
+    program, stopped = _Turns(spec, data, spread), False
     with _compile_clock() as compiling:
         for team in teams:
             lanes = [_Lane(spec, run, compiling) for run in team]
@@ -337,9 +340,9 @@ class _Turns:
 
     width = 1
 
-    def __init__(self, spec: Spec, data: Dataset) -> None:
-        self._spec, self._data, self._mesh = spec, data, piece_mesh(spec)
-        self._feed = Feed(data.train, self._mesh)
+    def __init__(self, spec: Spec, data: Dataset, spread: bool) -> None:
+        self._spec, self._data, self._mesh = spec, data, share_mesh(spec, spread=spread)
+        self._feed = Feed(data.train, count_shares(spec), self._mesh)
         self._val = _place(data.val, self._mesh)
         self._states: list[State] = []
 

@@ -1,6 +1,7 @@
 """The programs of a run: State, the training step, an epoch as one scan, evaluation. Pure functions.
 
-N training images, B batch, M micro-batch, P pieces of a batch (B = P * M), K classes, W lanes, D devices.
+N training images, B batch, M micro-batch, S shares of a batch, P pieces of a share (B = S * P * M),
+K classes, W lanes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
 from mnistjax.models import create_model, list_collections
 from mnistjax.optim import make_optimizer
 
-LANES, PIECES = "lanes", "pieces"  # axes of devices: each has its share of the lanes, or of a batch's pieces
+LANES, SHARES = "lanes", "shares"  # axes of devices: each has as many of the lanes, or a share of the work
 INIT, DROPOUT = 0, 1  # the named streams of a run's key
 GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
 EVALUATE_ROWS = 500  # images per block of an evaluation, at most
@@ -86,15 +87,14 @@ def train_step(
     hyper: Hyper,
     key: Array,
     state: State,
-    pieces: Any,
+    shares: Any,
     fetch: Callable[[Any], Batch] = lambda batch: batch,
     axis: str | None = None,
 ) -> State:
-    """The State after one optimizer step on a batch of P pieces, each `fetch`ed when its turn comes.
+    """The State after one optimizer step on a batch of S shares of P pieces, each `fetch`ed in its turn.
 
     The pieces' gradients are added before the step: so a full batch is read once, and a convolution's
-    intermediates stay in the cache. Under an `axis` of devices these are one device's pieces, and all
-    devices take the same step.
+    intermediates stay in the cache. Under an `axis` of devices each has a share, and all take the same step.
     """
     model = build_model(spec)
     step_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
@@ -121,27 +121,42 @@ def train_step(
         gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (piece_gradients, piece_sums))
         return (gradients, collections, sums, count + jnp.sum(batch.weights), index + 1), None
 
-    first = lax.axis_index(axis) * len(jax.tree.leaves(pieces)[0]) if axis else jnp.zeros((), jnp.int32)
-    none = jax.tree.map(jnp.zeros_like, (state.params, state.sums))
-    carry = (none[0], state.collections, none[1], jnp.zeros(()), first)
-    (gradients, collections, sums, count, _), _ = lax.scan(add_piece, carry, pieces)
-    if axis:
-        # As one float32 vector, exact for counts: each leaf would be a meeting of the devices, 80 to 130 us.
-        vector, unravel = ravel_pytree((gradients, sums, count))
-        gradients, sums, count = unravel(lax.psum(vector, axis))
+    def add_pieces(index: Array, pieces: Any) -> Any:
+        first = index * len(jax.tree.leaves(pieces)[0])
+        none = jax.tree.map(jnp.zeros_like, (state.params, state.sums))
+        carry = (none[0], state.collections, none[1], jnp.zeros(()), first)
+        return lax.scan(add_piece, carry, pieces)[0][:4]
+
+    gradients, collections, sums, count = add_shares(add_pieces, shares, axis)
     sums = jax.tree.map(jnp.add, state.sums, sums)
     gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), collections, opt_state, state.step + 1, sums)
 
 
+def add_shares(function: Callable[[Array, Any], Any], shares: Any, axis: str | None) -> Any:
+    """The sum over shares (S, ...) of what the function makes of a share's index and the share.
+
+    One after the other, or under an `axis` of devices on each its one share, to the same bits.
+    """
+    first, count = jax.tree.map(lambda leaf: leaf[0], shares), len(jax.tree.leaves(shares)[0])
+    if axis:
+        # As one float32 vector, exact for counts: each leaf would be a meeting of the devices, 80 to 130 us.
+        vector, unravel = ravel_pytree(function(lax.axis_index(axis), first))
+        return unravel(lax.psum(vector, axis))
+    if count == 1:
+        return function(jnp.zeros((), jnp.int32), first)
+    parts = lax.map(lambda pair: function(*pair), (jnp.arange(count), shares))
+    return jax.tree.map(lambda leaf: functools.reduce(jnp.add, leaf), parts)
+
+
 def train_steps(
     spec: Spec, hyper: Hyper, key: Array, state: State, batches: Batch, axis: str | None = None
 ) -> State:
-    """The State after a step on each of the batches (steps, P, M, ...), a segment of an epoch."""
+    """The State after a step on each of the batches (steps, S, P, M, ...), a segment of an epoch."""
 
-    def step(state: State, pieces: Batch) -> tuple[State, None]:
-        return train_step(spec, hyper, key, state, pieces, axis=axis), None
+    def step(state: State, shares: Batch) -> tuple[State, None]:
+        return train_step(spec, hyper, key, state, shares, axis=axis), None
 
     return lax.scan(step, start_segment(spec, state), batches)[0]
 
@@ -156,37 +171,38 @@ def start_segment(spec: Spec, state: State) -> State:
 def train_segment(
     spec: Spec, hyper: Hyper, key: Array, state: State, batches: Batch, mesh: Mesh | None = None
 ) -> State:
-    """`train_steps` on batches (D, steps, P, M, ...), of which each device of the mesh has its share."""
+    """`train_steps` on batches (S, steps, P, M, ...), of which each device of the mesh has one, or all."""
 
     def local(hyper: Hyper, key: Array, state: State, batches: Batch) -> State:
-        axis = PIECES if mesh and mesh.size > 1 else None
-        return train_steps(spec, hyper, key, state, jax.tree.map(lambda leaf: leaf[0], batches), axis)
+        axis = SHARES if mesh and mesh.size > 1 else None
+        batches = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
+        return train_steps(spec, hyper, key, state, batches, axis)
 
-    return over_pieces(local, mesh, shared=3)(hyper, key, state, batches)
+    return over_shares(local, mesh, shared=3)(hyper, key, state, batches)
 
 
-def over_pieces(
+def over_shares(
     function: Callable[..., Any], mesh: Mesh | None, shared: int, *, joined: bool = False
 ) -> Callable[..., Any]:
     """The function on every device of a mesh, with all of its first `shared` arguments and a share of the
     last; its result is the same everywhere, or the devices' shares of it are `joined`."""
     if mesh is None or mesh.size == 1:
         return function
-    specs = (*[PartitionSpec()] * shared, PartitionSpec(PIECES))
-    result = PartitionSpec(PIECES) if joined else PartitionSpec()
+    specs = (*[PartitionSpec()] * shared, PartitionSpec(SHARES))
+    result = PartitionSpec(SHARES) if joined else PartitionSpec()
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=result, check_vma=False)
 
 
-def piece_mesh(spec: Spec) -> Mesh:
-    """The devices that a single run uses, from the default one on: `count_devices`."""
+def share_mesh(spec: Spec, *, spread: bool = True) -> Mesh:
+    """The devices of a run, from the default one on: one for each share of its work, or that one alone."""
     (default,) = jnp.zeros(()).devices()
     devices = jax.devices(default.platform)
     first = devices.index(default)
-    return Mesh(np.array(devices[first : first + count_devices(spec)]), (PIECES,))
+    return Mesh(np.array(devices[first : first + (count_shares(spec) if spread else 1)]), (SHARES,))
 
 
-def count_devices(spec: Spec) -> int:
-    """The devices that the pieces of a single run's batches are spread over: one for each piece, or one only
+def count_shares(spec: Spec) -> int:
+    """The shares of a run's batches: one for each piece or each device, whatever is less; but a single one
     where a step costs less than to add the devices' gradients, or where each piece changes the statistics
     that the next one finds."""
     if not has_large_steps(spec) or list_collections(build_model(spec)) != {"params"}:
@@ -217,7 +233,8 @@ def lane_segment(
             pieces, fetch = rows, gather
 
         def step(state: State, pieces: Any) -> tuple[State, None]:
-            return train_step(spec, hyper, key, state, pieces, fetch), None
+            share = jax.tree.map(lambda leaf: leaf[None], pieces)
+            return train_step(spec, hyper, key, state, share, fetch), None
 
         return lax.scan(step, state, pieces)
 
@@ -289,7 +306,7 @@ def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
 def total(
     spec: Spec, variables: Any, images: Array, labels: Array, starts: Array, axis: str | None = None
 ) -> Sums:
-    """The sums over the blocks of images (N, H, W) uint8 that begin at `starts`, each image counted once."""
+    """The sums over the blocks of images (N, H, W) uint8 that begin at `starts` (S, blocks), each once."""
     size = block_rows(spec, len(images))
 
     def add_block(sums: Sums, start: Array) -> tuple[Sums, None]:
@@ -298,8 +315,7 @@ def total(
         more = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
         return jax.tree.map(jnp.add, sums, more), None
 
-    sums = lax.scan(add_block, zero_sums(spec.classes), starts)[0]
-    return lax.psum(sums, axis) if axis else sums
+    return add_shares(lambda _, starts: lax.scan(add_block, zero_sums(spec.classes), starts)[0], starts, axis)
 
 
 def block_rows(spec: Spec, count: int) -> int:
@@ -308,26 +324,25 @@ def block_rows(spec: Spec, count: int) -> int:
     return min(EVALUATE_ROWS, cached, count)
 
 
-def block_starts(spec: Spec, count: int, devices: int = 1) -> Array:
-    """Where the blocks of an evaluation begin, as many for each device; those past the end count nothing."""
+def block_starts(spec: Spec, count: int, shares: int = 1) -> Array:
+    """Where the blocks of an evaluation begin (S, blocks); those past the end count nothing."""
     size = block_rows(spec, count)
-    blocks = -(-count // size)
-    return size * jnp.arange(-(-blocks // devices) * devices)
+    blocks = -(-count // (size * shares))
+    return size * jnp.arange(blocks * shares).reshape(shares, blocks)
 
 
 def evaluate(spec: Spec, variables: Any, images: np.ndarray | Array, labels: np.ndarray | Array) -> Sums:
     """The sums over all images (N, H, W) uint8, each counted once, but those labelled PADDING not at all."""
-    mesh = piece_mesh(spec)
+    mesh = share_mesh(spec)
     return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
 def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """`evaluate` of what is `place`d on the devices of a mesh, which share the work."""
-    devices = mesh.size
-    function = functools.partial(total, spec, axis=PIECES if devices > 1 else None)
-    starts = block_starts(spec, len(images), devices)
-    return over_pieces(function, mesh, shared=3)(variables, images, labels, starts)
+    function = functools.partial(total, spec, axis=SHARES if mesh.size > 1 else None)
+    starts = block_starts(spec, len(images), count_shares(spec))
+    return over_shares(function, mesh, shared=3)(variables, images, labels, starts)
 
 
 @functools.partial(jax.jit, static_argnames="spec", compiler_options=WIDE)
@@ -340,7 +355,7 @@ def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> 
 
 def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:
     """Class probabilities (N, K) float32 of images (N, H, W), K = 2 for a binary task; on the host."""
-    mesh = piece_mesh(spec)
+    mesh = share_mesh(spec)
     variables = place(variables, mesh, shared=True)
     parts = [images[i : i + PREDICT_ROWS] for i in range(0, len(images), PREDICT_ROWS)]
     return np.concatenate([np.asarray(_predict_on(mesh, spec, variables, part)) for part in parts])
@@ -356,7 +371,7 @@ def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
         return lax.map(lambda block: probabilities(spec.task, forward(spec, variables, block)), blocks)
 
     blocks = images.reshape(-1, size, *images.shape[1:])
-    shares = over_pieces(local, mesh, shared=1, joined=True)(variables, blocks)
+    shares = over_shares(local, mesh, shared=1, joined=True)(variables, blocks)
     return shares.reshape(len(images), -1)[:count]
 
 

@@ -1,6 +1,5 @@
 """Small data and plans for tests: the embedded digits, or images made up on the spot."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -9,7 +8,7 @@ from mnistjax.config import Stopping
 from mnistjax.data import Dataset, Split
 from mnistjax.feed import Feed
 from mnistjax.plan import make_plan
-from mnistjax.train import Batch, piece_mesh
+from mnistjax.train import Batch, share_mesh
 
 
 @functools.cache
@@ -40,8 +39,6 @@ def small_plan(*, epochs: int = 2, data: Dataset | None = None, model: str = "ml
     return make_plan(data, model=model, **options), data
 
 
-def make_batches(spec, data: Dataset, rows: np.ndarray, mesh=None) -> Batch:
-    """The batches of a segment's rows, for one device unless told otherwise."""
-    if mesh is None:
-        mesh = piece_mesh(dataclasses.replace(spec, micro_batch=spec.batch_size))
-    return Feed(data.train, mesh).take(rows)
+def make_batches(spec, data: Dataset, rows: np.ndarray, shares: int = 1, mesh=None) -> Batch:
+    """The batches of a segment's rows, in one share and for one device unless told otherwise."""
+    return Feed(data.train, shares, mesh or share_mesh(spec, spread=False)).take(rows)

@@ -4,23 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 
 from mnistjax.config import Stopping
 from mnistjax.feed import Feed, share_pieces
 from mnistjax.loop import fit
 from mnistjax.metrics import probabilities
 from mnistjax.train import (
-    PIECES,
-    count_devices,
+    count_shares,
     epoch_rows,
     evaluate,
     evaluate_on,
     forward,
     init,
-    piece_mesh,
     place,
     predict,
+    share_mesh,
     train_segment,
 )
 from small import make_batches, small_plan
@@ -49,7 +47,7 @@ def test_shares_hold_every_row_once(steps, pieces, micro, devices, padded):
 
 def test_a_feed_gives_the_images_of_its_rows_made_before_or_not():
     plan, data = small_plan(batch_size=46, micro_batch=23)
-    feed = Feed(data.train, piece_mesh(plan.spec))
+    feed = Feed(data.train, 1, share_mesh(plan.spec))
     for epoch in range(4):
         rows = epoch_rows(plan.spec, seed=0, epoch=epoch)[0]
         if epoch % 2:
@@ -64,7 +62,7 @@ def large(monkeypatch, **options):
     """A Plan whose steps all devices share, and its data."""
     monkeypatch.setattr("mnistjax.train.LARGE_STEP_FLOPS", 0)
     plan, data = small_plan(**options)
-    assert count_devices(plan.spec) > 1
+    assert count_shares(plan.spec) > 1
     return plan, data
 
 
@@ -77,26 +75,32 @@ def test_devices_take_the_step_that_one_takes(monkeypatch, batch, micro):
     spec, key = plan.spec, jax.random.key(0)
     rows = epoch_rows(spec, seed=0, epoch=0)[0]
     alone = train_segment(spec, plan.hyper, key, init(spec, plan.hyper, key), make_batches(spec, data, rows))
-    mesh = piece_mesh(spec)
+    mesh = share_mesh(spec)
     state = place(init(spec, plan.hyper, key), mesh, shared=True)
-    shared = train_segment(spec, plan.hyper, key, state, make_batches(spec, data, rows, mesh), mesh)
+    batches = make_batches(spec, data, rows, mesh.size, mesh)
+    shared = train_segment(spec, plan.hyper, key, state, batches, mesh)
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(shared), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
     np.testing.assert_array_equal(alone.sums.confusion, shared.sums.confusion)
+    batches = make_batches(spec, data, rows, mesh.size)
+    one_by_one = train_segment(spec, plan.hyper, key, init(spec, plan.hyper, key), batches)
+    for one, other in zip(jax.tree.leaves(one_by_one), jax.tree.leaves(shared), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @several
 def test_devices_share_an_evaluation_and_count_each_image_once(monkeypatch):
     monkeypatch.setattr("mnistjax.train.EVALUATE_ROWS", 10)
     plan, data = large(monkeypatch, batch_size=46, micro_batch=23)
-    mesh = piece_mesh(plan.spec)
+    mesh = share_mesh(plan.spec)
     params = {"params": init(plan.spec, plan.hyper, jax.random.key(0)).params}
     for part in (data.train, data.val, data.test):  # 23, 4 and 6 blocks
         images, labels = place((part.images, part.labels), mesh, shared=True)
-        one = evaluate_on(Mesh(mesh.devices[:1], (PIECES,)), plan.spec, params, part.images, part.labels)
+        alone = share_mesh(plan.spec, spread=False)
+        one = evaluate_on(alone, plan.spec, params, part.images, part.labels)
         other = evaluate_on(mesh, plan.spec, place(params, mesh, shared=True), images, labels)
         np.testing.assert_array_equal(one.confusion, other.confusion)
-        assert float(one.loss) == pytest.approx(float(other.loss), rel=1e-6)
+        np.testing.assert_array_equal(one.loss, other.loss)
         np.testing.assert_array_equal(other.loss, evaluate(plan.spec, params, part.images, part.labels).loss)
         shares = probabilities("multiclass", forward(plan.spec, params, jnp.asarray(part.images)))
         np.testing.assert_allclose(predict(plan.spec, params, part.images), shares, atol=1e-6)

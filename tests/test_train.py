@@ -20,7 +20,7 @@ from mnistjax.models import MODELS
 from mnistjax.train import (
     DROPOUT,
     build_model,
-    count_devices,
+    count_shares,
     epoch_rows,
     evaluate,
     evaluate_on,
@@ -143,8 +143,8 @@ def test_pieces_that_change_batch_statistics_stay_on_one_device(carrying, monkey
     """Each finds those of the one before it; devices side by side would end with different ones."""
     monkeypatch.setattr("mnistjax.train.LARGE_STEP_FLOPS", 0)
     options: dict[str, Any] = {"batch_size": 32, "micro_batch": 8}
-    assert count_devices(small_plan(model=carrying, **options)[0].spec) == 1
-    assert count_devices(small_plan(**options)[0].spec) == min(4, jax.device_count())
+    assert count_shares(small_plan(model=carrying, **options)[0].spec) == 1
+    assert count_shares(small_plan(**options)[0].spec) == min(4, jax.device_count())
 
 
 def test_batch_statistics_and_dropout_live_in_the_state(carrying):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError
-from mnistjax.models.layers import ACTIVATIONS, check_choice, check_rate, check_sizes, to_float
+from mnistjax.models.layers import ACTIVATIONS, Model, hidden_layers, to_float
 from mnistjax.ops import Padding, conv2d, conv2d_max_pool
 
 
@@ -37,12 +37,11 @@ class ConvBlock(nn.Module):
         return x
 
 
-class CNN(nn.Module):
+class CNN(Model):
     """A block of convolutions and pooling for each of `channels`, then an MLP: the report's system D."""
 
     cpu_micro_batch: ClassVar[int] = 16  # images; the intermediates of more leave the cache of a core
 
-    num_classes: int = 10
     channels: tuple[int, ...] = (8, 32)
     kernel: int = 3
     convolutions: int = 2
@@ -51,45 +50,33 @@ class CNN(nn.Module):
     activation: str = "relu"
     dropout: float = 0.4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("padding", self.padding, get_args(Padding))
-        check_sizes(
-            channels=self.channels, hidden=self.hidden, kernel=self.kernel, convolutions=self.convolutions
-        )
-        check_rate("dropout", self.dropout)
-
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         x = to_float(images)  # (B, H, W, C)
         lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
         for channels in self.channels:
-            if min(x.shape[1:3]) - lost < 2:  # nothing left to pool
-                raise ConfigError(
-                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
-                    f"{images.shape[2]} (kernel {self.kernel}, padding {self.padding})"
-                )
+            _check_poolable(x, lost, f"{len(self.channels)} blocks", images)
             x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
         x = x.reshape(len(x), -1)
-        for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
-class LeNet5(nn.Module):
+def _check_poolable(x: Array, lost: int, blocks: str, images: Array) -> None:
+    """ConfigError where 2 x 2 pooling has nothing left, after convolutions that take that many pixels."""
+    if min(x.shape[1:3]) - lost < 2:
+        height, width = images.shape[1:3]
+        how = f" (a block takes {lost} pixels, then halves)" if lost else ""
+        raise ConfigError(f"channels: {blocks} are too many for images of {height} x {width}{how}")
+
+
+class LeNet5(Model):
     """Two 5 x 5 convolutions and three dense layers: LeCun et al. (1998), figure 2, with its C3 connected to
     all maps and a linear layer in place of its radial basis functions, as in most versions since."""
 
     cpu_micro_batch: ClassVar[int] = 16
 
-    num_classes: int = 10
     activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("activation", self.activation, ACTIVATIONS)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -104,7 +91,7 @@ class LeNet5(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-class CNNBN(nn.Module):
+class CNNBN(Model):
     """As `CNN`, with a batch normalisation for each convolution: VGG (Simonyan and Zisserman, 2015) in small,
     with Ioffe and Szegedy's layer (2015).
 
@@ -113,29 +100,18 @@ class CNNBN(nn.Module):
 
     cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
 
-    num_classes: int = 10
     channels: tuple[int, ...] = (16, 32, 64)
     convolutions: int = 2
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     dropout: float = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_sizes(channels=self.channels, hidden=self.hidden, convolutions=self.convolutions)
-        check_rate("dropout", self.dropout)
-
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         x = to_float(images)
         activation = ACTIVATIONS[self.activation]
         for channels in self.channels:
-            if min(x.shape[1:3]) < 2:
-                raise ConfigError(
-                    f"channels: {len(self.channels)} blocks are too many for images of {images.shape[1]} x "
-                    f"{images.shape[2]}"
-                )
+            _check_poolable(x, 0, f"{len(self.channels)} blocks", images)
             for index in range(self.convolutions):
                 pool = index == self.convolutions - 1
                 x = Conv(channels, padding="same", pool=pool, bias=False)(x)
@@ -147,19 +123,14 @@ class CNNBN(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-class ResNet(nn.Module):
+class ResNet(Model):
     """Residual stages, each at half the side of the one before: He et al. (2016), section 4.2, with its
     shortcuts A, which have no parameters. One block a stage is ResNet-8."""
 
     cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
 
-    num_classes: int = 10
     channels: tuple[int, ...] = (16, 32, 64)  # of each stage
     blocks: int = 1  # of two convolutions, per stage
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(channels=self.channels, blocks=self.blocks)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:

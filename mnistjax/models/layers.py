@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError, unknown
+from mnistjax.ops import Padding
 
 ACTIVATIONS = {
     "celu": nn.celu,
@@ -26,9 +29,45 @@ ACTIVATIONS = {
 }
 
 
+CHOICES = {"activation": ACTIVATIONS, "padding": get_args(Padding)}  # of the options that are words
+
+
+class Model(nn.Module):
+    """A network whose options are checked when it is made: ConfigError where one is wrong.
+
+    By their defaults: floats are shares of units to drop, whole numbers and lists of them sizes. Words are
+    those of CHOICES.
+    """
+
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if field.name not in ("parent", "name"):
+                _check(field.name, getattr(self, field.name), field.default)
+
+
+def _check(option: str, value: Any, default: Any) -> None:
+    if option in CHOICES:
+        check_choice(option, value, CHOICES[option])
+    elif type(default) is float:
+        check_rate(option, value)
+    elif type(default) in (int, tuple):
+        check_sizes(option, value)
+
+
 def to_float(images: Array) -> Array:
     """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images, jnp.float32)
+
+
+def hidden_layers(x: Array, widths: Sequence[int], activation: str, dropout: float, train: bool) -> Array:
+    """A dense layer, an activation and dropout for each width: (B, features) to (B, widths[-1])."""
+    for width in widths:
+        x = ACTIVATIONS[activation](nn.Dense(width)(x))
+        x = nn.Dropout(dropout, deterministic=not train)(x)
+    return x
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
@@ -36,11 +75,10 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
         raise unknown(option, value, names)
 
 
-def check_sizes(**sizes: int | tuple[int, ...]) -> None:
-    for option, value in sizes.items():
-        for size in value if isinstance(value, tuple) else (value,):
-            if type(size) is not int or size < 1:
-                raise ConfigError(f"{option} must be whole numbers of at least 1; got {size!r}")
+def check_sizes(option: str, value: int | tuple[int, ...]) -> None:
+    for size in value if isinstance(value, tuple) else (value,):
+        if type(size) is not int or size < 1:
+            raise ConfigError(f"{option} must be whole numbers of at least 1; got {size!r}")
 
 
 def check_rate(option: str, value: float) -> None:

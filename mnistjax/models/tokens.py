@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError
-from mnistjax.models.layers import check_divides, check_rate, check_sizes, to_float
+from mnistjax.models.layers import Model, check_divides, to_float
 
 
 def to_patches(images: Array, side: int) -> Array:
@@ -34,24 +34,17 @@ class FeedForward(nn.Module):
         return nn.Dropout(self.dropout, deterministic=not train)(nn.Dense(width)(x))
 
 
-class MLPMixer(nn.Module):
+class MLPMixer(Model):
     """Layers that mix tokens, then channels: Tolstikhin et al. (2021), figure 1."""
 
     cpu_micro_batch: ClassVar[int] = 32
 
-    num_classes: int = 10
     patch: int = 4  # side, pixels
     width: int = 64  # channels of a token
     depth: int = 4  # layers
     token_hidden: int = 64
     channel_hidden: int = 128
     dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(patch=self.patch, width=self.width, depth=self.depth)
-        check_sizes(token_hidden=self.token_hidden, channel_hidden=self.channel_hidden)
-        check_rate("dropout", self.dropout)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -76,12 +69,11 @@ class Embedding(nn.Module):
         return x + self.param("places", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
 
-class ViT(nn.Module):
+class ViT(Model):
     """A transformer's encoder on patches and a class token: Dosovitskiy et al. (2021), equations 1 to 4."""
 
     cpu_micro_batch: ClassVar[int] = 32
 
-    num_classes: int = 10
     patch: int = 4  # side, pixels
     width: int = 64  # of a token
     depth: int = 4  # layers
@@ -91,10 +83,7 @@ class ViT(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(patch=self.patch, width=self.width, depth=self.depth)
-        check_sizes(heads=self.heads, hidden=self.hidden)
         check_divides("heads", self.heads, "width", self.width)
-        check_rate("dropout", self.dropout)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:

@@ -24,7 +24,7 @@ from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
 from mnistjax.tracking import Tracker, find_address, make_run_id
-from mnistjax.train import count_devices
+from mnistjax.train import count_shares
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
 BEST = 3  # jobs whose images and checkpoints W&B gets
@@ -275,7 +275,7 @@ def merge(tasks: Iterable[Task]) -> list[Task]:
     for task in tasks:
         last = merged[-1] if merged else None
         alike = last and last.width == task.width == 1 and last.data == task.data
-        if last and alike and last.team == task.team and _devices(last) == _devices(task):
+        if last and alike and last.team == task.team and _shares(last) == _shares(task):
             tickets = (*last.tickets, *task.tickets)
             threads = min(count_threads(spec, len(tickets)) for spec in {t.plan.spec for t in tickets})
             merged[-1] = replace(last, tickets=tickets, threads=threads)
@@ -284,8 +284,8 @@ def merge(tasks: Iterable[Task]) -> list[Task]:
     return merged
 
 
-def _devices(task: Task) -> int:
-    return count_devices(task.tickets[0].plan.spec)
+def _shares(task: Task) -> int:
+    return count_shares(task.tickets[0].plan.spec)
 
 
 def make_trainer(options: Options, folder: Path) -> Supervisor | Inline | Cluster:

@@ -196,18 +196,19 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
     """Every job of the task is over, or stopped, or reported as broken."""
     import jax
 
-    from mnistjax.train import count_devices
+    from mnistjax.train import count_shares
 
     line, devices = Line(make_teams(task), stop), jax.devices()
     each = len(devices) // task.threads  # of a program, from its default one on
-    if devices[0].platform == "cpu" and count_devices(task.tickets[0].plan.spec) == 1:
+    spread = each >= count_shares(task.tickets[0].plan.spec) > 1
+    if devices[0].platform == "cpu" and not spread:
         each = 0  # a device has threads enough for several programs, and one device compiles each once
     trackers: list[Tracker] = []
 
     def work(index: int) -> None:
         with jax.default_device(devices[index * each % len(devices)]):
             while team := line.take():
-                Bench(task.width, data, line, send, stop, trackers).run(team)
+                Bench(task.width, spread, data, line, send, stop, trackers).run(team)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(task.threads)]
     for thread in threads:
@@ -224,13 +225,15 @@ class Bench:
     def __init__(
         self,
         width: int,
+        spread: bool,
         data: Dataset,
         line: Line,
         send: Callable[[Report], None],
         stop: Callable[[], bool],
         trackers: list[Tracker],
     ) -> None:
-        self._width, self._data, self._line, self._send, self._stop = width, data, line, send, stop
+        self._width, self._spread, self._data = width, spread, data
+        self._line, self._send, self._stop = line, send, stop
         self._trackers = trackers
         self._works: dict[int, tuple[Ticket, Work, contextlib.ExitStack]] = {}  # by the id of their Run
 
@@ -250,7 +253,7 @@ class Bench:
         options = {"data": self._data, "stop": self._stop}
         try:
             if self._width == 1:
-                results = fit_teams(spec, teams(), **options)
+                results = fit_teams(spec, teams(), spread=self._spread, **options)
             else:
                 runs = itertools.chain.from_iterable(teams())
                 results = fit_lanes(spec, runs, width=self._width, **options)

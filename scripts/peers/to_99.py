@@ -12,7 +12,7 @@ import mnistjax
 from mnistjax.cli import overrides
 from mnistjax.compose import plan_run, read_settings
 from mnistjax.feed import Feed
-from mnistjax.train import epoch_rows, piece_mesh
+from mnistjax.train import count_shares, epoch_rows, share_mesh
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     result = mnistjax.fit(plan.spec, plan.hyper, seed=plan.seed, data=data, stopping=plan.stopping)
     seconds = time.perf_counter() - started
     assert result.test
-    started, feed = time.perf_counter(), Feed(data.train, piece_mesh(plan.spec))
+    started, feed = time.perf_counter(), Feed(data.train, count_shares(plan.spec), share_mesh(plan.spec))
     for epoch in range(plan.stopping.epochs):
         for rows in epoch_rows(plan.spec, seed=plan.seed + 1, epoch=epoch):  # not made before
             feed.make(rows)
