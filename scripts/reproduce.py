@@ -1,28 +1,32 @@
 """Trains every network of the report and writes its page: tables, conclusions and figures.
 
-    python scripts/reproduce.py FOLDER [--quick] [--data mnist]
+    python scripts/reproduce.py FOLDER [--quick] [--only STEP...] [--data mnist]
     python scripts/reproduce.py FOLDER --readme
 
 Each experiment is a sweep in FOLDER; run again, it goes on where it was stopped. Then come each optimizer at
 its own learning rate, chosen on the validation images by short runs of one seed, and single runs that are
-only timed. `--quick` trains two epochs of two seeds, for a look. The page is FOLDER/report/report.html;
-`--readme` writes its tables to the README, too, and trains nothing.
+only timed. `--quick` trains two epochs of two seeds, for a look; `--only` leaves the other steps as they are.
+The page is FOLDER/report/report.html. `--readme` trains nothing: what FOLDER has runs for replaces the same
+in the README's tables, and in the record that they are made of.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from marked import replace_marked
 from mnistjax import records
+from mnistjax.backend import cores
+from mnistjax.config import ConfigError
 from mnistjax.report.conclusions import OPTIMIZERS
-from mnistjax.report.page import RECORD, readme_text, write_page
-from mnistjax.report.paper import EXPERIMENTS, TABLES, TIMES, pick, read_study, read_times
+from mnistjax.report.kept import Record, make_record, merge_records, readme_text
+from mnistjax.report.page import RECORD, write_page
+from mnistjax.report.paper import EXPERIMENTS, TABLES, TIMES, Study, pick, read_study, read_times
 from mnistjax.report.runs import RunRecord, read_runs
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +34,9 @@ KEPT = ROOT / ".github" / "report.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
 TUNING = "learning_rate"  # the experiment of short runs
-STEPS = "reproduce.json"  # seconds of each step
+TUNED = "tuned"  # the step of those and of long runs at the rates that they choose
+STEPS = (*EXPERIMENTS, TUNED, TIMES)
+ABOUT = "reproduce.json"
 MONITOR = "val/accuracy"  # that a learning rate is chosen by
 
 
@@ -39,13 +45,12 @@ class Reproduction:
 
     def __init__(self, folder: Path, data: str, quick: bool) -> None:
         self.folder, self._words = folder, [f"data={data}"]
-        self.about: dict[str, Any] = {"data": data, "quick": quick, "seconds": {}}
-        if (folder / STEPS).exists():
-            earlier = json.loads((folder / STEPS).read_bytes())
+        self.about: dict[str, Any] = {"data": data, "quick": quick, "cores": cores(), "seconds": {}}
+        if (folder / ABOUT).exists():
+            earlier = json.loads((folder / ABOUT).read_bytes())
             for key in ("data", "quick"):
                 if earlier[key] != self.about[key]:
-                    print(f"error: {folder} was begun with {key} {earlier[key]}", file=sys.stderr)
-                    raise SystemExit(2)
+                    raise ConfigError(f"{folder} was begun with {key} {earlier[key]}")
             self.about = earlier
 
     def sweep(self, name: str, *words: str) -> list[RunRecord]:
@@ -64,6 +69,19 @@ class Reproduction:
             options = "train.epochs=5", f"hydra.run.dir={place}", "resume=true"
             self._call(TIMES, *words, *self._words, *options)
 
+    def tune(self, study: Study) -> dict[str, list[RunRecord]]:
+        """Each optimizer's runs at its own learning rate, by the name of their sweep."""
+        self.sweep(TUNING, f"experiment={TUNING}")
+        tuned = {}
+        for name, rate in self.choose_rates().items():
+            where = {"optimizer.name": name, "optimizer.learning_rate": rate}
+            runs = pick(study, "optimizer", where)  # its own rate may be the report's
+            if not runs:
+                words = f"optimizer={name}", f"optimizer.learning_rate={rate}"
+                runs = self.sweep(f"tuned_{name}", "experiment=optimizer", *words)
+            tuned[f"tuned_{name}"] = runs
+        return tuned
+
     def _call(self, step: str, *words: str) -> None:
         print(f"\n$ mnistjax {' '.join(words)}", flush=True)
         began = time.monotonic()
@@ -71,7 +89,7 @@ class Reproduction:
         seconds = self.about["seconds"]
         seconds[step] = seconds.get(step, 0.0) + time.monotonic() - began
         self.folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(self.folder / STEPS, self.about)
+        records.write_json(self.folder / ABOUT, self.about)
         if code not in (0, 1):  # a wrong word, or a signal; failed jobs are shown on the page
             raise SystemExit(code)
 
@@ -85,17 +103,12 @@ class Reproduction:
         return {name: best[name][1] for name in OPTIMIZERS if name in best}
 
 
-def describe(data: str, quick: bool, seconds: dict[str, float]) -> str:
-    """What was trained, how long it took and where."""
-    total = sum(seconds.values()) / 60
-    steps = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-    length = "two epochs of two seeds, for a look only" if quick else "the report's 100 epochs"
-    return f"Data set {data}, {length}; {total:.1f} minutes on {os.cpu_count()} cores ({steps})."
-
-
-def write_readme(record: dict[str, Any]) -> None:
-    """The README now holds the record's tables."""
+def write_readme(record: Record) -> None:
+    """The kept record has what this one has, and the README its tables."""
+    if KEPT.exists():
+        record = merge_records(json.loads(KEPT.read_bytes()), record)
     replace_marked(README, BEGIN, END, f"\n\n{readme_text(record)}\n")
+    records.write_json(KEPT, record)
 
 
 def main() -> None:
@@ -104,32 +117,35 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true")
+    one_of = ", ".join(STEPS)
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=one_of)
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--data", default="mnist")
     args = parser.parse_args()
-    if args.readme:
-        record = json.loads((args.folder / "report" / RECORD).read_bytes())
-        records.write_json(KEPT, record)
-        write_readme(record)
-        return
-    short = ["train.epochs=2", "seed=0,1"] if args.quick else []
-    work = Reproduction(args.folder.absolute(), args.data, args.quick)
+    try:
+        if args.readme:
+            write_readme(json.loads((args.folder / "report" / RECORD).read_bytes()))
+        else:
+            reproduce(Reproduction(args.folder.absolute(), args.data, args.quick), args.only)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def reproduce(work: Reproduction, steps: Sequence[str]) -> None:
+    """Trains what these steps lack and writes the page of all that is there."""
+    short = ["train.epochs=2", "seed=0,1"] if work.about["quick"] else []
     for name in EXPERIMENTS:
-        work.sweep(name, f"experiment={name}", *short)
+        if name in steps:
+            work.sweep(name, f"experiment={name}", *short)
     study = read_study(work.folder)
-    if not args.quick:
-        work.sweep(TUNING, f"experiment={TUNING}")
-        for name, rate in work.choose_rates().items():
-            where = {"optimizer.name": name, "optimizer.learning_rate": rate}
-            runs = pick(study, "optimizer", where)  # its own rate may be the report's
-            if not runs:
-                words = f"optimizer={name}", f"optimizer.learning_rate={rate}"
-                runs = work.sweep(f"tuned_{name}", "experiment=optimizer", *words)
-            study[f"tuned_{name}"] = runs
+    if TUNED in steps and not short:
+        study |= work.tune(study)
+    if TIMES in steps and not short:
         for row in {row.name: row for table in TABLES for row in table.rows}.values():
             work.time(row.name, *row.overrides)
-    note = describe(**work.about)
-    print(f"\n{write_page(work.folder / 'report', study, times=read_times(work.folder), note=note)}")
+    record = make_record(study, read_times(work.folder), work.about)
+    print(f"\n{write_page(work.folder / 'report', study, record)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mnistjax import records
 from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
-from mnistjax.report import conclusions, page
+from mnistjax.report import conclusions, kept
 from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, Share, estimate
 from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
 from mnistjax.report.runs import RunRecord, name_runs, read_runs
@@ -234,23 +234,58 @@ def test_a_smooth_curve_is_not_irregular():
 # The page
 
 
+MULTICLASS = TABLES[-2]  # of one row
+
+
+def a_record(**study):
+    """The record of made-up runs of some experiments, which took a minute each."""
+    about = {"data": "mnist", "quick": False, "cores": 2, "seconds": dict.fromkeys(study, 60.0)}
+    return kept.make_record(study, {}, about)
+
+
+def multiclass(*accuracies):
+    return [made(value, seed=seed) for seed, value in enumerate(accuracies)]
+
+
+def test_a_record_tells_what_the_runs_tell():
+    study = {"multiclass": [*multiclass(0.95, 0.96, 0.97), made(status="failed")]}
+    cells = kept.table_texts(json.loads(json.dumps(a_record(**study))))[MULTICLASS.title]
+    assert cells == table_cells(MULTICLASS, [*compare(MULTICLASS, study)])
+    assert "0.9600 ± 0.0100" in cells[1]
+
+
+def test_a_newer_record_replaces_what_it_has_runs_for():
+    old, new = a_record(multiclass=multiclass(0.9, 0.9, 0.9)), a_record(optimizer=[])
+    merged = kept.merge_records(old, new)
+    assert merged["tables"] == old["tables"]
+    assert merged["about"]["seconds"] == {"multiclass": 60, "optimizer": 60}
+    better = a_record(multiclass=multiclass(0.95, 0.95))
+    assert kept.merge_records(old, better)["tables"] == better["tables"]
+    timed = kept.make_record({}, {MULTICLASS.rows[0].name: 0.5}, old["about"])
+    (row,) = kept.merge_records(old, timed)["tables"][MULTICLASS.title].values()
+    assert (row["seconds"], row["ours"]) == (0.5, {"test/accuracy": [0.9, 0.9, 0.9]})
+    with pytest.raises(ConfigError, match="quick"):
+        kept.merge_records(old, {**new, "about": {**new["about"], "quick": True}})
+
+
 def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{reproduce.BEGIN}\nold\n{reproduce.END}\nafter\n")
     monkeypatch.setattr(reproduce, "README", readme)
-    cells = [["batch size", "n", "verdict"], ["32", "5", "reproduced"]]
-    record = {"note": "note", "tables": {"Table II": cells}, "conclusions": cells}
-    for _ in range(2):
-        reproduce.write_readme(record)
+    monkeypatch.setattr(reproduce, "KEPT", tmp_path / "report.json")
+    for values in [(0.9, 0.9, 0.9), (0.95, 0.95, 0.95)]:
+        reproduce.write_readme(a_record(multiclass=multiclass(*values)))
         text = readme.read_text()
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
         assert "old" not in text
-        assert text.count("| 32 | 5 | reproduced |") == 2
-        assert page.HOW_TABLES in text
+        assert text.count(f"{values[0]:.4f} ± 0.0000") == 1
+        assert kept.HOW_TABLES in text
+    before = reproduce.KEPT.read_bytes()
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="has no place"):
-        reproduce.write_readme(record)
+        reproduce.write_readme(a_record())
+    assert reproduce.KEPT.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -264,8 +299,8 @@ def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
     drawn = sorted(path.stem for path in report.glob("figures/*.svg"))
     assert drawn == [f"figure_{number}" for number in numbers]
     record = json.loads((report / "report.json").read_bytes())
-    counts = {cells[0].index("n"): cells[1:] for cells in record["tables"].values()}
-    assert all(row[place] == "2" for place, rows in counts.items() for row in rows)
+    rows = [row for table in record["tables"].values() for row in table.values()]
+    assert all(len(values) == 2 for row in rows for values in row["ours"].values())
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "$ mnistjax" not in again  # all sweeps are over
     other = subprocess.run([*command, "--data", "mnist"], capture_output=True, text=True)

@@ -389,20 +389,3 @@ CONCLUSIONS = (
     Conclusion("6", "Most of the CNN's few errors are confusions of similar digits.", _errors_are_alike),
     Conclusion("6", "They are hard for people, too.", None),
 )
-
-
-def conclusion_cells(study: Study) -> list[list[str]]:
-    """The conclusions as a table of text, with its head."""
-    lines = [["", "the report concludes", "confidence", "our runs", "measured, mean ± standard error"]]
-    for one in CONCLUSIONS:
-        opinion, finding = one.judge(study)
-        share = f"{_percent(finding.confidence)}" if finding else ""
-        lines.append([one.number, one.statement, share, opinion, finding.evidence if finding else ""])
-    return lines
-
-
-def _percent(share: float) -> str:
-    """Never a certainty, which no number of runs gives."""
-    if share > 0.999:
-        return "> 99.9 %"
-    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,16 @@ from mnistjax.job import load_examples, reopen
 from mnistjax.metrics import badness
 from mnistjax.models import list_layers
 from mnistjax.report import figures
-from mnistjax.report.conclusions import SGD, conclusion_cells
-from mnistjax.report.paper import FULL_BATCH, TABLES, Study, compare, markdown, pick, table_cells
+from mnistjax.report.conclusions import SGD
+from mnistjax.report.kept import (
+    HOW_CONCLUSIONS,
+    HOW_TABLES,
+    Record,
+    conclusion_text,
+    describe,
+    table_texts,
+)
+from mnistjax.report.paper import FULL_BATCH, Study, pick
 from mnistjax.report.runs import RunRecord, done
 from mnistjax.train import build_model
 
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
 
 FIGURES = "figures"
 PAGE = "report.html"
-RECORD = "report.json"  # the tables as text
+RECORD = "report.json"  # what `kept.make_record` says
 SAMPLES = 40  # images of a grid
 
 STYLE = """
@@ -58,15 +66,13 @@ class Drawn:
     figure: Figure
 
 
-def write_page(folder: Path, study: Study, *, times: Mapping[str, float], note: str) -> Path:
+def write_page(folder: Path, study: Study, record: Record) -> Path:
     """`report.html` in `folder`, one file that needs no other; the figures beside it as PNG and SVG, and the
-    tables as JSON."""
+    record as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {table.title: table_cells(table, [*compare(table, study, times)]) for table in TABLES}
-    conclusions = conclusion_cells(study)
-    record = {"note": note, "tables": tables, "conclusions": conclusions}
     records.write_json(folder / RECORD, record)
-    parts = [f"<h1>Neural networks from scratch, again</h1><p>{html.escape(note)}</p>"]
+    tables, conclusions = table_texts(record), conclusion_text(record)
+    parts = [f"<h1>Neural networks from scratch, again</h1><p>{html.escape(describe(record))}</p>"]
     parts.append(f"<h2>Tables</h2><p>{html.escape(HOW_TABLES)}</p>")
     parts += [f"<h3>{html.escape(title)}</h3>{_table(cells)}" for title, cells in tables.items()]
     parts.append(f"<h2>Its conclusions</h2><p>{html.escape(HOW_CONCLUSIONS)}</p>{_table(conclusions)}")
@@ -87,27 +93,6 @@ def write_page(folder: Path, study: Study, *, times: Mapping[str, float], note: 
     )
     records.replace_file(folder / PAGE, page.encode())
     return folder / PAGE
-
-
-def readme_text(record: Mapping[str, Any]) -> str:
-    """The tables and conclusions of a record, in Markdown."""
-    parts = [f"*{record['note']}*\n", f"{HOW_TABLES}\n"]
-    parts += [f"**{title}**\n\n{markdown(cells)}" for title, cells in record["tables"].items()]
-    parts += [f"**Its conclusions**\n\n{HOW_CONCLUSIONS}\n\n{markdown(record['conclusions'])}"]
-    return "\n".join(parts)
-
-
-HOW_TABLES = (
-    "The report trained each network once; ours are the mean ± standard deviation of n seeds, all of them. "
-    "A row is reproduced where the report's number lies in the 95 % prediction interval for one more run of "
-    "ours (Student's t); where it lies outside, ours are better or it is not reproduced."
-)
-HOW_CONCLUSIONS = (
-    "The confidence is the share of Student's t distribution for our mean over seeds, or for a difference "
-    "of two means (Welch's), that lies where the conclusion says; of several parts it is 1 less the sum of "
-    "their doubts. From 95 % on our runs support the conclusion; where as much lies beyond a bound of it "
-    "they contradict it."
-)
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
