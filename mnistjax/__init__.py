@@ -13,24 +13,29 @@ if TYPE_CHECKING:
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
     from mnistjax.loop import Moment, Result, Run, fit, fit_lanes, fit_teams
-    from mnistjax.models import create_model, list_models, register_model, to_float
+    from mnistjax.models import create_model, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
     from mnistjax.train import State, evaluate, predict
+    from mnistjax.zoo import Card, list_models, load
+    from mnistjax.zoo.look import features, summary
 
 _ROOMS = {
     "backend": ("prepare_backend",),
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
     "loop": ("Moment", "Result", "Run", "fit", "fit_lanes", "fit_teams"),
-    "models": ("create_model", "list_models", "register_model", "to_float"),
+    "models": ("create_model", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
     "train": ("State", "evaluate", "predict"),
+    "zoo": ("Card", "list_models", "load"),
+    "zoo.look": ("features", "summary"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "Card",
     "ConfigError",
     "Dataset",
     "Moment",
@@ -42,12 +47,14 @@ __all__ = [
     "Stopping",
     "create_model",
     "evaluate",
+    "features",
     "fit",
     "fit_lanes",
     "fit_teams",
     "list_datasets",
     "list_models",
     "list_optimizers",
+    "load",
     "load_data",
     "make_plan",
     "predict",
@@ -55,6 +62,7 @@ __all__ = [
     "register_dataset",
     "register_model",
     "register_optimizer",
+    "summary",
     "to_binary",
     "to_float",
 ]

@@ -65,7 +65,8 @@ class CheckpointError(ConfigError):
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     arrays: dict[str, np.ndarray]
-    meta: dict[str, int | float | str]
+    meta: dict[str, Any]
+    sha256: str  # of arrays and meta
     path: Path  # the file it was read from: the current one, or the one before it
 
 
@@ -226,9 +227,17 @@ def save_checkpoint(
     Equal arrays and meta give equal files. The rows reach the disk first, so that no checkpoint is
     ever ahead of them. OSError (a full disk) leaves both checkpoints as they were.
     """
+    path = Path(folder) / CHECKPOINT
+    content = encode_checkpoint(arrays, meta)
+    with contextlib.suppress(FileNotFoundError):
+        _fsync(path.with_name(ROWS))
+    replace_file(path, content, previous=path.with_name(PREVIOUS))
+
+
+def encode_checkpoint(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
+    """The safetensors file of arrays and meta, with the SHA-256 of both; equal ones give equal files."""
     from safetensors.numpy import save
 
-    path = Path(folder) / CHECKPOINT
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype not in map(np.dtype, DTYPES.values()):
@@ -236,10 +245,7 @@ def save_checkpoint(
     plain = _finite(meta)
     # One metadata entry only: safetensors writes several in random order.
     record = canonical_json({"meta": plain, "sha256": _digest(arrays, plain)})
-    content = save(arrays, {"mnistjax": record})
-    with contextlib.suppress(FileNotFoundError):
-        _fsync(path.with_name(ROWS))
-    replace_file(path, content, previous=path.with_name(PREVIOUS))
+    return save(arrays, {"mnistjax": record})
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint | None:
@@ -280,7 +286,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of ours, or damaged ({error!r})") from None
     if _digest(arrays, meta) != expected:
         raise CheckpointError(f"{path} is damaged: its content is not what its SHA-256 says")
-    return Checkpoint(arrays, meta, Path(path))
+    return Checkpoint(arrays, meta, expected, Path(path))
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

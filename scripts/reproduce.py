@@ -69,18 +69,22 @@ class Reproduction:
             options = "train.epochs=5", f"hydra.run.dir={place}", "resume=true"
             self._call(TIMES, *words, *self._words, *options)
 
-    def tune(self, study: Study) -> dict[str, list[RunRecord]]:
-        """Each optimizer's runs at its own learning rate, by the name of their sweep."""
+    def tune(self, study: Study) -> None:
+        """Trains each optimizer at its own learning rate, where that is not the report's."""
         self.sweep(TUNING, f"experiment={TUNING}")
-        tuned = {}
-        for name, rate in self.choose_rates().items():
-            where = {"optimizer.name": name, "optimizer.learning_rate": rate}
-            runs = pick(study, "optimizer", where)  # its own rate may be the report's
+        for name, runs in self.read_tuned(study).items():
             if not runs:
-                words = f"optimizer={name}", f"optimizer.learning_rate={rate}"
-                runs = self.sweep(f"tuned_{name}", "experiment=optimizer", *words)
-            tuned[f"tuned_{name}"] = runs
-        return tuned
+                words = f"optimizer={name}", f"optimizer.learning_rate={self.choose_rates()[name]}"
+                self.sweep(f"{TUNED}_{name}", "experiment=optimizer", *words)
+
+    def read_tuned(self, study: Study) -> dict[str, list[RunRecord]]:
+        """The runs of each optimizer at the learning rate of its best short run; none where they lack."""
+        runs = {}
+        for name, rate in self.choose_rates().items():
+            own = read_study(self.folder, [f"{TUNED}_{name}"]).get(f"{TUNED}_{name}", [])
+            where = {"optimizer.name": name, "optimizer.learning_rate": rate}
+            runs[name] = pick(study, "optimizer", where) or own
+        return runs
 
     def _call(self, step: str, *words: str) -> None:
         print(f"\n$ mnistjax {' '.join(words)}", flush=True)
@@ -140,7 +144,8 @@ def reproduce(work: Reproduction, steps: Sequence[str]) -> None:
             work.sweep(name, f"experiment={name}", *short)
     study = read_study(work.folder)
     if TUNED in steps and not short:
-        study |= work.tune(study)
+        work.tune(study)
+    study |= {f"{TUNED}_{name}": runs for name, runs in work.read_tuned(study).items()}
     if TIMES in steps and not short:
         for row in {row.name: row for table in TABLES for row in table.rows}.values():
             work.time(row.name, *row.overrides)

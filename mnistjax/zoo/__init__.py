@@ -1,0 +1,149 @@
+"""Trained models: by name from the package, or from the folder of a run.
+
+A packaged one is a safetensors file in `weights/` that holds the variables and their card, with the SHA-256
+of both; `scripts/publish_zoo.py` writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mnistjax import models, records
+from mnistjax.config import ConfigError, freeze, to_plain, unknown
+
+WEIGHTS = Path(__file__).parent / "weights"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a trained model is, how it was trained, and how good it is on all test images of its data set."""
+
+    name: str  # architecture.dataset[_tag]; a run's folder
+    model: str  # its architecture, as in `create_model`
+    options: tuple[tuple[str, Any], ...]  # of the architecture
+    task: Literal["multiclass", "binary"]
+    num_classes: int  # logits per image: 1 for a binary task
+    class_names: tuple[str, ...]  # two of them for a binary task
+    data: str  # the data set
+    data_sha256: str  # of its decoded arrays
+    seed: int
+    epochs: int  # that the variables were trained for
+    val_accuracy: float
+    test_accuracy: float
+    test_f1: float  # macro for a multiclass task
+    test_confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the true class
+    parameters: int
+    seconds: float  # of all epochs, with validation
+    device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, count, cores
+    command: str | None = None  # that trains it; None for a run's folder
+    sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names that match a wildcard pattern, sorted: of architectures, or of what `load` takes.
+
+    >>> list_models("mlp*")
+    ['mlp', 'mlp_mixer']
+    """
+    if not pretrained:
+        return models.list_models(pattern)
+    return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob(f"*{SUFFIX}")), pattern))
+
+
+def load_card(name: str) -> Card:
+    """The card of a packaged model; ConfigError for an unknown name."""
+    return _read_card(_read_weights(name))
+
+
+def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
+    """A trained model, its variables and its card: a packaged one by name, or that of a run's folder.
+
+    `model.apply(variables, images)` are the logits of images (B, 28, 28, 1), uint8 or float in [0, 1].
+    ConfigError for an unknown name, a run that is not done, or files that are damaged.
+    """
+    if isinstance(name, Path) or (name not in list_models(pretrained=True) and Path(name).is_dir()):
+        folder = Path(name)
+        card, arrays = describe_run(folder), read_variables(folder)
+    else:
+        weights = _read_weights(name)
+        card, arrays = _read_card(weights), weights.arrays
+    model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
+    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
+    return model, jax.tree.map(jnp.asarray, records.unflatten(template, arrays)), card
+
+
+def describe_run(folder: Path, **more: Any) -> Card:
+    """The card of the run in a folder, with `more` fields set; ConfigError unless it is done."""
+    status, summary = records.read_status(folder), records.read_summary(folder)
+    if status is None:
+        raise ConfigError(f"{folder} holds no run")
+    if status["status"] != "done" or summary is None:
+        raise ConfigError(f"the run in {folder} is not done ({status['status']})")
+    spec, data, rows = summary["spec"], summary["data"], records.read_rows(folder)
+    fields = {
+        "name": str(folder),
+        "model": spec["model"],
+        "options": spec["model_options"],
+        "task": spec["task"],
+        "num_classes": spec["num_classes"],
+        "class_names": data["class_names"],
+        "data": data["name"],
+        "data_sha256": data["sha256"],
+        "seed": summary["seed"],
+        "epochs": summary["kept_epoch"],
+        "val_accuracy": rows[summary["kept_epoch"] - 1]["val/accuracy"],
+        "test_accuracy": summary["test/accuracy"],
+        "test_f1": summary["test/f1"],
+        "test_confusion_matrix": summary["test/confusion_matrix"],
+        "parameters": summary["parameters"],
+        "seconds": sum(row["seconds"] for row in rows),
+        "device": summary["device"],
+    }
+    return Card(**{key: freeze(value) for key, value in {**fields, **more}.items()})
+
+
+def read_variables(folder: Path) -> dict[str, np.ndarray]:
+    """The variables that a run kept, by their path in `model.init`'s: of its last epoch, or of its best one."""
+    checkpoint = records.load_checkpoint(folder)
+    if checkpoint is None:
+        raise ConfigError(f"{folder} holds no checkpoint")
+    best = {
+        path.removeprefix("best/"): a for path, a in checkpoint.arrays.items() if path.startswith("best/")
+    }
+    state = {
+        path.removeprefix("state/").removeprefix("collections/"): array
+        for path, array in checkpoint.arrays.items()
+        if path.startswith(("state/params/", "state/collections/"))
+    }
+    return best or state
+
+
+def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The file of a packaged model."""
+    meta = to_plain(card)
+    del meta["sha256"]
+    return records.encode_checkpoint(arrays, meta)
+
+
+def _read_weights(name: str | Path) -> records.Checkpoint:
+    names = list_models(pretrained=True)
+    if name not in names:
+        raise unknown("pretrained model", str(name), names)
+    return records.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
+
+
+def _read_card(weights: records.Checkpoint) -> Card:
+    known = {field.name for field in dataclasses.fields(Card)}
+    values = {key: freeze(value) for key, value in weights.meta.items() if key in known}
+    return Card(**values, sha256=weights.sha256)

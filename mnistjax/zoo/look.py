@@ -1,0 +1,37 @@
+"""What a model looks like inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+
+def features(model: nn.Module, variables: Any, images: Array) -> Array:
+    """The activations (B, F) that a model's last layer turns into logits, of images (B, H, W, C).
+
+    Safe under `jit`, `vmap` and `grad`.
+    """
+    last: list[Array] = []
+
+    def take(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name == "__call__" and len(context.module.path) == 1:
+            last[:] = args[:1]
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(take):
+        model.apply(variables, images)
+    return last[0]
+
+
+def summary(model: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -> str:
+    """A table of a model's layers for one image: shapes, floating-point operations as XLA counts them,
+    parameters."""
+    image = jnp.zeros((1, *image_shape), jnp.uint8)
+    options: dict[str, Any] = {"force_terminal": False, "width": 120}
+    table = nn.tabulate(model, jax.random.key(0), depth=1, compute_flops=True, console_kwargs=options)
+    return table(image).strip("\n")

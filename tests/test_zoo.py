@@ -1,0 +1,107 @@
+"""The door to trained models."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import mnistjax
+from mnistjax import zoo
+from mnistjax.cli import main
+from mnistjax.config import ConfigError, Spec, freeze
+
+WORDS = ["data=digits", "train.epochs=3", "train.batch_size=256", "optimizer.learning_rate=0.05"]
+
+
+@pytest.fixture
+def run(work):
+    """A function that trains with these words and returns the run's folder."""
+
+    def train(*words):
+        assert main([*WORDS, *words, "hydra.run.dir=here"]) == 0
+        return Path("here")
+
+    return train
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=mlp", "model.hidden=[8,4]"],
+        ["model=cnn_bn", "model.channels=[2]", "model.hidden=[4]"],  # with batch statistics
+        ["model=mlp", "model.hidden=8", "train.keep=best", "train.monitor=val/accuracy"],
+        ["model=neuron", "task=binary"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_run_is_loaded_as_it_was_tested(run, words):
+    folder = run(*words)
+    model, variables, card = mnistjax.load(folder)
+    written = read(folder, "summary.json")
+    test = mnistjax.load_data("digits").test
+    if card.task == "binary":
+        test = mnistjax.to_binary(mnistjax.load_data("digits"), positive=0).test
+    spec = Spec(**{key: freeze(value) for key, value in written["spec"].items()})
+    sums = mnistjax.evaluate(spec, variables, test.images, test.labels)
+    np.testing.assert_array_equal(np.asarray(sums.confusion), written["test/confusion_matrix"])
+    assert np.asarray(card.test_confusion_matrix).tolist() == written["test/confusion_matrix"]
+    logits = jax.jit(model.apply)(variables, test.images[..., None])
+    assert logits.shape == (len(test.images), card.num_classes)
+    assert card.parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert card.val_accuracy == rows[card.epochs - 1]["val/accuracy"]
+    assert mnistjax.load(str(folder))[2] == card
+
+
+def test_packaged_weights_are_what_was_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    folder = run("model=mlp", "model.hidden=8")
+    card = zoo.describe_run(folder, name="mlp.digits", command="mnistjax model=mlp")
+    (tmp_path / "mlp.digits.safetensors").write_bytes(zoo.encode_weights(card, zoo.read_variables(folder)))
+    assert mnistjax.list_models("mlp*", pretrained=True) == ["mlp.digits"]
+    assert mnistjax.list_models("cnn*", pretrained=True) == []
+    _, variables, found = mnistjax.load("mlp.digits")
+    assert len(found.sha256) == 64
+    assert {**vars(found), "sha256": ""} == vars(card)
+    jax.tree.map(np.testing.assert_array_equal, variables, mnistjax.load(folder)[1])
+    with pytest.raises(ConfigError, match=r"'mlp.digit'; nearest is 'mlp.digits'"):
+        mnistjax.load("mlp.digit")
+    content = bytearray((tmp_path / "mlp.digits.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "mlp.digits.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match="damaged"):
+        mnistjax.load("mlp.digits")
+
+
+def test_what_is_no_finished_run_is_not_loaded(run, tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        mnistjax.load(tmp_path)
+    folder = run("model=mlp", "model.hidden=8")
+    status = read(folder, "status.json")
+    (folder / "status.json").write_text(json.dumps({**status, "status": "diverged"}))
+    with pytest.raises(ConfigError, match="diverged"):
+        mnistjax.load(folder)
+
+
+@pytest.mark.parametrize("name", ["neuron", "mlp", "cnn", "cnn_bn", "vit"])
+def test_features_are_what_the_last_layer_reads(name):
+    model = mnistjax.create_model(name, num_classes=3)
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    found = jax.jit(lambda x: mnistjax.features(model, variables, x))(images)
+    head = max((key for key in variables["params"] if key.startswith("Dense_")), key=lambda key: int(key[6:]))
+    kernel, bias = variables["params"][head]["kernel"], variables["params"][head]["bias"]
+    expected = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(np.asarray(found) @ kernel + bias[None], expected, atol=1e-4)
+
+
+def test_a_summary_names_layers_shapes_parameters_and_operations():
+    text = mnistjax.summary(mnistjax.create_model("mlp", hidden=[64]))
+    for word in ("Dense_0", "[1,64]", "50,240", "flops"):
+        assert word in text.replace("float32", ""), word
