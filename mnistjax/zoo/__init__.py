@@ -114,18 +114,16 @@ def describe_run(folder: Path, **more: Any) -> Card:
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """The variables that a run kept, by their path in `model.init`'s: of its last epoch, or of its best one."""
+    """The variables that a run kept, of its last epoch or its best one, by their path in `model.init`'s."""
     checkpoint = records.load_checkpoint(folder)
     if checkpoint is None:
         raise ConfigError(f"{folder} holds no checkpoint")
-    best = {
-        path.removeprefix("best/"): a for path, a in checkpoint.arrays.items() if path.startswith("best/")
-    }
-    state = {
-        path.removeprefix("state/").removeprefix("collections/"): array
-        for path, array in checkpoint.arrays.items()
-        if path.startswith(("state/params/", "state/collections/"))
-    }
+    best, state = {}, {}
+    for path, array in checkpoint.arrays.items():
+        if path.startswith("best/"):
+            best[path.removeprefix("best/")] = array
+        elif path.startswith(("state/params/", "state/collections/")):
+            state[path.removeprefix("state/").removeprefix("collections/")] = array
     return best or state
 
 
