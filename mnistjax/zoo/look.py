@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.summary import tabulate
 from jax import Array
 
 
@@ -33,5 +34,5 @@ def summary(model: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -
     parameters."""
     image = jnp.zeros((1, *image_shape), jnp.uint8)
     options: dict[str, Any] = {"force_terminal": False, "width": 120}
-    table = nn.tabulate(model, jax.random.key(0), depth=1, compute_flops=True, console_kwargs=options)
+    table = tabulate(model, jax.random.key(0), depth=1, compute_flops=True, console_kwargs=options)
     return table(image).strip("\n")
