@@ -288,6 +288,11 @@ def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
     assert reproduce.KEPT.read_bytes() == before
 
 
+def test_the_readme_tells_what_the_kept_record_says():
+    record = json.loads(reproduce.KEPT.read_bytes())
+    assert f"{reproduce.BEGIN}\n\n{kept.readme_text(record)}\n{reproduce.END}" in reproduce.README.read_text()
+
+
 @pytest.mark.slow
 def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
     command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "here", "--quick", "--data", "digits"]
