@@ -219,13 +219,10 @@ def reopen(folder: Path) -> tuple[Plan, Dataset]:
 
 def load_examples(plan: Plan, dataset: Dataset, folder: Path) -> Examples:
     """The test images with what the run in the folder, which is done, made of them."""
-    from mnistjax.train import variables_of
+    from mnistjax import zoo
 
-    checkpoint = records.load_checkpoint(folder)
-    if checkpoint is None:
-        raise ConfigError(f"{folder} holds no checkpoint")
-    snapshot = read_snapshot(plan, checkpoint)
-    return find_examples(plan, dataset, snapshot["best"] or variables_of(snapshot["state"]))
+    _, variables, _ = zoo.load(folder)
+    return find_examples(plan, dataset, variables)
 
 
 def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:

@@ -51,7 +51,7 @@ class Reproduction:
             for key in ("data", "quick"):
                 if earlier[key] != self.about[key]:
                     raise ConfigError(f"{folder} was begun with {key} {earlier[key]}")
-            self.about = earlier
+            self.about |= earlier
 
     def sweep(self, name: str, *words: str) -> list[RunRecord]:
         """The runs of the sweep in the subfolder of that name; failed ones are not trained again."""
@@ -72,9 +72,10 @@ class Reproduction:
     def tune(self, study: Study) -> None:
         """Trains each optimizer at its own learning rate, where that is not the report's."""
         self.sweep(TUNING, f"experiment={TUNING}")
+        rates = self.choose_rates()
         for name, runs in self.read_tuned(study).items():
             if not runs:
-                words = f"optimizer={name}", f"optimizer.learning_rate={self.choose_rates()[name]}"
+                words = f"optimizer={name}", f"optimizer.learning_rate={rates[name]}"
                 self.sweep(f"{TUNED}_{name}", "experiment=optimizer", *words)
 
     def read_tuned(self, study: Study) -> dict[str, list[RunRecord]]:

@@ -55,19 +55,22 @@ class CNN(Model):
         x = to_float(images)  # (B, H, W, C)
         lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
         for channels in self.channels:
-            _check_poolable(x, lost, f"{len(self.channels)} blocks", images)
+            _check_poolable(
+                x, lost, images, self.channels, f" (kernel {self.kernel}, padding {self.padding})"
+            )
             x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
         x = x.reshape(len(x), -1)
         x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
-def _check_poolable(x: Array, lost: int, blocks: str, images: Array) -> None:
+def _check_poolable(x: Array, lost: int, images: Array, channels: tuple[int, ...], how: str = "") -> None:
     """ConfigError where 2 x 2 pooling has nothing left, after convolutions that take that many pixels."""
     if min(x.shape[1:3]) - lost < 2:
         height, width = images.shape[1:3]
-        how = f" (a block takes {lost} pixels, then halves)" if lost else ""
-        raise ConfigError(f"channels: {blocks} are too many for images of {height} x {width}{how}")
+        raise ConfigError(
+            f"channels: {len(channels)} blocks are too many for images of {height} x {width}{how}"
+        )
 
 
 class LeNet5(Model):
@@ -111,7 +114,7 @@ class CNNBN(Model):
         x = to_float(images)
         activation = ACTIVATIONS[self.activation]
         for channels in self.channels:
-            _check_poolable(x, 0, f"{len(self.channels)} blocks", images)
+            _check_poolable(x, 0, images, self.channels)
             for index in range(self.convolutions):
                 pool = index == self.convolutions - 1
                 x = Conv(channels, padding="same", pool=pool, bias=False)(x)

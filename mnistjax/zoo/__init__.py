@@ -1,7 +1,7 @@
 """Trained models: by name from the package, or from the folder of a run.
 
 A packaged one is a safetensors file in `weights/` that holds the variables and their card, with the SHA-256
-of both; `scripts/publish_zoo.py` writes them.
+of both, as `encode_weights` writes them.
 """
 
 from __future__ import annotations
@@ -59,11 +59,6 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     if not pretrained:
         return models.list_models(pattern)
     return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob(f"*{SUFFIX}")), pattern))
-
-
-def load_card(name: str) -> Card:
-    """The card of a packaged model; ConfigError for an unknown name."""
-    return _read_card(_read_weights(name))
 
 
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
