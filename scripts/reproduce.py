@@ -101,7 +101,7 @@ class Reproduction:
     def choose_rates(self) -> dict[str, float]:
         """The learning rate of each optimizer's best short run."""
         best: dict[str, tuple[float, float]] = {}
-        for run in read_runs([self.folder / TUNING]):
+        for run in read_study(self.folder, [TUNING]).get(TUNING, []):
             if run.status == "done":
                 name, rate = run.config["optimizer.name"], run.config["optimizer.learning_rate"]
                 best[name] = max(best.get(name, (-1.0, 0.0)), (float(run.rows[-1][MONITOR]), rate))

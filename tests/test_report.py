@@ -110,13 +110,14 @@ def test_a_folder_without_runs_is_an_error(tmp_path):
 
 
 def test_the_interval_is_that_of_one_more_run():
-    ours = Ours((1.0, 2.0, 3.0))
-    assert ours.half_width == pytest.approx(4.3027 * math.sqrt(4 / 3), rel=1e-4)
-    assert ours.verdict("test/accuracy", 2 + 4.9) == "reproduced"
-    assert ours.verdict("test/accuracy", 2 + 5.1) == "not reproduced"
-    assert ours.verdict("test/accuracy", 2 - 5.1) == "better"
-    assert ours.verdict("false positives", 2 + 5.1) == "better"
-    assert ours.verdict("false positives", 2 - 5.1) == "not reproduced"
+    ours = Ours((0.49, 0.5, 0.51))
+    assert ours.half_width == pytest.approx(0.043027 * math.sqrt(4 / 3), rel=1e-4)
+    assert ours.verdict("test/accuracy", 0.5 + 0.049) == "reproduced"
+    assert ours.verdict("test/accuracy", 0.5 + 0.051) == "not reproduced"
+    assert ours.verdict("test/accuracy", 0.5 - 0.051) == "better"
+    counts = Ours((1.0, 2.0, 3.0))
+    assert counts.verdict("false positives", 2 + 5.1) == "better"
+    assert counts.verdict("false positives", 2 - 5.1) == "not reproduced"
     assert Ours((1.0, 2.0)).verdict("test/accuracy", 1.5) == "too few runs"
 
 
@@ -136,6 +137,15 @@ def test_a_row_is_as_good_as_its_worst_metric_and_says_why():
     missed = Compared(row, {"test/accuracy": near, "test/f1": far}, 0, None)
     assert missed.verdict == "not reproduced"
     assert missed.why == "F1 -0.3"
+
+
+def test_seeds_that_do_not_learn_decide_nothing():
+    row = Row("x", "optimizer", {}, {"test/accuracy": 0.9663})
+    compared = Compared(row, {"test/accuracy": Ours((0.9697, 0.9762, 0.1135))}, 0, None)
+    assert (compared.verdict, compared.why) == (
+        "undecided",
+        "accuracy of our runs 0.9697 and 0.9762 and 0.1135",
+    )
 
 
 def test_failed_runs_count_nothing_and_are_told():

@@ -22,7 +22,8 @@ Record = Mapping[str, Any]
 HOW_TABLES = (
     "The report trained each network once; ours are the mean ± standard deviation of n seeds, all of them. "
     "A row is reproduced where the report's number lies in the 95 % prediction interval for one more run of "
-    "ours (Student's t); where it lies outside, ours are better or it is not reproduced."
+    "ours (Student's t); where it lies outside, ours are better or it is not reproduced. An interval as "
+    "wide as all that an accuracy can be leaves the row undecided."
 )
 HOW_CONCLUSIONS = (
     "The confidence is the share of Student's t distribution for our mean over seeds, or for a difference "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mnistjax.report.runs import RunRecord, done, read_runs
 
-Verdict = Literal["reproduced", "better", "not reproduced", "too few runs"]
+Verdict = Literal["reproduced", "better", "not reproduced", "undecided", "too few runs"]
 Study = Mapping[str, Sequence[RunRecord]]  # the runs of each experiment, by its name in conf/experiment
 
 EXPERIMENTS = ("batch_size", "activation", "width", "multiclass", "optimizer")
@@ -188,10 +188,13 @@ class Ours:
     def verdict(self, metric: str, reported: float) -> Verdict:
         """Whether the report's one run could be one of ours: it lies in the prediction interval for one more.
 
-        Where it lies outside and ours are better, the row is better.
+        Where it lies outside and ours are better, the row is better. An interval that holds all that an
+        accuracy or F1 can be, as where some seeds do not learn, decides nothing.
         """
         if len(self.values) < ENOUGH:
             return "too few runs"
+        if metric.startswith("test/") and self.half_width >= max(self.mean, 1 - self.mean):
+            return "undecided"
         if abs(reported - self.mean) <= self.half_width:
             return "reproduced"
         lower_is_better = metric.startswith("false")
@@ -211,18 +214,22 @@ class Compared:
     def verdict(self) -> Verdict:
         """The worst of its metrics': a row is reproduced only if all of them are, or are better."""
         found = {self.ours[metric].verdict(metric, value) for metric, value in self.row.reported.items()}
-        ranking: tuple[Verdict, ...] = ("too few runs", "not reproduced", "better", "reproduced")
+        ranking: tuple[Verdict, ...] = ("too few runs", "not reproduced", "undecided", "better", "reproduced")
         return next(verdict for verdict in ranking if verdict in found)
 
     @property
     def why(self) -> str:
-        """What is not reproduced, in words."""
-        missed = [
-            f"{name_of(metric)} {self.ours[metric].mean - value:+.4g}"
-            for metric, value in self.row.reported.items()
-            if self.ours[metric].verdict(metric, value) == "not reproduced"
-        ]
-        return ", ".join(missed)
+        """How far off is what is not reproduced, and the runs of what is undecided, in words."""
+        words = []
+        for metric, value in self.row.reported.items():
+            ours = self.ours[metric]
+            match ours.verdict(metric, value):
+                case "not reproduced":
+                    words.append(f"{name_of(metric)} {ours.mean - value:+.4g}")
+                case "undecided":
+                    each = " and ".join(f"{one:.4f}" for one in ours.values)
+                    words.append(f"{name_of(metric)} of our runs {each}")
+        return ", ".join(words)
 
 
 def compare(table: Table, study: Study, times: Mapping[str, float] | None = None) -> Iterator[Compared]:
