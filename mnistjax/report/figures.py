@@ -123,7 +123,9 @@ def seed_curves(
                 axes.set(ylabel="nats per image", yscale="log")
                 axes.set_ylim(bottom=max(axes.get_ylim()[0], LOWEST_LOSS))
             else:  # the first two epochs would leave no room for the others
-                axes.set_ylim(bottom=max(axes.get_ylim()[0], 1.02 * min(early) - 0.02))
+                bottom, top = axes.get_ylim()
+                bottom, top = max(bottom, 1.02 * min(early) - 0.02), min(top, 1.0)
+                axes.set_ylim(bottom, top + 0.03 * (top - bottom))
         handles, labels = panels[0].get_legend_handles_labels()
         handles += [Line2D([], [], color=INK, linestyle=line) for line in ("-", "--")]
         labels += ["validation", "training"]
