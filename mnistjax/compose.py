@@ -66,6 +66,7 @@ SCHEMA: dict[str, Check] = {
 SUBMITIT = "sweep.submitit"  # whose options submitit knows
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
+AUGMENT = "augment"  # as does that of augmentations, which have no names
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Settings:
 
     values: Mapping[str, Any]  # by dotted key, as in SCHEMA
     names: Mapping[str, str]  # of the open groups, {"model": "mlp", ...}
-    options: Mapping[str, Mapping[str, Any]]  # of the open groups
+    options: Mapping[str, Mapping[str, Any]]  # of the open groups, and of augment
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -97,11 +98,12 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     ...
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: data, ..., train, wandb)
     """
-    values = dict(flatten({key: value for key, value in config.items() if key not in OPEN_GROUPS}))
+    closed = {key: value for key, value in config.items() if key not in (*OPEN_GROUPS, AUGMENT)}
+    values = dict(flatten(closed))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
     for key in values:
         if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
-            raise unknown_key(key, [*schema, *OPEN_GROUPS])
+            raise unknown_key(key, [*schema, *OPEN_GROUPS, AUGMENT])
     for key, check in schema.items():
         if key not in values:
             raise ConfigError(f"{key} is missing; it must be {check.allowed}")
@@ -113,7 +115,10 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {group!r}")
         names[name] = group["name"]
         options[name] = {key: value for key, value in group.items() if key != "name"}
-    settings = Settings(values, names, options)
+    augmentation = config.get(AUGMENT, {})
+    if not isinstance(augmentation, Mapping):
+        raise ConfigError(f"augment must be options, {{shift:2}} say; got {augmentation!r}")
+    settings = Settings(values, names, options | {AUGMENT: augmentation})
     check_options(settings)
     return settings
 
@@ -166,12 +171,14 @@ def check_value(key: str, value: Any, check: Check) -> None:
 
 def check_options(settings: Settings) -> None:
     """ConfigError for a wrong name, option or value of the model, the optimizer or the schedule."""
+    from mnistjax.augment import check_augmentation
     from mnistjax.models import create_model
     from mnistjax.optim import make_hyper
 
     names, options = settings.names, settings.options
     groups = names["optimizer"], options["optimizer"], names["schedule"], options["schedule"]
     make_hyper(*groups, steps_per_epoch=1, epochs=settings["train.epochs"])
+    check_augmentation(options[AUGMENT])
     with naming_keys(options["model"]):
         create_model(names["model"], **options["model"])
 

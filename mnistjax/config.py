@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 Hyper = Mapping[str, Mapping[str, Any]]
-"""Numbers of a run, `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`; always traced."""
+"""Numbers of a run, `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`; always traced.
+
+There is an `"augment"` only where training images are changed."""
 
 Options = tuple[tuple[str, Any], ...]
 """Sorted, hashable keyword arguments."""
@@ -58,8 +60,8 @@ def freeze(value: Any) -> Any:
 class Spec:
     """Everything that changes shapes or code. Hashable; equal Specs share one compiled program.
 
-    `hyper_names` lists the numbers that the optimizer and schedule read, because a number that is
-    absent (no weight decay, say) is code that is absent.
+    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation read, because a
+    number that is absent (no weight decay, say) is code that is absent.
     """
 
     model: str

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 
+from mnistjax.augment import check_augmentation
 from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, list_collections
@@ -25,6 +26,7 @@ def make_plan(
     optimizer_options: Mapping[str, Any] = NOTHING,
     schedule: str = "one_cycle",
     schedule_options: Mapping[str, Any] = NOTHING,
+    augment_options: Mapping[str, Any] = NOTHING,
     batch_size: int | Literal["all"] = 64,
     micro_batch: int | Literal["auto"] = "auto",
     shuffle: Literal["own", "shared"] = "own",
@@ -62,6 +64,8 @@ def make_plan(
         steps_per_epoch=-(-count // batch),
         epochs=stopping.epochs,
     )
+    if augmentation := check_augmentation(augment_options):
+        hyper = {**hyper, "augment": augmentation}
     spec = Spec(
         model=model,
         model_options=freeze({option: getattr(module, option) for option in list_options(model)}),

@@ -19,14 +19,15 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mnistjax.augment import augment
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import order
 from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
-from mnistjax.models import create_model, list_collections
+from mnistjax.models import create_model, list_collections, to_float
 from mnistjax.optim import make_optimizer
 
 LANES, SHARES = "lanes", "shares"  # axes of devices: each has as many of the lanes, or a share of the work
-INIT, DROPOUT = 0, 1  # the named streams of a run's key
+INIT, DROPOUT, AUGMENT = 0, 1, 2  # the named streams of a run's key
 GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
 EVALUATE_ROWS = 500  # images per block of an evaluation, at most
 PREDICT_ROWS = 2000  # images per call, at most; their number is part of the program
@@ -97,16 +98,19 @@ def train_step(
     intermediates stay in the cache. Under an `axis` of devices each has a share, and all take the same step.
     """
     model = build_model(spec)
-    step_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
+    dropout_key, augment_key = (
+        jax.random.fold_in(jax.random.fold_in(key, stream), state.step) for stream in (DROPOUT, AUGMENT)
+    )
 
-    def loss(
-        params: Any, collections: Any, batch: Batch, dropout_key: Array
-    ) -> tuple[Array, tuple[Any, Sums]]:
+    def loss(params: Any, collections: Any, batch: Batch, index: Array) -> tuple[Array, tuple[Any, Sums]]:
+        images = batch.images.reshape(-1, *spec.image_shape)
+        if "augment" in hyper:
+            images = augment(hyper["augment"], jax.random.fold_in(augment_key, index), to_float(images))
         logits, next_collections = model.apply(
             {"params": params, **collections},
-            batch.images.reshape(-1, *spec.image_shape),
+            images,
             train=True,
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": jax.random.fold_in(dropout_key, index)},
             mutable=list(collections),
         )
         sums = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
@@ -116,7 +120,7 @@ def train_step(
         gradients, collections, sums, count, index = carry
         batch = fetch(piece)
         piece_gradients, (collections, piece_sums) = jax.grad(loss, has_aux=True)(
-            state.params, collections, batch, jax.random.fold_in(step_key, index)
+            state.params, collections, batch, index
         )
         gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (piece_gradients, piece_sums))
         return (gradients, collections, sums, count + jnp.sum(batch.weights), index + 1), None

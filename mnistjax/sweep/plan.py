@@ -129,10 +129,10 @@ def free_bytes() -> int:
 @functools.cache
 def lane_bytes(spec: Spec) -> int:
     """About the memory of one lane: its State twice, its gradients, its activations forward and backward."""
-    hyper = {"optimizer": {}, "schedule": {}}
+    hyper: dict[str, dict[str, float]] = {"optimizer": {}, "schedule": {}}
     for name in spec.hyper_names:
         group, _, option = name.partition(".")
-        hyper[group][option] = 1.0
+        hyper.setdefault(group, {})[option] = 1.0
     state = jax.tree.leaves(init.eval_shape(spec, hyper, jax.random.key(0)))
     variables, images = _shapes(spec, spec.micro_batch)
     program = jax.make_jaxpr(build_model(spec).apply)(variables, images)

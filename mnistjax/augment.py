@@ -1,0 +1,115 @@
+"""Random changes of training images, on the device and by key; an evaluation has none.
+
+Their strengths are numbers of the Hyper, so that another one is no new program. One that is None is absent.
+
+B batch, H W image sides, C channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.ndimage import map_coordinates
+
+from mnistjax.config import ConfigError, unknown
+
+LIMITS = {
+    "rotation": 180.0,  # degrees, at most, either way
+    "scaling": 0.9,  # share by which height and width each grow or shrink, at most
+    "shift": 28.0,  # pixels in each direction, at most
+    "elastic": 28.0,  # pixels that a place moves, root mean square
+    "erasing": 1.0,  # share of the images that lose a rectangle
+}
+SMOOTHNESS = 4.0  # pixels, sigma of the elastic field: Simard et al. (2003)
+ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as Zhong et al.'s (2020)
+
+
+def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
+    """The strengths that are not None; ConfigError names the option, what was given and what is allowed."""
+    numbers = {}
+    for option, value in values.items():
+        if option not in LIMITS:
+            raise unknown("option of augment", option, LIMITS)
+        if value is None:
+            continue
+        if type(value) not in (int, float) or not 0 <= value <= LIMITS[option]:
+            limit = f"{LIMITS[option]:g}"
+            raise ConfigError(f"augment.{option} must be a number from 0 to {limit} or null; got {value!r}")
+        numbers[option] = float(value)
+    return numbers
+
+
+def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
+    """Images (B, H, W, C) in [0, 1], each turned, scaled, bent, shifted and erased in its own way."""
+    one = functools.partial(_augment_one, numbers)
+    return jax.vmap(one)(jax.random.split(key, len(images)), images)
+
+
+def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
+    warp_key, erase_key = jax.random.split(key)
+    if numbers.keys() - {"erasing"}:
+        image = sample(image, source_places(numbers, warp_key, image.shape[:2]))
+    if "erasing" in numbers:
+        image = erase(numbers["erasing"], erase_key, image)
+    return image
+
+
+def source_places(numbers: Mapping[str, Any], key: Array, sides: tuple[int, int]) -> Array:
+    """For each pixel of an image of height H and width W the row and column (2, H, W) it is taken from."""
+    affine_key, elastic_key = jax.random.split(key)
+    turn, *rest = jax.random.uniform(affine_key, (5,), minval=-1)
+    grow, move = (jnp.stack(pair).reshape(2, 1, 1) for pair in (rest[:2], rest[2:]))
+    angle = jnp.deg2rad(numbers.get("rotation", 0.0)) * turn
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    center = np.array(sides, np.float32).reshape(2, 1, 1) / 2 - 0.5
+    rows, columns = np.indices(sides).astype(np.float32) - center
+    places = jnp.stack([cos * rows - sin * columns, sin * rows + cos * columns])
+    places = places / (1 + numbers.get("scaling", 0.0) * grow) + center + numbers.get("shift", 0.0) * move
+    if "elastic" in numbers:
+        places += numbers["elastic"] * smooth_noise(elastic_key, (2, *sides))
+    return places
+
+
+def smooth_noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """Fields (..., H, W) of mean square 1, whose neighbours within SMOOTHNESS pixels are alike.
+
+    White noise on a coarse grid, spread by Gaussians: a tenth of the random numbers of a fine grid.
+    """
+    *some, height, width = shape
+    rows, columns = _spread(height), _spread(width)
+    noise = jax.random.normal(key, (*some, rows.shape[1], columns.shape[1]))
+    return jnp.einsum("hi,...ij,wj->...hw", rows, noise, columns)
+
+
+def _spread(side: int) -> np.ndarray:
+    """Gaussians (side, knots) about knots SMOOTHNESS / 1.5 pixels apart; a pixel's squares add up to 1."""
+    knots = np.linspace(0, side - 1, math.ceil(1.5 * side / SMOOTHNESS) + 1)
+    weights = np.exp(-(((np.arange(side)[:, None] - knots) / SMOOTHNESS) ** 2))
+    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+
+
+def sample(image: Array, places: Array) -> Array:
+    """The image (H, W, C) at places (2, H, W), linear between pixels and 0 outside."""
+
+    def channel(pixels: Array) -> Array:
+        return map_coordinates(pixels, list(places), order=1, mode="constant")
+
+    return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
+
+
+def erase(share: Any, key: Array, image: Array) -> Array:
+    """The image (H, W, C), in a share of the cases without a rectangle, which may reach beyond the edge."""
+    chance, *rest = jax.random.uniform(key, (5,))
+    inside = []
+    for side, size, middle in zip(image.shape, rest[:2], rest[2:], strict=False):
+        half = (ERASED[0] + (ERASED[1] - ERASED[0]) * size) / 2
+        inside.append(jnp.abs((np.arange(side, dtype=np.float32) + 0.5) / side - middle) < half)
+    lost = inside[0][:, None] & inside[1][None, :] & (chance < share)
+    return jnp.where(lost[:, :, None], 0.0, image)

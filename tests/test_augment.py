@@ -1,0 +1,148 @@
+"""Random changes of training images: by key, in training alone, and another strength is no new program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import ndimage
+
+from mnistjax.augment import LIMITS, augment, check_augmentation, erase, sample, smooth_noise, source_places
+from mnistjax.config import ConfigError
+from mnistjax.data import load_data
+from mnistjax.loop import fit
+from mnistjax.train import epoch_rows, evaluate, init, train_segment
+from small import make_batches, small_plan
+
+
+def new_key():
+    return jax.random.key(0)
+
+
+DIGITS = jnp.asarray(load_data("digits").train.images[:200, ..., None] / 255, jnp.float32)
+ALL = {"rotation": 20.0, "scaling": 0.2, "shift": 3.0, "elastic": 1.0, "erasing": 0.5}
+
+
+@pytest.mark.parametrize("option", LIMITS)
+def test_a_strength_of_zero_changes_nothing_and_more_changes_more(option):
+    def change(strength):
+        return float(jnp.abs(augment({option: strength}, new_key(), DIGITS) - DIGITS).mean())
+
+    assert change(0.0) < 1e-6
+    assert 1e-4 < change(ALL[option] / 4) < change(ALL[option])
+
+
+def test_each_image_changes_in_its_own_way_by_the_key_alone():
+    same = jnp.broadcast_to(DIGITS[:1], (20, *DIGITS.shape[1:]))
+    changed = augment(ALL, new_key(), same)
+    assert len(np.unique(np.asarray(changed).reshape(20, -1), axis=0)) == 20
+    assert_array_equal(changed, augment(ALL, new_key(), same))
+    assert not np.array_equal(changed, augment(ALL, jax.random.key(1), same))
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert_allclose(changed, jax.jit(augment)(ALL, new_key(), same), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (17, 24, 3)])
+def test_the_images_are_taken_where_scipy_takes_them(shape):
+    images = jax.random.uniform(new_key(), (5, *shape))
+    keys = jax.random.split(new_key(), 5)
+    places = jax.vmap(lambda key: source_places(ALL, key, shape[:2]))(keys)
+    changed = jax.vmap(sample)(images, places)
+    for image, place, result in zip(*map(np.asarray, (images, places, changed)), strict=True):
+        for channel in range(shape[-1]):
+            expected = ndimage.map_coordinates(image[..., channel], place, order=1, mode="grid-constant")
+            assert_allclose(result[..., channel], expected, atol=1e-5)
+
+
+def test_places_keep_to_their_strengths():
+    grid = np.indices((28, 28))
+
+    def moved(**numbers):
+        places = jax.vmap(lambda key: source_places(numbers, key, (28, 28)))(
+            jax.random.split(new_key(), 4000)
+        )
+        return np.asarray(places) - grid
+
+    shifts = moved(shift=2.0)
+    assert_allclose(shifts, shifts[:, :, :1, :1] + np.zeros((28, 28)), atol=1e-5)  # of all pixels alike
+    assert 1.99 < np.abs(shifts).max() <= 2 + 1e-5
+    assert abs(shifts.mean()) < 0.05
+
+    corner = moved(rotation=10.0)[:, :, 0, 0] - 13.5  # from the centre, which stays
+    angles = np.rad2deg(np.arctan2(corner[:, 1], corner[:, 0])) + 135
+    assert_allclose(np.hypot(*corner.T), 13.5 * np.sqrt(2), rtol=1e-5)
+    assert 9.9 < np.abs(angles).max() <= 10.01
+
+    factors = (moved(scaling=0.2)[:, :, 0, 0] - 13.5) / -13.5
+    assert_allclose([1 / factors.max(), 1 / factors.min()], [0.8, 1.2], atol=0.01)
+    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.1  # of height and width, each its own
+
+    assert_allclose(np.square(moved(elastic=1.5)).mean() ** 0.5, 1.5, rtol=0.02)
+
+
+def test_noise_is_smooth_and_everywhere_as_strong():
+    fields = np.asarray(smooth_noise(new_key(), (4000, 28, 28)))
+    assert_allclose(fields.std(axis=0), 1, atol=0.06)
+    near, far = (np.mean(fields[:, 14, 6] * fields[:, 14, 6 + step]) for step in (1, 16))
+    assert near > 0.9
+    assert abs(far) < 0.05
+
+
+def test_as_many_images_as_asked_for_lose_one_rectangle():
+    keys = jax.random.split(new_key(), 4000)
+    erased = np.asarray(jax.vmap(lambda key: erase(0.3, key, jnp.ones((28, 28, 1))))(keys))[..., 0] == 0
+    assert 0.27 < erased.any(axis=(1, 2)).mean() < 0.32  # a few lie outside
+    for lost in erased[erased.any(axis=(1, 2))][:50]:
+        rows, columns = lost.any(axis=1), lost.any(axis=0)
+        assert_array_equal(lost, np.outer(rows, columns))
+        assert rows.sum() <= 12
+        assert columns.sum() <= 12
+        assert (np.diff(np.flatnonzero(rows)) == 1).all()
+        assert (np.diff(np.flatnonzero(columns)) == 1).all()
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "2", [1]])
+def test_a_wrong_strength_is_refused_by_its_key(value):
+    with pytest.raises(ConfigError, match=r"^augment.shift must be a number from 0 to 28 or null; got "):
+        check_augmentation({"shift": value})
+
+
+def test_a_wrong_name_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="'rotate'; nearest is 'rotation'"):
+        check_augmentation({"rotate": 3})
+
+
+def test_without_any_the_plan_is_as_it_was():
+    plain, _ = small_plan()
+    absent, _ = small_plan(augment_options=dict.fromkeys(LIMITS))
+    given, _ = small_plan(augment_options={"shift": 2})
+    assert plain == absent
+    assert "augment" not in plain.hyper
+    assert given.identity != plain.identity
+    assert set(given.spec.hyper_names) - set(plain.spec.hyper_names) == {"augment.shift"}
+
+
+def test_another_strength_is_no_new_program():
+    plans = [small_plan(augment_options={"shift": shift})[0] for shift in (1, 2)]
+    data = small_plan()[1]
+    assert plans[0].spec == plans[1].spec
+    rows, before = epoch_rows(plans[0].spec, seed=0, epoch=0), train_segment._cache_size()
+    states = []
+    for plan in plans:
+        key = jax.random.key(0)
+        hyper = jax.tree.map(jnp.float32, plan.hyper)
+        state = init(plan.spec, hyper, key)
+        states.append(train_segment(plan.spec, hyper, key, state, make_batches(plan.spec, data, rows[0])))
+    assert train_segment._cache_size() == before + 1
+    assert not np.array_equal(*(jax.tree.leaves(state.params)[1] for state in states))
+
+
+def test_training_sees_the_changed_images_and_an_evaluation_does_not():
+    plan, data = small_plan(augment_options={"erasing": 1.0, "shift": 8.0})
+    plain = small_plan()[0]
+    results = [fit(one.spec, one.hyper, seed=0, data=data) for one in (plan, plain)]
+    assert results[0].rows[0]["train/loss"] != results[1].rows[0]["train/loss"]
+    images, labels = data.test.images, data.test.labels
+    losses = [evaluate(one.spec, results[0].variables, images, labels).loss for one in (plan, plain)]
+    assert_array_equal(*losses)
