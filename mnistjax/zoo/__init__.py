@@ -47,6 +47,7 @@ class Card:
     seconds: float  # of all epochs, with validation
     device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, count, cores
     command: str | None = None  # that trains it; None for a run's folder
+    tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of it and others
     sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
 
 
