@@ -176,8 +176,9 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
 
     losses = [float(text) for text in column("val/loss")]
     assert losses == sorted(losses)  # the best runs first
-    page.locator("#table thead th", has_text="test/accuracy").click()
-    page.locator("#table thead th", has_text="test/accuracy").click()
+    for order in ("ascending", "descending"):
+        page.locator("#table thead th", has_text="test/accuracy").click()
+        page.wait_for_selector(f"#table thead th[aria-sort={order}]:has-text('test/accuracy')")
     accuracies = [float(text) for text in column("test/accuracy")]
     assert accuracies == sorted(accuracies, reverse=True)
 
