@@ -242,6 +242,33 @@ def result_figure(
     return figure
 
 
+def picture_figure(
+    lightness: np.ndarray,
+    boxes: Sequence[tuple[int, int, int, int]],
+    images: np.ndarray,
+    titles: Sequence[str],
+    *,
+    columns: int = 6,
+) -> Figure:
+    """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits, above the digits
+    as a model sees them (N, 28, 28)."""
+    from matplotlib.patches import Rectangle
+
+    rows = math.ceil(len(images) / columns)
+    height = min(6.0, 7.2 * lightness.shape[0] / lightness.shape[1])
+    figure = _figure(7.2, height + 1.5 * rows)
+    upper, *lower = figure.subfigures(2, 1, height_ratios=[height, 1.5 * rows]) if rows else [figure]
+    axes = upper.add_subplot()
+    axes.imshow(lightness, cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+    for top, left, bottom, right in boxes:
+        corner = left - 1, top - 1
+        axes.add_patch(Rectangle(corner, right - left + 1, bottom - top + 1, fill=False, edgecolor=VAL))
+    if rows:
+        _tiles(lower[0], images, titles, columns=columns)
+    return figure
+
+
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """The files written: `path` as PNG and as SVG, whatever its suffix; equal figures give equal files."""
     path = Path(path)

@@ -1,0 +1,122 @@
+"""The command `mnistjax-predict`: which digits are in people's own pictures?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnistjax.cli import Parser, find_code
+from mnistjax.config import ConfigError
+from mnistjax.progress import relative, tell
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mnistjax.zoo import Card
+    from mnistjax.zoo.picture import Digit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 a wrong argument or a file that is no picture, 130 stopped."""
+    return find_code(run, argv)
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of what the arguments ask for."""
+    from mnistjax.backend import prepare_backend
+    from mnistjax.zoo import load
+    from mnistjax.zoo.picture import find_digits, read_picture
+
+    args = parse_arguments(argv)
+    pictures = [read_picture(path) for path in args.images]
+    found = []
+    for path, picture in zip(args.images, pictures, strict=True):
+        try:
+            found.append(find_digits(picture))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    prepare_backend()
+    model, variables, card = load(args.model)
+    predictions = [predict_digits(model, variables, card, digits) for digits in found]
+    if args.explain:
+        explain(args.explain, args.images, pictures, found, predictions)
+    if args.json:
+        files = zip(args.images, predictions, strict=True)
+        print(json.dumps([{"file": str(path), "digits": digits} for path, digits in files]))
+    else:
+        for path, digits in zip(args.images, predictions, strict=True):
+            print(describe(path, digits))
+    return 0
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = Parser("mnistjax-predict", description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="a pretrained one's name, or the folder of a run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or BMP file")
+    parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
+    parser.add_argument("--explain", type=Path, metavar="DIR", help="write what the model saw as pictures")
+    return parser.parse_args(argv)
+
+
+def predict_digits(model: Any, variables: Any, card: Card, digits: Sequence[Digit]) -> list[dict[str, Any]]:
+    """Of each digit its class, its probability and the class that comes next, as --json has them."""
+    import numpy as np
+
+    from mnistjax.metrics import probabilities
+
+    if not digits:
+        return []
+    images = np.stack([digit.image for digit in digits])[..., None]
+    shares = np.asarray(probabilities(card.task, model.apply(variables, images)))
+    return [_describe_shares(card, share) for share in shares]
+
+
+def _describe_shares(card: Card, shares: np.ndarray) -> dict[str, Any]:
+    best, second = (int(index) for index in shares.argsort()[::-1][:2])
+    names = [int(name) if name.isdecimal() else name for name in card.class_names]
+    return {
+        "class": names[best],
+        "probability": round(float(shares[best]), 6),
+        "runner_up": names[second],
+        "runner_up_probability": round(float(shares[second]), 6),
+    }
+
+
+def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
+    """What is told of a picture: what it reads, and a line of each digit."""
+    if not digits:
+        return f"{path}: no digit found"
+    read = " ".join(str(digit["class"]) for digit in digits)
+    lines = [
+        f"  {digit['class']}  {digit['probability']:.1%}, else {digit['runner_up']} "
+        f"({digit['runner_up_probability']:.1%})"
+        for digit in digits
+    ]
+    return "\n".join([f"{path}: {read}", *lines])
+
+
+def explain(
+    folder: Path,
+    paths: Sequence[str],
+    pictures: Sequence[np.ndarray],
+    found: Sequence[Sequence[Digit]],
+    predictions: Sequence[Sequence[dict[str, Any]]],
+) -> None:
+    """Writes for each picture where its digits are, and what the model saw of them: FOLDER/0-NAME.png, ..."""
+    import numpy as np
+
+    from mnistjax.report.figures import picture_figure, save
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, path in enumerate(paths):
+            titles = [f"{one['class']}  {one['probability']:.1%}" for one in predictions[index]]
+            boxes, images = [digit.box for digit in found[index]], [digit.image for digit in found[index]]
+            figure = picture_figure(pictures[index], boxes, np.array(images), titles)
+            written = save(figure, folder / f"{index}-{Path(path).stem}")
+            tell(f"explained -> {relative(written[0])}")
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written: {error.strerror or error}") from None

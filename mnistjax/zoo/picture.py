@@ -1,0 +1,279 @@
+"""People's pictures of digits, made into images like MNIST's.
+
+Lightness is compared with that of the paper, which may be shaded; what stands out far enough is ink, light or
+dark. A digit is then treated as LeCun et al. (1998) treated theirs: scaled into 20 x 20 pixels, and its
+centre of mass put into the middle of 28 x 28.
+
+H, W sides of the picture. Boxes are (top, left, bottom, right) in its pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from mnistjax.config import ConfigError, one_line
+
+FORMATS = ("PNG", "JPEG", "BMP")
+MOST_BYTES = 64 << 20
+MOST_PIXELS = 64_000_000
+MOST_MARKS = 200  # that one picture may have
+WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
+SIDE, BOX_SIDE = 28, 20
+STROKE = 2.0, 4.0  # widths of MNIST's strokes, in pixels of the box
+FAINTEST = 0.06  # contrast of ink and paper, of 1; less is no ink
+NOISE_FACTOR = 6.0  # by which the darkest ink must exceed the paper's noise
+INK, NEAR_INK = 0.5, 0.35  # of the darkest ink's contrast: what is ink, and what is if it touches such
+SPECK = 0.4  # of the tallest mark's height; lower ones are no digits
+GAP = 0.12  # of that height; parts of one digit, one above the other, may be so far apart
+
+Box = tuple[int, int, int, int]
+
+
+class Digit(NamedTuple):
+    image: np.ndarray  # (28, 28) uint8, light on dark, as the model sees it
+    box: Box
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """The lightness (H, W) of a PNG, JPEG or BMP file, float32 in [0, 1], at most 1,000 pixels a side.
+
+    What is transparent takes the colour that its ink stands out from. ConfigError for anything that is no
+    whole picture, in one line.
+    """
+    content = _read_bytes(path)
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        if picture.width * picture.height > MOST_PIXELS:
+            size = f"{picture.width:,} x {picture.height:,} pixels"
+            raise ConfigError(f"{path} has {size}; at most {MOST_PIXELS:,} are read")
+        picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # of a JPEG no more is decoded than is used
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+    except ConfigError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ConfigError(f"{path} is no picture in PNG, JPEG or BMP format") from None
+    except Exception as error:  # whatever a decoder raises for a damaged file
+        raise ConfigError(f"{path} can't be read as a picture: {one_line(error)[:120]}") from None
+    return _lightness(picture)
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    """The content of a regular file; a FIFO is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be opened: {error.strerror}") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path} is no file that holds a picture")
+        if status.st_size > MOST_BYTES:
+            raise ConfigError(f"{path} has {status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+        return file.read(MOST_BYTES)
+
+
+def _lightness(picture: Any) -> np.ndarray:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):  # 16 bits
+        levels = np.asarray(picture, np.float32)
+        picture = Image.fromarray(levels / 65535)
+    elif "A" in picture.getbands() or "transparency" in picture.info:
+        layers = np.asarray(picture.convert("LA"), np.float32) / 255
+        ink, alpha = layers[..., 0], layers[..., 1]
+        mean = float((ink * alpha).sum() / max(alpha.sum(), 1e-6))
+        picture = Image.fromarray(alpha * ink + (1 - alpha) * (mean < 0.5))
+    else:
+        picture = Image.fromarray(np.asarray(picture.convert("L"), np.float32) / 255)
+    scale = WORKING_SIDE / max(picture.size)
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in picture.size]
+        picture = picture.resize(size, Image.Resampling.BOX)
+    return np.clip(np.asarray(picture, np.float32), 0, 1)
+
+
+def find_digits(lightness: np.ndarray) -> list[Digit]:
+    """The digits in a picture's lightness (H, W), line by line; none in one without ink."""
+    ink = find_ink(lightness)
+    labels, boxes = _find_marks(ink)
+    groups = _join([box for _, box in boxes])
+    tallest = max((_height(_hull([boxes[i][1] for i in group])) for group in groups), default=0)
+    digits = []
+    for group in groups:
+        box = _hull([boxes[i][1] for i in group])
+        if max(_height(box), 2) >= SPECK * tallest:
+            own = np.isin(labels[_slices(box)], [boxes[i][0] for i in group])
+            digits.append(Digit(normalize(ink[_slices(box)], own), box))
+    return _in_reading_order(digits)
+
+
+def find_ink(lightness: np.ndarray) -> np.ndarray:
+    """How much of ink each pixel (H, W) is, from 0, the paper, to 1, the ink that stands out most."""
+    smooth = ndimage.gaussian_filter(lightness, max(lightness.shape) / 500)
+    difference = smooth - _fit_paper(smooth)
+    noise = 1.4826 * float(np.median(np.abs(difference)))
+    if -difference.min() >= difference.max():  # dark ink
+        difference = -difference
+    strongest = float(difference.max())
+    if strongest < max(FAINTEST, NOISE_FACTOR * noise):
+        return np.zeros_like(lightness)
+    return np.clip(difference / strongest, 0, 1)
+
+
+def _fit_paper(lightness: np.ndarray) -> np.ndarray:
+    """The paper's lightness (H, W): the quadratic surface near which most of the picture lies.
+
+    It starts from the margin's median, for thick digits fill much of a small picture.
+    """
+    step = max(1, max(lightness.shape) // 100)
+    values = lightness[::step, ::step]
+    terms = _quadratic(lightness.shape)
+    depth = max(1, min(values.shape) // 16)
+    margin = np.ones(values.shape, bool)
+    margin[depth:-depth, depth:-depth] = False
+    weights = np.zeros(6, np.float32)
+    weights[0] = np.median(values[margin])
+    spread = max(float(np.quantile(np.abs(values - weights[0])[margin], 0.9)), 0.02)
+    for _ in range(8):
+        distance = np.abs(values - terms[::step, ::step] @ weights)
+        near = distance < 2.5 * spread
+        if near.sum() < 20:
+            break
+        weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
+        spread = max(1.4826 * float(np.median(distance[near])), 0.01)
+    return terms @ weights
+
+
+def _quadratic(sides: tuple[int, ...]) -> np.ndarray:
+    """The terms (H, W, 6) of a quadratic in two directions, each from -1 to 1."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in sides), indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+
+
+def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+    """Labels (H, W) of the connected marks, and of each its label and box."""
+    every = np.ones((3, 3))
+    labels, count = ndimage.label(ink >= NEAR_INK, every)
+    strongest = ndimage.maximum(ink, labels, np.arange(1, count + 1)) if count else []
+    found = []
+    for number, (slices, strength) in enumerate(
+        zip(ndimage.find_objects(labels), strongest, strict=True), start=1
+    ):
+        if strength >= INK:
+            rows, columns = slices
+            found.append((number, (rows.start, columns.start, rows.stop, columns.stop)))
+    tallest = max((_height(box) for _, box in found), default=0)
+    found = [(number, box) for number, box in found if max(_height(box), _width(box)) >= 0.1 * tallest]
+    if len(found) > MOST_MARKS:
+        raise ConfigError(f"{len(found):,} marks, at most {MOST_MARKS} are looked at: no picture of digits")
+    return labels, found
+
+
+def _join(boxes: list[Box]) -> list[list[int]]:
+    """Which boxes are parts of one digit: those one above the other with hardly a gap between."""
+    tallest = max(map(_height, boxes), default=0)
+    groups = [[i] for i in range(len(boxes))]
+    joined = True
+    while joined:
+        joined = False
+        for i, one in enumerate(groups):
+            for other in groups[i + 1 :]:
+                if _belong(_hull([boxes[k] for k in one]), _hull([boxes[k] for k in other]), tallest):
+                    one.extend(other)
+                    groups.remove(other)
+                    joined = True
+                    break
+            if joined:
+                break
+    return groups
+
+
+def _belong(one: Box, other: Box, tallest: int) -> bool:
+    overlap = min(one[3], other[3]) - max(one[1], other[1])
+    gap = max(one[0], other[0]) - min(one[2], other[2])
+    low = min(_height(one), _height(other)) < SPECK * tallest
+    near = gap <= GAP * tallest if low else gap <= 0.04 * tallest
+    return near and overlap >= 0.4 * min(_width(one), _width(other))
+
+
+def _in_reading_order(digits: list[Digit]) -> list[Digit]:
+    """Lines from the top, each from the left."""
+    lines: list[list[Digit]] = []
+    for digit in sorted(digits, key=lambda digit: digit.box[0] + digit.box[2]):
+        middle = (digit.box[0] + digit.box[2]) / 2
+        for line in lines:
+            if min(d.box[0] for d in line) <= middle < max(d.box[2] for d in line):
+                line.append(digit)
+                break
+        else:
+            lines.append([digit])
+    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box[1])]
+
+
+def normalize(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The digit as MNIST would have it, (28, 28) uint8: of ink (h, w) what is its `own`.
+
+    Strokes that are thinner or thicker than MNIST's become as thick as its thinnest or its thickest.
+    """
+    from PIL import Image
+
+    scale = BOX_SIDE / max(ink.shape)
+    sharp = np.where(own, np.clip((ink - 0.2) / 0.4, 0, 1), 0)
+    sharp = np.pad(sharp, pad := 1 + round(STROKE[0] / scale))
+    inside = sharp >= 0.5
+    thickness = 4 * scale * float(ndimage.distance_transform_edt(inside)[inside].mean() - 0.25)
+    grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture, either way
+    if abs(grow) >= 0.25:
+        outwards = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
+        sharp = np.clip(grow - outwards + 0.5 * np.sign(outwards) + 0.5, 0, 1)
+    rows, columns = (np.flatnonzero((sharp >= 0.5).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):  # so thin that nothing is left
+        rows, columns = np.arange(pad, sharp.shape[0] - pad), np.arange(pad, sharp.shape[1] - pad)
+    sharp = sharp[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX_SIDE / max(sharp.shape)
+    height, width = (max(1, round(scale * side)) for side in sharp.shape)
+    small = Image.fromarray(sharp.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return _center(np.asarray(small))
+
+
+def _center(digit: np.ndarray) -> np.ndarray:
+    """The digit with its centre of mass in the middle, as near as it lies inside."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    digit = np.round(255 * np.clip(digit / max(float(digit.max()), 1e-6), 0, 1)).astype(np.uint8)
+    middle = ndimage.center_of_mass(digit)
+    starts = [
+        min(max(0, round((SIDE - 1) / 2 - m)), SIDE - side)
+        for m, side in zip(middle, digit.shape, strict=True)
+    ]
+    image[starts[0] : starts[0] + digit.shape[0], starts[1] : starts[1] + digit.shape[1]] = digit
+    return image
+
+
+def _hull(boxes: list[Box]) -> Box:
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    return min(tops), min(lefts), max(bottoms), max(rights)
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return slice(box[0], box[2]), slice(box[1], box[3])
+
+
+def _height(box: Box) -> int:
+    return box[2] - box[0]
+
+
+def _width(box: Box) -> int:
+    return box[3] - box[1]
