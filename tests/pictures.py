@@ -66,7 +66,9 @@ WAYS = [
     Way("on shaded paper", shade=0.5, ink=0.1, habit=1),
     Way("shaky", wobble=0.035),
     Way("pencil", width=0.05, ink=0.6, paper=0.85, noise=0.03),
-    Way("photographed", shade=0.35, noise=0.04, blur=2.0, paper=0.8, ink=0.25, height=300, width=0.08, turn=-6),
+    Way(
+        "photographed", shade=0.35, noise=0.04, blur=2.0, paper=0.8, ink=0.25, height=300, width=0.08, turn=-6
+    ),
     Way("chalk", paper=0.2, ink=0.8, noise=0.05, shade=-0.15, habit=1),
 ]
 

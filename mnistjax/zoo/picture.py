@@ -27,11 +27,14 @@ MOST_PIXELS = 64_000_000
 MOST_MARKS = 200  # that one picture may have
 WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
 SIDE, BOX_SIDE = 28, 20
-STROKE = 2.0, 4.0  # widths of MNIST's strokes, in pixels of the box
+STROKE = 1.6, 4.5  # widths of MNIST's strokes, in pixels of the box
 FAINTEST = 0.06  # contrast of ink and paper, of 1; less is no ink
 NOISE_FACTOR = 6.0  # by which the darkest ink must exceed the paper's noise
 INK, NEAR_INK = 0.5, 0.35  # of the darkest ink's contrast: what is ink, and what is if it touches such
+FULL_INK = 0.9  # from which on a pixel is as dark as can be
+LEAST_INK = 0.1  # at a digit's edge, where pixels are partly ink
 SPECK = 0.4  # of the tallest mark's height; lower ones are no digits
+EDGE = 2  # pixels about a mark that may be partly ink
 GAP = 0.12  # of that height; parts of one digit, one above the other, may be so far apart
 
 Box = tuple[int, int, int, int]
@@ -74,15 +77,18 @@ def _read_bytes(path: str | Path) -> bytes:
     """The content of a regular file; a FIFO is not waited for."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path} is no file that holds a picture")
+            if status.st_size > MOST_BYTES:
+                raise ConfigError(f"{path} has {status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MOST_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"{path} can't be opened: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is no file that holds a picture")
-        if status.st_size > MOST_BYTES:
-            raise ConfigError(f"{path} has {status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
-        return file.read(MOST_BYTES)
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _lightness(picture: Any) -> np.ndarray:
@@ -115,8 +121,10 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
     for group in groups:
         box = _hull([boxes[i][1] for i in group])
         if max(_height(box), 2) >= SPECK * tallest:
-            own = np.isin(labels[_slices(box)], [boxes[i][0] for i in group])
-            digits.append(Digit(normalize(ink[_slices(box)], own), box))
+            wider = _slices((box[0] - EDGE, box[1] - EDGE, box[2] + EDGE, box[3] + EDGE))
+            own = np.isin(labels[wider], [boxes[i][0] for i in group])
+            edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
+            digits.append(Digit(normalize(np.where(own | edge, ink[wider], 0)), box))
     return _in_reading_order(digits)
 
 
@@ -146,7 +154,7 @@ def _fit_paper(lightness: np.ndarray) -> np.ndarray:
     margin[depth:-depth, depth:-depth] = False
     weights = np.zeros(6, np.float32)
     weights[0] = np.median(values[margin])
-    spread = max(float(np.quantile(np.abs(values - weights[0])[margin], 0.9)), 0.02)
+    spread = max(1.4826 * float(np.median(np.abs(values - weights[0])[margin])), 0.02)
     for _ in range(8):
         distance = np.abs(values - terms[::step, ::step] @ weights)
         near = distance < 2.5 * spread
@@ -223,40 +231,41 @@ def _in_reading_order(digits: list[Digit]) -> list[Digit]:
     return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box[1])]
 
 
-def normalize(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The digit as MNIST would have it, (28, 28) uint8: of ink (h, w) what is its `own`.
+def normalize(ink: np.ndarray) -> np.ndarray:
+    """The digit as MNIST would have it, (28, 28) uint8, of its ink (h, w).
 
     Strokes that are thinner or thicker than MNIST's become as thick as its thinnest or its thickest.
     """
     from PIL import Image
 
-    scale = BOX_SIDE / max(ink.shape)
-    sharp = np.where(own, np.clip((ink - 0.2) / 0.4, 0, 1), 0)
-    sharp = np.pad(sharp, pad := 1 + round(STROKE[0] / scale))
-    inside = sharp >= 0.5
-    thickness = 4 * scale * float(ndimage.distance_transform_edt(inside)[inside].mean() - 0.25)
-    grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture, either way
-    if abs(grow) >= 0.25:
-        outwards = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
-        sharp = np.clip(grow - outwards + 0.5 * np.sign(outwards) + 0.5, 0, 1)
-    rows, columns = (np.flatnonzero((sharp >= 0.5).any(axis=axis)) for axis in (1, 0))
-    if not len(rows):  # so thin that nothing is left
-        rows, columns = np.arange(pad, sharp.shape[0] - pad), np.arange(pad, sharp.shape[1] - pad)
-    sharp = sharp[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    sharp = _crop(np.clip(ink / FULL_INK, 0, 1))
     scale = BOX_SIDE / max(sharp.shape)
+    inside = np.pad(sharp, 1 + round(STROKE[0] / scale)) >= 0.5
+    depth = ndimage.distance_transform_edt(inside)
+    thickness = 4 * scale * (float(depth[inside].mean()) - 0.25) if inside.any() else 0.0
+    grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture, either way
+    if abs(grow) >= 0.5:
+        outwards = ndimage.distance_transform_edt(~inside) - depth
+        sharp = _crop(np.clip(grow + 0.5 - outwards + 0.5 * np.sign(outwards), 0, 1))
+        scale = BOX_SIDE / max(sharp.shape)
     height, width = (max(1, round(scale * side)) for side in sharp.shape)
     small = Image.fromarray(sharp.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     return _center(np.asarray(small))
 
 
+def _crop(ink: np.ndarray) -> np.ndarray:
+    """Without the rows and columns about it that have no ink; all of it if none has."""
+    rows, columns = (np.flatnonzero((ink >= LEAST_INK).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink
+
+
 def _center(digit: np.ndarray) -> np.ndarray:
-    """The digit with its centre of mass in the middle, as near as it lies inside."""
+    """The digit with its centre of mass at row and column 14, as MNIST's are, if it then lies inside."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     digit = np.round(255 * np.clip(digit / max(float(digit.max()), 1e-6), 0, 1)).astype(np.uint8)
     middle = ndimage.center_of_mass(digit)
     starts = [
-        min(max(0, round((SIDE - 1) / 2 - m)), SIDE - side)
-        for m, side in zip(middle, digit.shape, strict=True)
+        min(max(0, round(SIDE / 2 - m)), SIDE - side) for m, side in zip(middle, digit.shape, strict=True)
     ]
     image[starts[0] : starts[0] + digit.shape[0], starts[1] : starts[1] + digit.shape[1]] = digit
     return image
@@ -268,7 +277,7 @@ def _hull(boxes: list[Box]) -> Box:
 
 
 def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(box[0], box[2]), slice(box[1], box[3])
+    return slice(max(0, box[0]), box[2]), slice(max(0, box[1]), box[3])
 
 
 def _height(box: Box) -> int:
