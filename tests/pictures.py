@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Strokes through points (x, y), y downwards, in a box about 0.62 wide and 1 high; smooth unless "straight".
+# Strokes through points x,y, y downwards, in a box about 62 wide and 100 high; smooth but where "straight".
 STROKES = {
-    0: [[(0.32, 0), (0.08, 0.2), (0.03, 0.55), (0.14, 0.9), (0.34, 1), (0.55, 0.82), (0.61, 0.45), (0.52, 0.12), (0.32, 0)]],
-    1: [["straight", (0.18, 0.2), (0.36, 0.0), (0.34, 1)]],
-    2: [[(0.06, 0.22), (0.16, 0.04), (0.38, 0), (0.55, 0.16), (0.5, 0.42), (0.28, 0.72), (0.03, 0.98)], [(0.03, 0.98), (0.3, 0.95), (0.64, 0.97)]],
-    3: [[(0.07, 0.1), (0.28, 0), (0.5, 0.08), (0.52, 0.28), (0.38, 0.44), (0.22, 0.47)], [(0.22, 0.47), (0.48, 0.52), (0.6, 0.72), (0.48, 0.94), (0.24, 1), (0.03, 0.88)]],
-    4: [["straight", (0.42, 0), (0.04, 0.62), (0.66, 0.62)], ["straight", (0.45, 0.32), (0.42, 1)]],
-    5: [["straight", (0.58, 0.02), (0.16, 0.03), (0.12, 0.44)], [(0.12, 0.44), (0.34, 0.36), (0.54, 0.48), (0.58, 0.72), (0.42, 0.96), (0.2, 1), (0.03, 0.9)]],
-    6: [[(0.5, 0), (0.24, 0.16), (0.07, 0.5), (0.08, 0.82), (0.3, 1), (0.54, 0.86), (0.54, 0.62), (0.36, 0.5), (0.16, 0.6), (0.08, 0.78)]],
-    7: [["straight", (0.04, 0.05), (0.6, 0.03), (0.26, 1)]],
-    8: [[(0.5, 0.12), (0.3, 0), (0.1, 0.14), (0.16, 0.36), (0.42, 0.52), (0.58, 0.76), (0.44, 0.97), (0.2, 0.98), (0.06, 0.8), (0.2, 0.56), (0.46, 0.36), (0.52, 0.14)]],
-    9: [[(0.54, 0.22), (0.42, 0.03), (0.2, 0.04), (0.08, 0.24), (0.18, 0.46), (0.4, 0.44), (0.54, 0.22)], [(0.55, 0.18), (0.54, 0.5), (0.48, 1)]],
-}  # fmt: skip
+    0: ("32,0 8,20 3,55 14,90 34,100 55,82 61,45 52,12 32,0",),
+    1: ("straight 18,20 36,0 34,100",),
+    2: (
+        "6,22 16,4 38,0 55,16 50,42 28,72 3,98",
+        "3,98 30,95 64,97",
+    ),
+    3: (
+        "7,10 28,0 50,8 52,28 38,44 22,47",
+        "22,47 48,52 60,72 48,94 24,100 3,88",
+    ),
+    4: (
+        "straight 42,0 4,62 66,62",
+        "straight 45,32 42,100",
+    ),
+    5: (
+        "straight 58,2 16,3 12,44",
+        "12,44 34,36 54,48 58,72 42,96 20,100 3,90",
+    ),
+    6: ("50,0 24,16 7,50 8,82 30,100 54,86 54,62 36,50 16,60 8,78",),
+    7: ("straight 4,5 60,3 26,100",),
+    8: ("50,12 30,0 10,14 16,36 42,52 58,76 44,97 20,98 6,80 20,56 46,36 52,14",),
+    9: (
+        "54,22 42,3 20,4 8,24 18,46 40,44 54,22",
+        "55,18 54,50 48,100",
+    ),
+}
 OTHERS = {  # other habits
-    1: [["straight", (0.3, 0), (0.28, 1)]],
-    4: [["straight", (0.12, 0), (0.08, 0.52), (0.62, 0.5)], ["straight", (0.5, 0.05), (0.46, 1)]],
-    7: [["straight", (0.04, 0.04), (0.6, 0.04), (0.26, 1)], ["straight", (0.16, 0.5), (0.54, 0.46)]],
-    2: [[(0.06, 0.2), (0.3, 0), (0.54, 0.14), (0.46, 0.5), (0.2, 0.92), (0.06, 0.9), (0.14, 0.8), (0.36, 0.94), (0.64, 0.92)]],
-}  # fmt: skip
+    1: ("straight 30,0 28,100",),
+    4: (
+        "straight 12,0 8,52 62,50",
+        "straight 50,5 46,100",
+    ),
+    7: (
+        "straight 4,4 60,4 26,100",
+        "straight 16,50 54,46",
+    ),
+    2: ("6,20 30,0 54,14 46,50 20,92 6,90 14,80 36,94 64,92",),
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +129,9 @@ def _draw_one(pen, digit: int, way: Way, corner: np.ndarray, random: np.random.G
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     bend = way.wobble * random.standard_normal((2, 3))
     for stroke in strokes:
-        straight = stroke[0] == "straight"
-        points = np.array(stroke[1:] if straight else stroke, float)
+        straight = stroke.startswith("straight")
+        words = stroke.removeprefix("straight").split()
+        points = np.array([word.split(",") for word in words], float) / 100
         path = _along(points) if straight else _smooth(points)
         phase = 2 * np.pi * (path[:, 1:] * [1, 1.7, 2.6] + [0, 0.3, 0.7])
         path = path + np.sin(phase) @ bend.T
@@ -120,7 +142,7 @@ def _draw_one(pen, digit: int, way: Way, corner: np.ndarray, random: np.random.G
 
 
 def _along(points: np.ndarray) -> np.ndarray:
-    ends = zip(points, points[1:], strict=False)
+    ends = itertools.pairwise(points)
     return np.concatenate([one + np.linspace(0, 1, 150)[:, None] * (two - one) for one, two in ends])
 
 
@@ -134,7 +156,3 @@ def _smooth(points: np.ndarray) -> np.ndarray:
             0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
         )
     return np.concatenate(pieces)
-
-
-def with_size(way: Way, height: int) -> Way:
-    return dataclasses.replace(way, height=height)

@@ -116,7 +116,7 @@ def explain(
             titles = [f"{one['class']}  {one['probability']:.1%}" for one in predictions[index]]
             boxes, images = [digit.box for digit in found[index]], [digit.image for digit in found[index]]
             figure = picture_figure(pictures[index], boxes, np.array(images), titles)
-            written = save(figure, folder / f"{index}-{Path(path).stem}")
+            written = save(figure, folder / f"{index}-{Path(path).stem}.png")
             tell(f"explained -> {relative(written[0])}")
     except OSError as error:
         raise ConfigError(f"{folder} can't be written: {error.strerror or error}") from None

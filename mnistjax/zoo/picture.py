@@ -24,12 +24,13 @@ from mnistjax.config import ConfigError, one_line
 FORMATS = ("PNG", "JPEG", "BMP")
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 64_000_000
-MOST_MARKS = 200  # that one picture may have
+MOST_MARKS = 100  # that one picture may have
+SMALLEST = 6  # pixels, height of a digit that can be read
 WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
 SIDE, BOX_SIDE = 28, 20
 STROKE = 1.6, 4.5  # widths of MNIST's strokes, in pixels of the box
 FAINTEST = 0.06  # contrast of ink and paper, of 1; less is no ink
-NOISE_FACTOR = 6.0  # by which the darkest ink must exceed the paper's noise
+NOISE_FACTOR = 7.0  # by which the darkest ink must exceed the paper's noise
 INK, NEAR_INK = 0.5, 0.35  # of the darkest ink's contrast: what is ink, and what is if it touches such
 FULL_INK = 0.9  # from which on a pixel is as dark as can be
 LEAST_INK = 0.1  # at a digit's edge, where pixels are partly ink
@@ -120,7 +121,7 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
     digits = []
     for group in groups:
         box = _hull([boxes[i][1] for i in group])
-        if max(_height(box), 2) >= SPECK * tallest:
+        if _height(box) >= max(SMALLEST, SPECK * tallest):
             wider = _slices((box[0] - EDGE, box[1] - EDGE, box[2] + EDGE, box[3] + EDGE))
             own = np.isin(labels[wider], [boxes[i][0] for i in group])
             edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
@@ -184,6 +185,8 @@ def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
             rows, columns = slices
             found.append((number, (rows.start, columns.start, rows.stop, columns.stop)))
     tallest = max((_height(box) for _, box in found), default=0)
+    if tallest < SMALLEST:
+        return labels, []
     found = [(number, box) for number, box in found if max(_height(box), _width(box)) >= 0.1 * tallest]
     if len(found) > MOST_MARKS:
         raise ConfigError(f"{len(found):,} marks, at most {MOST_MARKS} are looked at: no picture of digits")

@@ -1,0 +1,320 @@
+"""People's pictures: digits are found, read in order and made like MNIST's; hostile files are refused."""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from mnistjax.cli import main as train
+from mnistjax.cli.predict import describe, main
+from mnistjax.config import ConfigError
+from mnistjax.zoo.picture import BOX_SIDE, MOST_BYTES, find_digits, find_ink, read_picture
+from pictures import PLAIN, WAYS, draw
+
+
+def digits_in(picture):
+    return find_digits(np.asarray(picture, np.float32) / 255)
+
+
+def image_of(picture):
+    (digit,) = digits_in(picture)
+    return digit.image
+
+
+def distance(one, other):
+    """Mean absolute difference, of levels, where a pixel more or less to a side does not count."""
+    steps = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    return min(np.abs(np.roll(one, step, (0, 1)).astype(int) - other).mean() for step in steps)
+
+
+# Finding digits
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_a_digit_is_found_and_made_like_mnists(way):
+    for digit in range(10):
+        image = image_of(draw(str(digit), way, seed=digit))
+        rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
+        sides = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+        assert max(sides) == BOX_SIDE
+        shares = image / image.sum()
+        center = [(shares.sum(axis=axis) * np.arange(28)).sum() for axis in (1, 0)]
+        assert_allclose(center, 14, atol=0.51)  # MNIST's own lie there
+        assert image.max() == 255
+
+
+def test_light_on_dark_is_as_dark_on_light():
+    picture = draw("5")
+    assert_array_equal(image_of(picture), image_of(255 - picture))
+
+
+@pytest.mark.parametrize("digit", "2589")
+def test_size_place_and_paper_hardly_matter(digit):
+    plain = image_of(draw(digit, seed=1))
+    for change in (
+        {"height": 60},
+        {"height": 700},
+        {"aside": (3.0, 1.0)},
+        {"shade": 0.4},
+        {"noise": 0.06},
+        {"paper": 0.7, "ink": 0.4},
+    ):
+        other = image_of(draw(digit, dataclasses.replace(PLAIN, **change), seed=1))
+        assert distance(plain, other) < 5, change
+
+
+def test_what_is_like_mnists_already_stays_so():
+    for digit in "0123456789":
+        image = image_of(draw(digit, seed=3))
+        assert distance(image, image_of(image)) < 6
+        assert distance(image, image_of(255 - image)) < 6
+
+
+@pytest.mark.parametrize("way", [PLAIN, WAYS[2], WAYS[-2]], ids=lambda way: way.name)
+def test_several_digits_are_read_line_by_line(way):
+    found = digits_in(draw("314\n15926\n53", way))
+    boxes = [digit.box for digit in found]
+    assert len(boxes) == 10
+    lines = boxes[:3], boxes[3:8], boxes[8:]
+    for line, below in itertools.pairwise(lines):
+        assert max(bottom for _, _, bottom, _ in line) < min(top for top, _, _, _ in below)
+    for line in lines:
+        assert sorted(line, key=lambda box: box[1]) == line
+
+
+def test_parts_of_a_digit_are_one_and_specks_are_none():
+    picture = draw("5")
+    height = picture.shape[0]
+    picture[: height // 3][picture[: height // 3].cumsum(axis=0) == 0] = picture[0, 0]
+    top = np.flatnonzero((picture < 128).any(axis=1))[0]
+    gap = slice(top + 26, top + 31)
+    picture[gap] = picture[0, 0]  # its bar comes off
+    assert len(digits_in(picture)) == 1
+    picture[20:24, 20:24] = 0
+    picture[-20:-14, -30:-10] = 0
+    assert len(digits_in(picture)) == 1
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_nothing_is_found_on_plain_shaded_or_noisy_paper(level):
+    assert digits_in(np.full((90, 120), level)) == []
+    assert digits_in(np.full((1, 1), level)) == []
+    random = np.random.default_rng(0)
+    assert digits_in(np.clip(level + 10 * random.standard_normal((200, 200)), 0, 255)) == []
+    assert digits_in(np.linspace(50, 200, 300)[None] + np.zeros((200, 1))) == []
+    assert not find_ink(np.full((50, 60), level / 255, np.float32)).any()
+
+
+def test_a_picture_of_many_marks_is_refused():
+    picture = np.full((900, 900), 250)
+    for row in range(10, 890, 40):
+        for column in range(10, 890, 40):
+            picture[row : row + 12, column : column + 8] = 0
+    with pytest.raises(ConfigError, match="484 marks, at most 100 are looked at"):
+        digits_in(picture)
+
+
+# Reading files
+
+
+def write(path, picture, **options):
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
+def test_formats_read_alike(tmp_path, name):
+    picture = draw("8")
+    lightness = read_picture(write(tmp_path / name, picture))
+    assert lightness.shape == picture.shape
+    assert lightness.dtype == np.float32
+    assert np.abs(lightness - picture / 255).mean() < 0.01
+
+
+def test_sixteen_bits_colours_transparency_and_orientation(tmp_path):
+    picture = draw("4")
+    expected = image_of(picture)
+
+    def read(name):
+        (digit,) = find_digits(read_picture(tmp_path / name))
+        return digit.image
+
+    write(tmp_path / "deep.png", picture.astype(np.uint16) * 257)
+    assert_array_equal(read("deep.png"), expected)
+    blue = np.stack([picture, picture, np.full_like(picture, 250)], axis=-1)
+    write(tmp_path / "colour.png", blue)
+    assert distance(read("colour.png"), expected) < 2
+    for ink in (0, 255):  # only the ink is there
+        layers = np.stack([np.full_like(picture, ink)] * 3 + [255 - picture], axis=-1)
+        write(tmp_path / "clear.png", layers)
+        assert distance(read("clear.png"), expected) < 2
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise shows it upright
+    write(tmp_path / "turned.jpg", np.rot90(picture), exif=exif)
+    assert distance(read("turned.jpg"), expected) < 3
+
+
+def test_a_large_photograph_is_scaled_down(tmp_path):
+    photo = np.asarray(Image.fromarray(draw("6")).resize((4000, 3000)))
+    for name in ("a.jpg", "a.png"):
+        assert max(read_picture(write(tmp_path / name, photo)).shape) <= 1000
+
+
+def png_header(width, height):
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    rows = zlib.compress(bytes(1000), 9)
+    start = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", start) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def whole_png():
+    file = io.BytesIO()
+    Image.fromarray(draw("3")).save(file, "PNG")
+    return file.getvalue()
+
+
+def gif():
+    file = io.BytesIO()
+    Image.fromarray(draw("3")).save(file, "GIF")
+    return file.getvalue()
+
+
+HOSTILE = {
+    "empty.png": (b"", "is no picture in PNG, JPEG or BMP format"),
+    "text.png": (b"seven", "is no picture in PNG, JPEG or BMP format"),
+    "other.png": (gif(), "is no picture in PNG, JPEG or BMP format"),
+    "cut.png": (whole_png()[:900], "can't be read as a picture"),
+    "damaged.png": (
+        whole_png()[:18] + b"none" + whole_png()[22:],
+        "is no picture in PNG, JPEG or BMP format",
+    ),
+    "bomb.png": (png_header(50_000, 50_000), "2"),
+    "wide.png": (png_header(2**31 - 1, 1), "2"),
+    "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; at most 64,000,000 are read"),
+    "jpeg.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture"),
+    "bmp.bmp": (
+        b"BM" + struct.pack("<IHHIIiiHHII", 100, 0, 0, 54, 40, -(2**31), -(2**31), 1, 32, 0, 0),
+        "can't be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_one_line(tmp_path, name):
+    content, message = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_picture(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, "/dev/zero"):
+        with pytest.raises(ConfigError, match="is no file that holds a picture"):
+            read_picture(path)
+    with pytest.raises(ConfigError, match="can't be read: No such file or directory"):
+        read_picture(tmp_path / "none.png")
+    with open(tmp_path / "long.png", "wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(ConfigError, match="has 67,108,865 bytes; at most 67,108,864 are read"):
+        read_picture(tmp_path / "long.png")
+
+
+def test_the_largest_picture_that_is_read_needs_little_memory(tmp_path):
+    Image.new("RGBA", (8000, 8000), "white").save(tmp_path / "white.png")
+    code = (
+        "import sys; from mnistjax.zoo.picture import *; assert find_digits(read_picture(sys.argv[1])) == []"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "white.png")], check=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 << 20  # KiB
+
+
+# The command
+
+
+@pytest.fixture
+def run(work):
+    """The folder of a small run."""
+    words = ["data=digits", "model=mlp", "model.hidden=16", "train.epochs=2", "train.batch_size=256"]
+    assert train([*words, "hydra.run.dir=run"]) == 0
+    return "run"
+
+
+def test_pictures_are_read_in_their_order(run, work, capsys):
+    write(work / "two.png", draw("12"))
+    write(work / "none.bmp", np.full((50, 50), 255, np.uint8))
+    write(work / "one.jpg", draw("7"))
+    capsys.readouterr()
+    assert main([run, "two.png", "none.bmp", "one.jpg", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    pictures = json.loads(out)
+    assert [(one["file"], len(one["digits"])) for one in pictures] == [
+        ("two.png", 2),
+        ("none.bmp", 0),
+        ("one.jpg", 1),
+    ]
+    for digit in pictures[0]["digits"]:
+        assert set(digit) == {"class", "probability", "runner_up", "runner_up_probability"}
+        assert digit["class"] in range(10)
+        assert digit["class"] != digit["runner_up"]
+        assert 0 < digit["runner_up_probability"] <= digit["probability"] <= 1
+
+    assert main([run, "two.png", "none.bmp"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, second = pictures[0]["digits"]
+    assert lines[0] == f"two.png: {first['class']} {second['class']}"
+    assert lines[1].startswith(f"  {first['class']}  ")
+    assert lines[3] == "none.bmp: no digit found"
+
+
+def test_a_line_says_class_probability_and_runner_up():
+    digit = {"class": 7, "probability": 0.9912, "runner_up": 1, "runner_up_probability": 0.0061}
+    assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%)"
+
+
+def test_explain_writes_what_the_model_saw(run, work, capsys):
+    write(work / "a.png", draw("12"))
+    write(work / "b.c.png", np.full((50, 50), 255, np.uint8))
+    assert main([run, "a.png", "b.c.png", "--explain", "seen"]) == 0
+    assert {path.name for path in (work / "seen").glob("*.png")} == {"0-a.png", "1-b.c.png"}
+    assert "explained -> seen/0-a.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.mnist", "a.png"], "unknown pretrained model 'nothing.mnist'"),
+        (["run", "a.png", "missing.png"], "missing.png can't be read: No such file or directory"),
+        (["run"], "the following arguments are required: IMAGE"),
+        (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
+        (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_writes_nothing(run, work, capsys, words, message):
+    write(work / "a.png", draw("1"))
+    before = sorted(work.rglob("*"))
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert sorted(work.rglob("*")) == before
