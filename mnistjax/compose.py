@@ -96,7 +96,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     >>> read_settings({"sead": 1})
     Traceback (most recent call last):
     ...
-    mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: data, ..., train, wandb)
+    mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
     closed = {key: value for key, value in config.items() if key not in (*OPEN_GROUPS, AUGMENT)}
     values = dict(flatten(closed))

@@ -100,7 +100,7 @@ def main() -> None:
             for name in args.names or MODELS:
                 card = publish(name, args.folder.absolute())
                 print(f"{name}: seed {card.seed}, epoch {card.epochs}, {card.test_accuracy:.2%}", flush=True)
-        replace_marked(README, BEGIN, END, f"\n\n{readme_text()}\n\n")
+        replace_marked(README, BEGIN, END, f"\n\n{readme_text()}\n")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

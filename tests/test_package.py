@@ -15,7 +15,19 @@ from mnistjax.config import conf_dir
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("backend", "config", "data", "ops", "metrics", "models", "optim", "plan", "records", "train"),
+    *(
+        "backend",
+        "config",
+        "data",
+        "ops",
+        "augment",
+        "metrics",
+        "models",
+        "optim",
+        "plan",
+        "records",
+        "train",
+    ),
     *("feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report", "cli", "__main__"),
 ]
 ALONE = {
