@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnistjax.plan import make_plan
     from mnistjax.train import State, evaluate, predict
     from mnistjax.zoo import Card, list_models, load
+    from mnistjax.zoo.convert import export, to_nnx
     from mnistjax.zoo.look import features, summary
 
 _ROOMS = {
@@ -30,6 +31,7 @@ _ROOMS = {
     "plan": ("make_plan",),
     "train": ("State", "evaluate", "predict"),
     "zoo": ("Card", "list_models", "load"),
+    "zoo.convert": ("export", "to_nnx"),
     "zoo.look": ("features", "summary"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -47,6 +49,7 @@ __all__ = [
     "Stopping",
     "create_model",
     "evaluate",
+    "export",
     "features",
     "fit",
     "fit_lanes",
@@ -65,6 +68,7 @@ __all__ = [
     "summary",
     "to_binary",
     "to_float",
+    "to_nnx",
 ]
 
 

@@ -22,23 +22,23 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
 BEST = "train.keep=best train.monitor=val/accuracy"
 STRONG = "experiment=strong"
-MODELS = {  # name -> what its command says, and how many seeds are trained
-    "neuron.mnist_zero": (f"experiment=single_neuron {BEST}", 5),
-    "mlp.mnist_zero": (f"experiment=activation model.activation=relu {BEST}", 5),
-    "mlp.mnist": (f"experiment=multiclass {BEST}", 5),
-    "cnn.mnist": (f"experiment=optimizer optimizer=momentum {BEST}", 3),
-    "lenet5.mnist": (f"{STRONG} model=lenet5", 4),
-    "cnn_bn.mnist": (STRONG, 6),
-    "resnet.mnist": (f"{STRONG} model=resnet", 2),
-    "mlp_mixer.mnist": (f"{STRONG} model=mlp_mixer", 2),
-    "vit.mnist": (f"{STRONG} model=vit", 2),
+MODELS = {  # name -> what its command says, its data set, and how many seeds are trained
+    "neuron.mnist_zero": (f"experiment=single_neuron {BEST}", "mnist", 5),
+    "mlp.mnist_zero": (f"experiment=activation model.activation=relu {BEST}", "mnist", 5),
+    "mlp.mnist": (f"experiment=multiclass {BEST}", "mnist", 5),
+    "cnn.mnist": (f"experiment=optimizer optimizer=momentum {BEST}", "mnist", 3),
+    "lenet5.mnist": (f"{STRONG} model=lenet5", "mnist", 4),
+    "cnn_bn.mnist": (STRONG, "mnist", 6),
+    "resnet.mnist": (f"{STRONG} model=resnet", "mnist", 2),
+    "mlp_mixer.mnist": (f"{STRONG} model=mlp_mixer", "mnist", 2),
+    "vit.mnist": (f"{STRONG} model=vit", "mnist", 2),
 }
 
 
 def publish(name: str, folder: Path) -> zoo.Card:
     """The card of the best seed's run, whose weights are packaged now."""
-    words, seeds = MODELS[name]
-    words = f"{words} data=mnist"
+    words, data, seeds = MODELS[name]
+    words = f"{words} data={data}"
     place = folder / name
     if not (place / "sweep.json").exists():
         every = ",".join(map(str, range(seeds)))

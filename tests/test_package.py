@@ -9,26 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import mnistjax
 from mnistjax.config import conf_dir
+from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *(
-        "backend",
-        "config",
-        "data",
-        "ops",
-        "augment",
-        "metrics",
-        "models",
-        "optim",
-        "plan",
-        "records",
-        "train",
-    ),
-    *("feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report", "cli", "__main__"),
+    *("backend", "config", "data", "ops", "augment", "metrics", "models", "optim", "plan", "records"),
+    *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report"),
+    *("cli", "__main__"),
 ]
 ALONE = {
     "hydra": {"cli"},
@@ -109,6 +100,8 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     assert shipped == {file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml")}
     web = {file.name for file in (target / "mnistjax/report/web").iterdir()}
     assert web == {file.name for file in (PACKAGE / "report/web").iterdir()}
+    weights = [file.name for file in (target / "mnistjax/zoo/weights").iterdir()]
+    assert sorted(weights) == [f"{name}.safetensors" for name in mnistjax.list_models(pretrained=True)]
     empty = tmp_path / "empty"
     empty.mkdir()
     where = python("-c", "import mnistjax; print(mnistjax.__file__)", cwd=empty, PYTHONPATH=str(target))
@@ -120,3 +113,7 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     command = "import mnistjax.cli.report as r; raise SystemExit(r.main(['outputs']))"
     python("-c", command, cwd=empty, PYTHONPATH=str(target))
     assert "%" not in (empty / "outputs/report/index.html").read_text()[:200]
+    Image.fromarray(draw("27")).save(empty / "picture.png")
+    offline = {"PYTHONPATH": str(target), "TFDS_DATA_DIR": str(tmp_path / "nowhere")}
+    command = "import mnistjax.cli.predict as p; raise SystemExit(p.main(['lenet5.mnist', 'picture.png']))"
+    assert "picture.png: 2 7\n" in python("-c", command, cwd=empty, **offline)

@@ -1,6 +1,7 @@
 """The door to trained models."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -8,10 +9,14 @@ import numpy as np
 import pytest
 
 import mnistjax
+import publish_zoo
 from mnistjax import zoo
 from mnistjax.cli import main
 from mnistjax.config import ConfigError, Spec, freeze
+from mnistjax.metrics import summarize
 
+SHARED = Path(__file__).parents[2] / "shared/data/mnist"
+MNIST = Path(os.environ.get("MNISTJAX_RAW_DIR") or SHARED).resolve()
 WORDS = ["data=digits", "train.epochs=3", "train.batch_size=256", "optimizer.learning_rate=0.05"]
 
 
@@ -105,3 +110,81 @@ def test_a_summary_names_layers_shapes_parameters_and_operations():
     text = mnistjax.summary(mnistjax.create_model("mlp", hidden=[64]))
     for word in ("Dense_0", "[1,64]", "50,240", "flops"):
         assert word in text.replace("float32", ""), word
+
+
+# What is packaged
+
+PACKAGED = mnistjax.list_models(pretrained=True)
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """MNIST of the official files, where they are."""
+    if not MNIST.is_dir():
+        pytest.skip("MNIST's official files are not here")
+    return mnistjax.load_data("mnist", data_dir=tmp_path_factory.mktemp("mnist"), raw_dir=MNIST)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_card_says_what_its_weights_do_on_all_test_images(name, mnist):
+    _, variables, card = mnistjax.load(name)
+    data = mnist
+    assert data.sha256 == card.data_sha256
+    if card.task == "binary":
+        data = mnistjax.to_binary(data, positive=0)
+    options = {"model_options": dict(card.options), "positive": 0 if card.task == "binary" else None}
+    spec = mnistjax.make_plan(data, model=card.model, **options).spec
+    found = summarize(card.task, mnistjax.evaluate(spec, variables, data.test.images, data.test.labels))
+    assert found["count"] == 10_000
+    confusion = np.asarray(found["confusion_matrix"])
+    assert np.abs(confusion - card.test_confusion_matrix).sum() <= 4  # another machine may round otherwise
+    assert found["accuracy"] == pytest.approx(card.test_accuracy, abs=2e-4)
+    assert found["f1"] == pytest.approx(card.test_f1, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_card_is_whole(name):
+    _, variables, card = mnistjax.load(name)
+    assert card.name == name
+    assert name.startswith(f"{card.model}.{card.data}")
+    assert card.parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    confusion = np.asarray(card.test_confusion_matrix)
+    assert confusion.sum() == 10_000
+    assert np.trace(confusion) / 10_000 == card.test_accuracy
+    best = max(validation for _, validation, _ in card.tried)
+    assert (card.seed, best, card.test_accuracy) in card.tried  # the best on validation, not on test
+    assert card.val_accuracy == best
+    assert card.command is not None
+    assert f"seed={card.seed}" in card.command
+
+
+def test_the_packaged_weights_are_small():
+    assert sum(path.stat().st_size for path in zoo.WEIGHTS.iterdir()) < 8_000_000
+
+
+def test_the_readme_shows_what_is_packaged():
+    expected = f"{publish_zoo.BEGIN}\n\n{publish_zoo.readme_text()}\n{publish_zoo.END}"
+    assert expected in publish_zoo.README.read_text()
+    assert set(PACKAGED) <= set(publish_zoo.MODELS)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_command_of_the_zoo_is_one_that_is_understood(name, work):
+    _, _, card = mnistjax.load(name)
+    assert card.command is not None
+    _, *words = card.command.split()
+    assert main([*words, "--cfg", "job"]) == 0
+
+
+@pytest.mark.slow
+def test_publishing_packages_the_seed_that_is_best_on_validation(work, monkeypatch, tmp_path):
+    words = "model=neuron train.epochs=2 train.batch_size=256 train.keep=best train.monitor=val/accuracy"
+    monkeypatch.setattr(publish_zoo, "MODELS", {"neuron.digits": (words, "digits", 3)})
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
+    card = publish_zoo.publish("neuron.digits", work / "runs")
+    assert len(card.tried) == 3
+    assert card.val_accuracy == max(validation for _, validation, _ in card.tried)
+    assert card.command == f"mnistjax {words} data=digits seed={card.seed}"
+    before = sorted((work / "runs").rglob("*"))
+    assert publish_zoo.publish("neuron.digits", work / "runs") == card  # nothing is trained again
+    assert sorted((work / "runs").rglob("*")) == before

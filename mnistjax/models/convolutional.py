@@ -59,7 +59,7 @@ class CNN(Model):
                 x, lost, images, self.channels, f" (kernel {self.kernel}, padding {self.padding})"
             )
             x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
@@ -88,7 +88,7 @@ class LeNet5(Model):
         for channels in (6, 16):
             x = activation(Conv(channels, kernel=5)(x))
             x = average_pool(x)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for width in (120, 84):
             x = activation(nn.Dense(width)(x))
         return nn.Dense(self.num_classes)(x)
@@ -119,7 +119,7 @@ class CNNBN(Model):
                 pool = index == self.convolutions - 1
                 x = Conv(channels, padding="same", pool=pool, bias=False)(x)
                 x = activation(normalize(x, train))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(len(x), -1))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(x.shape[0], -1))
         for width in self.hidden:
             x = activation(normalize(nn.Dense(width, use_bias=False)(x), train))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

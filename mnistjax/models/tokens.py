@@ -65,7 +65,7 @@ class Embedding(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = nn.Dense(self.width)(x)
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
         return x + self.param("places", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
 

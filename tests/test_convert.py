@@ -1,0 +1,90 @@
+"""A model that leaves: as StableHLO, as ONNX, as a Flax NNX module, it gives the same logits."""
+
+import jax
+import numpy as np
+import onnxruntime
+import optax
+import pytest
+from flax import nnx
+from jax import export as jax_export
+from numpy.testing import assert_allclose
+
+import mnistjax
+from mnistjax.config import ConfigError
+
+MODELS = mnistjax.list_models()
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
+
+
+def made(name):
+    """A model, its variables, and its logits of the images."""
+    model = mnistjax.create_model(name, num_classes=7)
+    variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
+    return model, variables, jax.jit(model.apply)(variables, IMAGES)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stablehlo_gives_the_same_logits_for_any_batch(name):
+    model, variables, logits = made(name)
+    content = mnistjax.export(model, variables)
+    exported = jax_export.deserialize(bytearray(content))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    assert_allclose(exported.call(IMAGES), logits, atol=1e-5)
+    assert_allclose(exported.call(IMAGES[:2]), logits[:2], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The inputs_kv arg:DeprecationWarning")  # jax2onnx's own attention
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_gives_the_same_logits_for_any_batch(name):
+    model, variables, logits = made(name)
+    session = onnxruntime.InferenceSession(mnistjax.export(model, variables, "onnx"))
+    (given,) = session.get_inputs()
+    images = (IMAGES / 255).astype(np.float32)
+    for count in (5, 2):
+        (found,) = session.run(None, {given.name: images[:count]})
+        assert_allclose(found, logits[:count], atol=1e-5)
+
+
+def test_another_format_is_refused_with_the_nearest():
+    model, variables, _ = made("neuron")
+    with pytest.raises(ConfigError, match="'onx'; nearest is 'onnx'"):
+        mnistjax.export(model, variables, "onx")  # pyright: ignore[reportArgumentType] # the error is the test
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_nnx_module_gives_the_same_logits(name):
+    model, variables, logits = made(name)
+    module = mnistjax.to_nnx(model, variables)
+    assert_allclose(nnx.jit(lambda module, images: module(images))(module, IMAGES), logits, atol=1e-5)
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert count == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def test_an_nnx_module_takes_the_step_that_the_linen_one_takes():
+    model, variables, _ = made("cnn_bn")
+    labels = np.arange(5)
+
+    def loss(logits):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def linen_loss(params):
+        logits, updates = model.apply(
+            {**variables, "params": params}, IMAGES, train=True, mutable=["batch_stats"]
+        )
+        return loss(logits), updates
+
+    gradients, updates = jax.grad(linen_loss, has_aux=True)(variables["params"])
+    module = mnistjax.to_nnx(model, variables)
+
+    def nnx_loss(module):
+        return loss(module(IMAGES, train=True, mutable=["batch_stats"]))
+
+    found = nnx.grad(nnx_loss)(module)
+    for path, gradient in jax.tree.leaves_with_path(gradients):
+        node = found
+        for key in path:
+            node = node[key.key]
+        assert_allclose(node[...], gradient, atol=1e-5)
+    mean = updates["batch_stats"]["BatchNorm_0"]["mean"]
+    assert_allclose(module.BatchNorm_0["mean"][...], mean, atol=1e-6)
