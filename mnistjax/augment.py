@@ -55,7 +55,7 @@ def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
 def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
     warp_key, erase_key = jax.random.split(key)
     if numbers.keys() - {"erasing"}:
-        image = sample(image, source_places(numbers, warp_key, image.shape[:2]))
+        image = sample(image, source_places(numbers, warp_key, (image.shape[0], image.shape[1])))
     if "erasing" in numbers:
         image = erase(numbers["erasing"], erase_key, image)
     return image

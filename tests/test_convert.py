@@ -1,5 +1,7 @@
 """A model that leaves: as StableHLO, as ONNX, as a Flax NNX module, it gives the same logits."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import onnxruntime
@@ -16,7 +18,7 @@ MODELS = mnistjax.list_models()
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 
 
-def made(name):
+def made(name) -> Any:
     """A model, its variables, and its logits of the images."""
     model = mnistjax.create_model(name, num_classes=7)
     variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
@@ -38,7 +40,7 @@ def test_stablehlo_gives_the_same_logits_for_any_batch(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_gives_the_same_logits_for_any_batch(name):
     model, variables, logits = made(name)
-    session = onnxruntime.InferenceSession(mnistjax.export(model, variables, "onnx"))
+    session: Any = onnxruntime.InferenceSession(mnistjax.export(model, variables, "onnx"))
     (given,) = session.get_inputs()
     images = (IMAGES / 255).astype(np.float32)
     for count in (5, 2):
@@ -75,12 +77,12 @@ def test_an_nnx_module_takes_the_step_that_the_linen_one_takes():
         return loss(logits), updates
 
     gradients, updates = jax.grad(linen_loss, has_aux=True)(variables["params"])
-    module = mnistjax.to_nnx(model, variables)
+    module: Any = mnistjax.to_nnx(model, variables)
 
     def nnx_loss(module):
         return loss(module(IMAGES, train=True, mutable=["batch_stats"]))
 
-    found = nnx.grad(nnx_loss)(module)
+    found: Any = nnx.grad(nnx_loss)(module)
     for path, gradient in jax.tree.leaves_with_path(gradients):
         node = found
         for key in path:

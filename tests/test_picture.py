@@ -286,6 +286,23 @@ def test_pictures_are_read_in_their_order(run, work, capsys):
     assert lines[3] == "none.bmp: no digit found"
 
 
+def test_a_packaged_model_reads_pictures_drawn_in_many_ways(work, capsys):
+    files = {}
+    for way in WAYS:
+        for digit in range(10):
+            name = f"{way.name} {digit}.png"
+            write(work / name, draw(str(digit), way, seed=digit))
+            files[name] = [digit]
+    assert main(["lenet5.mnist", *files, "--json"]) == 0
+    read = {
+        one["file"]: [digit["class"] for digit in one["digits"]]
+        for one in json.loads(capsys.readouterr().out)
+    }
+    wrong = {name: read[name] for name in files if read[name] != files[name]}
+    assert len(files) == 170
+    assert len(wrong) <= 4, wrong  # ones like sevens
+
+
 def test_a_line_says_class_probability_and_runner_up():
     digit = {"class": 7, "probability": 0.9912, "runner_up": 1, "runner_up_probability": 0.0061}
     assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%)"

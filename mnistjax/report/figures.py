@@ -257,15 +257,15 @@ def picture_figure(
     rows = math.ceil(len(images) / columns)
     height = min(6.0, 7.2 * lightness.shape[0] / lightness.shape[1])
     figure = _figure(7.2, height + 1.5 * rows)
-    upper, *lower = figure.subfigures(2, 1, height_ratios=[height, 1.5 * rows]) if rows else [figure]
-    axes = upper.add_subplot()
+    halves: Any = figure.subfigures(2, 1, height_ratios=[height, 1.5 * rows]) if rows else [figure]
+    axes = halves[0].add_subplot()
     axes.imshow(lightness, cmap="gray", vmin=0, vmax=1)
     axes.axis("off")
     for top, left, bottom, right in boxes:
         corner = left - 1, top - 1
         axes.add_patch(Rectangle(corner, right - left + 1, bottom - top + 1, fill=False, edgecolor=VAL))
     if rows:
-        _tiles(lower[0], images, titles, columns=columns)
+        _tiles(halves[1], images, titles, columns=columns)
     return figure
 
 

@@ -175,7 +175,8 @@ def _quadratic(sides: tuple[int, ...]) -> np.ndarray:
 def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
     """Labels (H, W) of the connected marks, and of each its label and box."""
     every = np.ones((3, 3))
-    labels, count = ndimage.label(ink >= NEAR_INK, every)
+    labels: Any
+    labels, count = ndimage.label(ink >= NEAR_INK, every)  # pyright: ignore[reportGeneralTypeIssues] # a pair
     strongest = ndimage.maximum(ink, labels, np.arange(1, count + 1)) if count else []
     found = []
     for number, (slices, strength) in enumerate(
@@ -244,11 +245,11 @@ def normalize(ink: np.ndarray) -> np.ndarray:
     sharp = _crop(np.clip(ink / FULL_INK, 0, 1))
     scale = BOX_SIDE / max(sharp.shape)
     inside = np.pad(sharp, 1 + round(STROKE[0] / scale)) >= 0.5
-    depth = ndimage.distance_transform_edt(inside)
+    depth: Any = ndimage.distance_transform_edt(inside)
     thickness = 4 * scale * (float(depth[inside].mean()) - 0.25) if inside.any() else 0.0
     grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture, either way
     if abs(grow) >= 0.5:
-        outwards = ndimage.distance_transform_edt(~inside) - depth
+        outwards = np.asarray(ndimage.distance_transform_edt(~inside)) - depth
         sharp = _crop(np.clip(grow + 0.5 - outwards + 0.5 * np.sign(outwards), 0, 1))
         scale = BOX_SIDE / max(sharp.shape)
     height, width = (max(1, round(scale * side)) for side in sharp.shape)
@@ -266,7 +267,7 @@ def _center(digit: np.ndarray) -> np.ndarray:
     """The digit with its centre of mass at row and column 14, as MNIST's are, if it then lies inside."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     digit = np.round(255 * np.clip(digit / max(float(digit.max()), 1e-6), 0, 1)).astype(np.uint8)
-    middle = ndimage.center_of_mass(digit)
+    middle: Any = ndimage.center_of_mass(digit)
     starts = [
         min(max(0, round(SIDE / 2 - m)), SIDE - side) for m, side in zip(middle, digit.shape, strict=True)
     ]
