@@ -66,7 +66,7 @@ SCHEMA: dict[str, Check] = {
 SUBMITIT = "sweep.submitit"  # whose options submitit knows
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
-AUGMENT = "augment"  # as does that of augmentations, which have no names
+OPEN = (*OPEN_GROUPS, "augment")  # which has options, and no name
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,26 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     ...
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
-    closed = {key: value for key, value in config.items() if key not in (*OPEN_GROUPS, AUGMENT)}
+    closed = {key: value for key, value in config.items() if key not in OPEN}
     values = dict(flatten(closed))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
     for key in values:
         if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
-            raise unknown_key(key, [*schema, *OPEN_GROUPS, AUGMENT])
+            raise unknown_key(key, [*schema, *OPEN])
     for key, check in schema.items():
         if key not in values:
             raise ConfigError(f"{key} is missing; it must be {check.allowed}")
         check_value(key, values[key], check)
-    names, options = {}, {}
+    names, options = {}, {"augment": config.get("augment", {})}
+    if not isinstance(options["augment"], Mapping):
+        raise ConfigError(f"augment must be options, {{shift:2}} say; got {options['augment']!r}")
     for name in OPEN_GROUPS:
         group = config.get(name)
         if not isinstance(group, Mapping) or not isinstance(group.get("name"), str):
             raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {group!r}")
         names[name] = group["name"]
         options[name] = {key: value for key, value in group.items() if key != "name"}
-    augmentation = config.get(AUGMENT, {})
-    if not isinstance(augmentation, Mapping):
-        raise ConfigError(f"augment must be options, {{shift:2}} say; got {augmentation!r}")
-    settings = Settings(values, names, options | {AUGMENT: augmentation})
+    settings = Settings(values, names, options)
     check_options(settings)
     return settings
 
@@ -178,7 +177,7 @@ def check_options(settings: Settings) -> None:
     names, options = settings.names, settings.options
     groups = names["optimizer"], options["optimizer"], names["schedule"], options["schedule"]
     make_hyper(*groups, steps_per_epoch=1, epochs=settings["train.epochs"])
-    check_augmentation(options[AUGMENT])
+    check_augmentation(options["augment"])
     with naming_keys(options["model"]):
         create_model(names["model"], **options["model"])
 

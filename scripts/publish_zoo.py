@@ -8,6 +8,7 @@ that is best on the validation images is packaged; its card names the others, to
 """
 
 import argparse
+import dataclasses
 import statistics
 import subprocess
 import sys
@@ -45,12 +46,13 @@ def publish(name: str, folder: Path) -> zoo.Card:
         _call("-m", *words.split(), f"seed={every}", f"hydra.sweep.dir={place}")
     elif any(run.status != "done" for run in read_runs([place])):
         _call("-m", f"sweep.resume={place}")
-    cards = [zoo.describe_run(run.folder, name=name) for run in read_runs([place])]
-    tried = [(card.seed, card.val_accuracy, card.test_accuracy) for card in cards]
-    best = max(cards, key=lambda card: card.val_accuracy)  # the first of equals
-    run = place / str(cards.index(best))
-    command = f"mnistjax {words} seed={best.seed}"
-    card = zoo.describe_run(run, name=name, command=command, tried=tried)
+    cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in read_runs([place])}
+    run, card = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
+    card = dataclasses.replace(
+        card,
+        command=f"mnistjax {words} seed={card.seed}",
+        tried=tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values()),
+    )
     zoo.WEIGHTS.mkdir(exist_ok=True)
     path = zoo.WEIGHTS / f"{name}{zoo.SUFFIX}"
     records.replace_file(path, zoo.encode_weights(card, zoo.read_variables(run)))

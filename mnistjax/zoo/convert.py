@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def export(
         raise unknown("format", format, FORMATS)
 
     def logits(images: Array) -> Array:
-        return model.apply(variables, images)  # type: ignore[return-value]
+        return cast(Array, model.apply(variables, images))
 
     if format == "onnx":
         return _to_onnx(logits, image_shape)

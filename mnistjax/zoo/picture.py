@@ -133,7 +133,7 @@ def find_ink(lightness: np.ndarray) -> np.ndarray:
     """How much of ink each pixel (H, W) is, from 0, the paper, to 1, the ink that stands out most."""
     smooth = ndimage.gaussian_filter(lightness, max(lightness.shape) / 500)
     difference = smooth - _fit_paper(smooth)
-    noise = 1.4826 * float(np.median(np.abs(difference)))
+    noise = _spread_of(np.abs(difference))
     if -difference.min() >= difference.max():  # dark ink
         difference = -difference
     strongest = float(difference.max())
@@ -155,15 +155,20 @@ def _fit_paper(lightness: np.ndarray) -> np.ndarray:
     margin[depth:-depth, depth:-depth] = False
     weights = np.zeros(6, np.float32)
     weights[0] = np.median(values[margin])
-    spread = max(1.4826 * float(np.median(np.abs(values - weights[0])[margin])), 0.02)
+    spread = max(_spread_of(np.abs(values - weights[0])[margin]), 0.02)
     for _ in range(8):
         distance = np.abs(values - terms[::step, ::step] @ weights)
         near = distance < 2.5 * spread
         if near.sum() < 20:
             break
         weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
-        spread = max(1.4826 * float(np.median(distance[near])), 0.01)
+        spread = max(_spread_of(distance[near]), 0.01)
     return terms @ weights
+
+
+def _spread_of(distances: np.ndarray) -> float:
+    """The standard deviation that normal errors of such sizes would have; a few large ones hardly count."""
+    return 1.4826 * float(np.median(distances))
 
 
 def _quadratic(sides: tuple[int, ...]) -> np.ndarray:
@@ -197,19 +202,17 @@ def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
 def _join(boxes: list[Box]) -> list[list[int]]:
     """Which boxes are parts of one digit: those one above the other with hardly a gap between."""
     tallest = max(map(_height, boxes), default=0)
-    groups = [[i] for i in range(len(boxes))]
-    joined = True
-    while joined:
-        joined = False
-        for i, one in enumerate(groups):
-            for other in groups[i + 1 :]:
-                if _belong(_hull([boxes[k] for k in one]), _hull([boxes[k] for k in other]), tallest):
-                    one.extend(other)
-                    groups.remove(other)
-                    joined = True
-                    break
-            if joined:
-                break
+
+    def hull(group: list[int]) -> Box:
+        return _hull([boxes[index] for index in group])
+
+    groups: list[list[int]] = []
+    for index in range(len(boxes)):
+        group = [index]
+        while found := [other for other in groups if _belong(hull(group), hull(other), tallest)]:
+            groups = [other for other in groups if other not in found]
+            group = sorted(sum(found, group))
+        groups.append(group)
     return groups
 
 
