@@ -4,7 +4,8 @@
     python scripts/publish_zoo.py --readme
 
 Each model is a sweep over seeds in FOLDER; run again, it goes on where it was stopped. Of the seeds the one
-that is best on the validation images is packaged; its card names the others, too. `--readme` trains nothing.
+that is best on the validation images is packaged; its card names the others, too. Where all of them together
+are better on those images, so is their ensemble. `--readme` trains nothing.
 """
 
 import argparse
@@ -12,12 +13,22 @@ import dataclasses
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mnistjax
 from marked import replace_marked
 from mnistjax import records, zoo
 from mnistjax.config import ConfigError, unknown
+from mnistjax.data import Split
+from mnistjax.metrics import batch_sums, summarize
 from mnistjax.report.runs import read_runs
+from mnistjax.zoo.ensemble import ensemble
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
@@ -35,28 +46,77 @@ MODELS = {  # name -> what its command says, its data set, and how many seeds ar
     "vit.mnist": (f"{STRONG} model=vit", "mnist", 2),
 }
 
+ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # of all seeds, where better than the best one
+
 
 def publish(name: str, folder: Path) -> zoo.Card:
-    """The card of the best seed's run, whose weights are packaged now."""
+    """The card of the best seed's run, whose weights are packaged now; an ensemble of all may be, too."""
     words, data, seeds = MODELS[name]
     words = f"{words} data={data}"
+    every = ",".join(map(str, range(seeds)))
     place = folder / name
     if not (place / "sweep.json").exists():
-        every = ",".join(map(str, range(seeds)))
         _call("-m", *words.split(), f"seed={every}", f"hydra.sweep.dir={place}")
     elif any(run.status != "done" for run in read_runs([place])):
         _call("-m", f"sweep.resume={place}")
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in read_runs([place])}
-    run, card = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
-    card = dataclasses.replace(
-        card,
-        command=f"mnistjax {words} seed={card.seed}",
-        tried=tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values()),
-    )
-    zoo.WEIGHTS.mkdir(exist_ok=True)
-    path = zoo.WEIGHTS / f"{name}{zoo.SUFFIX}"
-    records.replace_file(path, zoo.encode_weights(card, zoo.read_variables(run)))
+    tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
+    run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
+    best = dataclasses.replace(best, command=f"mnistjax {words} seed={best.seed}", tried=tried)
+    _write(best, zoo.read_variables(run))
+    for together, of in ENSEMBLES.items():
+        if of == name:
+            command = f"mnistjax -m {words} seed={every}"
+            publish_ensemble(dataclasses.replace(best, name=together, command=command), list(cards))
     return zoo.load(name)[2]
+
+
+def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
+    """The card of the runs' ensemble, packaged if it beats the best of them on the validation images."""
+    data = mnistjax.load_data(best.data)
+    loaded = [zoo.load(run) for run in runs]
+    val_images = data.val.images[..., None]
+    model, variables = ensemble(
+        loaded[0][0], [variables for _, variables, _ in loaded], best.task, val_images, data.val.labels
+    )
+    found = measure(best, model, variables, data.val)
+    print(f"{best.name}: {found['accuracy']:.2%} on validation, the best seed {best.val_accuracy:.2%}")
+    if found["accuracy"] <= best.val_accuracy:
+        (zoo.WEIGHTS / f"{best.name}{zoo.SUFFIX}").unlink(missing_ok=True)
+        return None
+    test = measure(best, model, variables, data.test)
+    card = dataclasses.replace(
+        best,
+        seed=loaded[0][2].seed,
+        members=len(runs),
+        epochs=max(card.epochs for _, _, card in loaded),
+        seconds=sum(card.seconds for _, _, card in loaded),
+        val_accuracy=found["accuracy"],
+        test_accuracy=test["accuracy"],
+        test_f1=test["f1"],
+        test_confusion_matrix=tuple(map(tuple, test["confusion_matrix"])),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+    )
+    _write(card, records.flatten(variables))
+    return zoo.load(best.name)[2]
+
+
+def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[str, Any]:
+    """What `summarize` says of a model's predictions for all images of a split."""
+
+    @jax.jit
+    def add(images: Any, labels: Any) -> Any:
+        classes, weights = len(card.class_names), jnp.ones(len(labels))
+        return batch_sums(card.task, classes, model.apply(variables, images[..., None]), labels, weights)
+
+    parts = range(0, len(split.labels), 500)
+    sums = [add(split.images[start : start + 500], split.labels[start : start + 500]) for start in parts]
+    return summarize(card.task, jax.tree.map(lambda *leaves: sum(leaves), *sums))
+
+
+def _write(card: zoo.Card, arrays: Mapping[str, np.ndarray]) -> None:
+    zoo.WEIGHTS.mkdir(exist_ok=True)
+    records.replace_file(zoo.WEIGHTS / f"{card.name}{zoo.SUFFIX}", zoo.encode_weights(card, arrays))
 
 
 def _call(*words: str) -> None:
@@ -77,6 +137,8 @@ def readme_text() -> str:
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
         tests = [100 * test for _, _, test in card.tried]
         spread = f"{statistics.fmean(tests):.2f} ± {statistics.stdev(tests):.2f} % ({len(tests)})"
+        if card.members > 1:
+            spread = f"{card.members} together"
         lines.append(
             f"| `{name}` | {card.parameters:,} | {size / 1000:,.0f} kB | {card.test_accuracy:.2%} | {spread} "
             f"| {card.test_f1:.4f} | {card.epochs} | `{card.command}` |"

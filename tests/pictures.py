@@ -1,12 +1,22 @@
-"""Pictures of digits, drawn stroke by stroke in many ways: what a person would photograph or paint."""
+"""Pictures of digits, drawn stroke by stroke in many ways: what a person would photograph or paint.
+
+python tests/pictures.py MODEL FOLDER    # all of them on one page, with what the model reads
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from mnistjax.cli.predict import main
 
 # Strokes through points x,y, y downwards, in a box about 62 wide and 100 high; smooth but where "straight".
 STROKES = {
@@ -156,3 +166,42 @@ def _smooth(points: np.ndarray) -> np.ndarray:
             0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
         )
     return np.concatenate(pieces)
+
+
+def read_all(model: str, folder: Path) -> list[tuple[Path, int, list[int]]]:
+    """Each digit drawn in each way: its file, the digit, and what `mnistjax-predict` reads."""
+    cases = {folder / f"{way.name} {digit}.png": (way, digit) for way in WAYS for digit in range(10)}
+    for path, (way, digit) in cases.items():
+        Image.fromarray(draw(str(digit), way, seed=digit)).save(path)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main([model, *map(str, cases), "--json"]) == 0
+    answers = json.loads(out.getvalue())
+    return [
+        (path, digit, [found["class"] for found in answer["digits"]])
+        for (path, (_, digit)), answer in zip(cases.items(), answers, strict=True)
+    ]
+
+
+def draw_page(model: str, folder: Path) -> str:
+    """All of them on FOLDER/page.png, those read wrong in red; the share that is read right."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    read = read_all(model, folder)
+    title = f"{model} reads {sum(found == [digit] for _, digit, found in read)} of {len(read)} pictures"
+    figure = Figure(figsize=(11, 1.1 * len(WAYS)), layout="constrained")
+    figure.suptitle(title)
+    for axes, (path, digit, found) in zip(figure.subplots(len(WAYS), 10).flat, read, strict=True):
+        axes.imshow(Image.open(path), cmap="gray", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+        if not digit:
+            axes.set_ylabel(path.stem.removesuffix(" 0"), rotation=0, ha="right", va="center")
+        if found != [digit]:
+            axes.set_title(f"read as {' '.join(map(str, found)) or 'nothing'}", color="C3", fontsize=9)
+            axes.spines[:].set(color="C3", linewidth=3)
+    figure.savefig(folder / "page.png", dpi=90)
+    return title
+
+
+if __name__ == "__main__":
+    print(draw_page(sys.argv[1], Path(sys.argv[2])))

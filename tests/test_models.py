@@ -188,3 +188,13 @@ def test_a_stranger_adds_a_model():
             register_model("mlp", Twice)
     finally:
         del MODELS["twice"]
+
+
+def test_blocks_may_differ_in_their_convolutions():
+    model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2])
+    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    counted = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert counted == 9 * (4 + 4 * 8 + 8 * 8) + 2 * (4 + 8 + 8) + 7 * 7 * 8 * 10 + 10
+    model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2, 3])
+    with pytest.raises(ConfigError, match=r"must be 1 number or 2, as channels; got \[1, 2, 3\]"):
+        model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))

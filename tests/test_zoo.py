@@ -3,8 +3,10 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +15,8 @@ import publish_zoo
 from mnistjax import zoo
 from mnistjax.cli import main
 from mnistjax.config import ConfigError, Spec, freeze
-from mnistjax.metrics import summarize
+from mnistjax.metrics import per_example_loss, probabilities, summarize
+from mnistjax.zoo.ensemble import ensemble
 
 SHARED = Path(__file__).parents[2] / "shared/data/mnist"
 MNIST = Path(os.environ.get("MNISTJAX_RAW_DIR") or SHARED).resolve()
@@ -112,6 +115,34 @@ def test_a_summary_names_layers_shapes_parameters_and_operations():
         assert word in text.replace("float32", ""), word
 
 
+@pytest.mark.parametrize("words", [["model=cnn_bn", "model.channels=[2]"], ["model=neuron", "task=binary"]])
+def test_an_ensemble_is_the_mean_of_its_members_at_a_temperature(work, words):
+    assert main([*WORDS, *words, "-m", "seed=0,1,2", "hydra.sweep.dir=all"]) == 0
+    loaded: list[Any] = [mnistjax.load(f"all/{seed}") for seed in range(3)]
+    models, members, cards = zip(*loaded, strict=True)
+    task, data = cards[0].task, mnistjax.load_data("digits")
+    if task == "binary":
+        data = mnistjax.to_binary(data, positive=0)
+    images, labels = jnp.asarray(data.val.images[..., None]), jnp.asarray(data.val.labels)
+    made: Any = ensemble(models[0], members, task, np.asarray(images), data.val.labels)
+    model, variables = made
+    mean = np.mean([probabilities(task, models[0].apply(one, images)) for one in members], axis=0)
+    temperature = float(variables["params"]["temperature"])
+    powers = mean ** (1 / temperature)
+    logits = model.apply(variables, images)
+    assert logits.shape == (len(images), cards[0].num_classes)
+    found = np.asarray(probabilities(task, logits))
+    np.testing.assert_allclose(found, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
+
+    def loss(temperature):
+        variables["params"]["temperature"] = np.float32(temperature)
+        return per_example_loss(task, model.apply(variables, images), labels).mean()
+
+    assert loss(temperature) <= min(loss(0.9 * temperature), loss(1.1 * temperature), loss(1.0))
+    with pytest.raises(ConfigError, match="an ensemble has no last layer"):
+        mnistjax.features(model, variables, images)
+
+
 # What is packaged
 
 PACKAGED = mnistjax.list_models(pretrained=True)
@@ -127,14 +158,17 @@ def mnist(tmp_path_factory):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_card_says_what_its_weights_do_on_all_test_images(name, mnist):
-    _, variables, card = mnistjax.load(name)
+    model, variables, card = mnistjax.load(name)
     data = mnist
     assert data.sha256 == card.data_sha256
     if card.task == "binary":
         data = mnistjax.to_binary(data, positive=0)
-    options = {"model_options": dict(card.options), "positive": 0 if card.task == "binary" else None}
-    spec = mnistjax.make_plan(data, model=card.model, **options).spec
-    found = summarize(card.task, mnistjax.evaluate(spec, variables, data.test.images, data.test.labels))
+    if card.members > 1:
+        found = publish_zoo.measure(card, model, variables, data.test)
+    else:
+        options = {"model_options": dict(card.options), "positive": 0 if card.task == "binary" else None}
+        spec = mnistjax.make_plan(data, model=card.model, **options).spec
+        found = summarize(card.task, mnistjax.evaluate(spec, variables, data.test.images, data.test.labels))
     assert found["count"] == 10_000
     confusion = np.asarray(found["confusion_matrix"])
     assert np.abs(confusion - card.test_confusion_matrix).sum() <= 4  # another machine may round otherwise
@@ -152,8 +186,12 @@ def test_a_card_is_whole(name):
     assert confusion.sum() == 10_000
     assert np.trace(confusion) / 10_000 == card.test_accuracy
     best = max(validation for _, validation, _ in card.tried)
-    assert (card.seed, best, card.test_accuracy) in card.tried  # the best on validation, not on test
-    assert card.val_accuracy == best
+    if card.members > 1:
+        assert len(card.tried) == card.members
+        assert card.val_accuracy > best
+    else:
+        assert (card.seed, best, card.test_accuracy) in card.tried  # the best on validation, not on test
+        assert card.val_accuracy == best
     assert card.command is not None
     assert f"seed={card.seed}" in card.command
 
@@ -165,7 +203,7 @@ def test_the_packaged_weights_are_small():
 def test_the_readme_shows_what_is_packaged():
     expected = f"{publish_zoo.BEGIN}\n\n{publish_zoo.readme_text()}\n{publish_zoo.END}"
     assert expected in publish_zoo.README.read_text()
-    assert set(PACKAGED) <= set(publish_zoo.MODELS)
+    assert set(PACKAGED) <= {*publish_zoo.MODELS, *publish_zoo.ENSEMBLES}
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -173,18 +211,30 @@ def test_a_command_of_the_zoo_is_one_that_is_understood(name, work):
     _, _, card = mnistjax.load(name)
     assert card.command is not None
     _, *words = card.command.split()
+    if card.members > 1:
+        assert words[0] == "-m"
+        words = [*words[1:-1], f"seed={card.seed}"]
     assert main([*words, "--cfg", "job"]) == 0
 
 
 @pytest.mark.slow
-def test_publishing_packages_the_seed_that_is_best_on_validation(work, monkeypatch, tmp_path):
-    words = "model=neuron train.epochs=2 train.batch_size=256 train.keep=best train.monitor=val/accuracy"
-    monkeypatch.setattr(publish_zoo, "MODELS", {"neuron.digits": (words, "digits", 3)})
+def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_ensemble(
+    work, monkeypatch, tmp_path
+):
+    words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
+    monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 3)})
+    monkeypatch.setattr(publish_zoo, "ENSEMBLES", {"mlp.digits_ensemble": "mlp.digits"})
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
-    card = publish_zoo.publish("neuron.digits", work / "runs")
+    card = publish_zoo.publish("mlp.digits", work / "runs")
     assert len(card.tried) == 3
     assert card.val_accuracy == max(validation for _, validation, _ in card.tried)
     assert card.command == f"mnistjax {words} data=digits seed={card.seed}"
+    model, variables, together = zoo.load("mlp.digits_ensemble")
+    assert (together.members, together.tried) == (3, card.tried)
+    assert together.val_accuracy > card.val_accuracy
+    assert together.command == f"mnistjax -m {words} data=digits seed=0,1,2"
+    found = publish_zoo.measure(together, model, variables, mnistjax.load_data("digits").test)
+    assert found["accuracy"] == together.test_accuracy
     before = sorted((work / "runs").rglob("*"))
-    assert publish_zoo.publish("neuron.digits", work / "runs") == card  # nothing is trained again
+    assert publish_zoo.publish("mlp.digits", work / "runs") == card  # nothing is trained again
     assert sorted((work / "runs").rglob("*")) == before

@@ -104,7 +104,7 @@ class CNNBN(Model):
     cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
 
     channels: tuple[int, ...] = (16, 32, 64)
-    convolutions: int = 2
+    convolutions: tuple[int, ...] = (2,)  # of each block, or one number for all
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     dropout: float = 0.0
@@ -113,10 +113,10 @@ class CNNBN(Model):
     def __call__(self, images: Array, train: bool = False) -> Array:
         x = to_float(images)
         activation = ACTIVATIONS[self.activation]
-        for channels in self.channels:
+        for channels, convolutions in zip(self.channels, self._counts(), strict=True):
             _check_poolable(x, 0, images, self.channels)
-            for index in range(self.convolutions):
-                pool = index == self.convolutions - 1
+            for index in range(convolutions):
+                pool = index == convolutions - 1
                 x = Conv(channels, padding="same", pool=pool, bias=False)(x)
                 x = activation(normalize(x, train))
         x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(x.shape[0], -1))
@@ -124,6 +124,13 @@ class CNNBN(Model):
             x = activation(normalize(nn.Dense(width, use_bias=False)(x), train))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes)(x)
+
+    def _counts(self) -> tuple[int, ...]:
+        """The convolutions of each block."""
+        blocks, given = len(self.channels), self.convolutions
+        if len(given) not in (1, blocks):
+            raise ConfigError(f"convolutions must be 1 number or {blocks}, as channels; got {list(given)}")
+        return given * blocks if len(given) == 1 else given
 
 
 class ResNet(Model):

@@ -48,6 +48,7 @@ class Card:
     device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, count, cores
     command: str | None = None  # that trains it; None for a run's folder
     tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of it and others
+    members: int = 1  # of an ensemble: runs whose probabilities are averaged; its `seed` is the first one's
     sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
 
 
@@ -75,6 +76,10 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
         weights = _read_weights(name)
         card, arrays = _read_card(weights), weights.arrays
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
+    if card.members > 1:
+        from mnistjax.zoo.ensemble import Ensemble
+
+        model = Ensemble(model, card.members)
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
     return model, jax.tree.map(jnp.asarray, records.unflatten(template, arrays)), card
 

@@ -11,12 +11,17 @@ from flax import linen as nn
 from flax.linen.summary import tabulate
 from jax import Array
 
+from mnistjax.config import ConfigError
+from mnistjax.zoo.ensemble import Ensemble
+
 
 def features(model: nn.Module, variables: Any, images: Array) -> Array:
     """The activations (B, F) that a model's last layer turns into logits, of images (B, H, W, C).
 
-    Safe under `jit`, `vmap` and `grad`.
+    Safe under `jit`, `vmap` and `grad`. ConfigError for an ensemble, which has a last layer in each member.
     """
+    if isinstance(model, Ensemble):
+        raise ConfigError("an ensemble has no last layer of its own; load a model of one run")
     last: list[Array] = []
 
     def take(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

@@ -1,0 +1,64 @@
+"""Several trained models of one architecture as one, with calibrated probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from scipy.optimize import minimize_scalar
+
+from mnistjax.metrics import per_example_loss
+
+TEMPERATURES = 0.1, 10.0
+
+
+class Ensemble(nn.Module):
+    """The mean of its members' class probabilities, as logits (B, K), or (B, 1) of a binary task: a deep
+    ensemble (Lakshminarayanan et al., 2017). The logits are divided by a temperature (Guo et al., 2017)."""
+
+    member: nn.Module
+    members: int
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        members = [self.member.clone(parent=self, name=f"member_{index}") for index in range(self.members)]
+        temperature = self.param("temperature", nn.initializers.ones, ())
+        return mix(jnp.stack([member(images, train) for member in members])) / temperature
+
+
+def mix(logits: Array) -> Array:
+    """The logits (B, K) of the mean of probabilities whose logits are (W, B, K); K is 1 for a binary task."""
+    if logits.shape[-1] == 1:
+        yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1))
+        return yes - no
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+
+
+def ensemble(
+    model: nn.Module, members: Sequence[Any], task: str, images: np.ndarray, labels: np.ndarray
+) -> tuple[Ensemble, dict[str, Any]]:
+    """The ensemble of a model's variables from several runs, of least loss on these (validation) images.
+
+    images (N, H, W, C), labels (N,). The temperature changes no prediction, only how sure it is.
+    """
+    together = Ensemble(model, len(members))
+    variables: dict[str, Any] = {
+        name: {f"member_{index}": member[name] for index, member in enumerate(members)} for name in members[0]
+    }
+    variables["params"]["temperature"] = jnp.ones(())
+    apply: Any = jax.jit(together.apply)
+    parts = np.array_split(images, -(-len(images) // 500))
+    logits = jnp.concatenate([apply(variables, part) for part in parts])
+
+    @jax.jit
+    def loss(temperature: Any) -> Array:
+        return per_example_loss(task, logits / temperature, jnp.asarray(labels)).mean()
+
+    found: Any = minimize_scalar(lambda log: float(loss(jnp.exp(log))), bounds=np.log(TEMPERATURES))
+    variables["params"]["temperature"] = jnp.exp(jnp.asarray(found.x, jnp.float32))
+    return together, variables
