@@ -1,5 +1,6 @@
 """The door to trained models."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -235,6 +236,13 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     assert together.command == f"mnistjax -m {words} data=digits seed=0,1,2"
     found = publish_zoo.measure(together, model, variables, mnistjax.load_data("digits").test)
     assert found["accuracy"] == together.test_accuracy
+    for index in range(3):  # as float16 numbers hold them
+        expected = zoo.load(work / f"runs/mlp.digits/{index}")[1]["params"]
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
+            variables["params"][f"member_{index}"],
+            expected,
+        )
     before = sorted((work / "runs").rglob("*"))
     assert publish_zoo.publish("mlp.digits", work / "runs") == card  # nothing is trained again
     assert sorted((work / "runs").rglob("*")) == before

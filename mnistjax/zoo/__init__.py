@@ -1,7 +1,7 @@
 """Trained models: by name from the package, or from the folder of a run.
 
 A packaged one is a safetensors file in `weights/` that holds the variables and their card, with the SHA-256
-of both, as `encode_weights` writes them.
+of both, as `encode_weights` writes them. An ensemble's members are kept as float16 numbers there.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
         card, arrays = describe_run(folder), read_variables(folder)
     else:
         weights = _read_weights(name)
-        card, arrays = _read_card(weights), weights.arrays
+        card, arrays = _read_card(weights), {path: _widen(array) for path, array in weights.arrays.items()}
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
     if card.members > 1:
         from mnistjax.zoo.ensemble import Ensemble
@@ -140,6 +140,10 @@ def _read_weights(name: str | Path) -> records.Checkpoint:
     if name not in names:
         raise unknown("pretrained model", str(name), names)
     return records.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _read_card(weights: records.Checkpoint) -> Card:
