@@ -1,6 +1,7 @@
 """Random changes of training images, on the device and by key; an evaluation has none.
 
 Their strengths are numbers of the Hyper, so that another one is no new program. One that is None is absent.
+The last epochs of a run may be without any: as the images are that it is for, the batch statistics' included.
 
 B batch, H W image sides, C channels.
 """
@@ -27,23 +28,36 @@ LIMITS = {
     "elastic": 28.0,  # pixels that a place moves, root mean square
     "erasing": 1.0,  # share of the images that lose a rectangle
 }
+OPTIONS = (*LIMITS, "epochs")  # the first so many epochs have changed images
 SMOOTHNESS = 4.0  # pixels, sigma of the elastic field: Simard et al. (2003)
 ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as Zhong et al.'s (2020)
 
 
 def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
-    """The strengths that are not None; ConfigError names the option, what was given and what is allowed."""
+    """The numbers that are not None; ConfigError names the option, what was given and what is allowed."""
     numbers = {}
     for option, value in values.items():
-        if option not in LIMITS:
-            raise unknown("option of augment", option, LIMITS)
+        if option not in OPTIONS:
+            raise unknown("option of augment", option, OPTIONS)
         if value is None:
             continue
-        if type(value) not in (int, float) or not 0 <= value <= LIMITS[option]:
-            limit = f"{LIMITS[option]:g}"
-            raise ConfigError(f"augment.{option} must be a number from 0 to {limit} or null; got {value!r}")
+        if option == "epochs":
+            right, allowed = type(value) is int and value >= 0, "a whole number from 0"
+        else:
+            right = type(value) in (int, float) and 0 <= value <= LIMITS[option]
+            allowed = f"a number from 0 to {LIMITS[option]:g}"
+        if not right:
+            raise ConfigError(f"augment.{option} must be {allowed} or null; got {value!r}")
         numbers[option] = float(value)
+    if [*numbers] == ["epochs"]:
+        raise ConfigError(f"augment.epochs needs one of augment.{', augment.'.join(LIMITS)}; all are null")
     return numbers
+
+
+def strengths(numbers: Mapping[str, Any], epoch: Any) -> dict[str, Any]:
+    """The strengths in an epoch, of which the first is 0: none from `epochs` on."""
+    on = epoch < numbers.get("epochs", math.inf)
+    return {option: jnp.where(on, numbers[option], 0.0) for option in numbers if option != "epochs"}
 
 
 def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:

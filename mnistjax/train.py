@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mnistjax.augment import augment
+from mnistjax.augment import augment, strengths
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import order
 from mnistjax.metrics import Sums, batch_sums, probabilities, zero_sums
@@ -105,7 +105,8 @@ def train_step(
     def loss(params: Any, collections: Any, batch: Batch, index: Array) -> tuple[Array, tuple[Any, Sums]]:
         images = batch.images.reshape(-1, *spec.image_shape)
         if "augment" in hyper:
-            images = augment(hyper["augment"], jax.random.fold_in(augment_key, index), to_float(images))
+            numbers = strengths(hyper["augment"], state.step // spec.steps_per_epoch)
+            images = augment(numbers, jax.random.fold_in(augment_key, index), to_float(images))
         logits, next_collections = model.apply(
             {"params": params, **collections},
             images,

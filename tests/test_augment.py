@@ -1,5 +1,6 @@
 """Random changes of training images: by key, in training alone, and another strength is no new program."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -9,7 +10,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from mnistjax.augment import LIMITS, augment, check_augmentation, erase, sample, smooth_noise, source_places
+from mnistjax.augment import (
+    LIMITS,
+    OPTIONS,
+    augment,
+    check_augmentation,
+    erase,
+    sample,
+    smooth_noise,
+    source_places,
+)
 from mnistjax.config import ConfigError
 from mnistjax.data import load_data
 from mnistjax.loop import fit
@@ -110,6 +120,19 @@ def test_a_wrong_strength_is_refused_by_its_key(value):
         check_augmentation({"shift": value})
 
 
+@pytest.mark.parametrize("value", [-1, 2.0, 0.5, True, "2"])
+def test_a_wrong_number_of_epochs_is_refused_by_its_key(value):
+    with pytest.raises(ConfigError, match=r"^augment.epochs must be a whole number from 0 or null; got "):
+        check_augmentation({"shift": 2, "epochs": value})
+
+
+def test_epochs_without_a_change_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"^augment.epochs needs one of augment.rotation, augment.scaling, "
+    ):
+        check_augmentation({"shift": None, "epochs": 2})
+
+
 def test_a_wrong_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="'rotate'; nearest is 'rotation'"):
         check_augmentation({"rotate": 3})
@@ -117,7 +140,7 @@ def test_a_wrong_name_is_refused_with_the_nearest():
 
 def test_without_any_the_plan_is_as_it_was():
     plain, _ = small_plan()
-    absent, _ = small_plan(augment_options=dict.fromkeys(LIMITS))
+    absent, _ = small_plan(augment_options=dict.fromkeys(OPTIONS))
     given, _ = small_plan(augment_options={"shift": 2})
     assert plain == absent
     assert "augment" not in plain.hyper
@@ -149,3 +172,22 @@ def test_training_sees_the_changed_images_and_an_evaluation_does_not():
     images, labels = data.test.images, data.test.labels
     one, other = (evaluate(each.spec, results[0].variables, images, labels) for each in (plan, plain))
     assert_array_equal(one.loss, other.loss)
+
+
+def test_only_the_first_epochs_have_changed_images():
+    """Another number of them is no new program, and with 0 the run is as one without augmentation."""
+    programs: Any = train_segment
+    losses, sizes = [], []
+    for epochs in (0, 1, 2, 3):
+        options = dict.fromkeys(LIMITS, 0.5) | {"epochs": epochs}
+        plan, data = small_plan(augment_options=options, epochs=3)
+        result = fit(plan.spec, plan.hyper, seed=0, data=data, stopping=plan.stopping)
+        losses.append([row["train/loss"] for row in result.rows])
+        sizes.append(programs._cache_size())
+    assert sizes[0] == sizes[-1]
+    plain = small_plan(epochs=3)[0]
+    rows = fit(plain.spec, plain.hyper, seed=0, data=data, stopping=plain.stopping).rows
+    assert_allclose(losses[0], [row["train/loss"] for row in rows], rtol=1e-5)
+    for epochs, (fewer, more) in enumerate(itertools.pairwise(losses)):
+        assert fewer[:epochs] == more[:epochs]
+        assert fewer[epochs] < more[epochs]  # images that are changed are harder
