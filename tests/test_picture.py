@@ -112,7 +112,7 @@ def test_nothing_is_found_on_plain_shaded_or_noisy_paper(level):
     random = np.random.default_rng(0)
     assert digits_in(np.clip(level + 10 * random.standard_normal((200, 200)), 0, 255)) == []
     assert digits_in(np.linspace(50, 200, 300)[None] + np.zeros((200, 1))) == []
-    assert not find_ink(np.full((50, 60), level / 255, np.float32)).any()
+    assert not find_ink(np.full((50, 60), level / 255, np.float32), np.ones((50, 60), bool)).any()
 
 
 def test_a_picture_of_many_marks_is_refused():

@@ -1,8 +1,9 @@
 """People's pictures of digits, made into images like MNIST's.
 
 Lightness is compared with that of the paper, which may be shaded; what stands out far enough is ink, light or
-dark. A digit is then treated as LeCun et al. (1998) treated theirs: scaled into 20 x 20 pixels, and its
-centre of mass put into the middle of 28 x 28.
+dark. The table that a sheet lies on, a dark edge, and a frame drawn about digits are neither. A digit is then
+treated as LeCun et al. (1998) treated theirs: scaled into 20 x 20 pixels, and its centre of mass put into the
+middle of 28 x 28.
 
 H, W sides of the picture. Boxes are (top, left, bottom, right) in its pixels.
 """
@@ -36,6 +37,10 @@ FULL_INK = 0.9  # from which on a pixel is as dark as can be
 LEAST_INK = 0.1  # at a digit's edge, where pixels are partly ink
 SPECK = 0.4  # of the tallest mark's height; lower ones are no digits
 EDGE = 2  # pixels about a mark that may be partly ink
+MOST_LAYERS = 4  # things about the digits that are taken away: the table, the sheet's edge, a frame
+SHEET = 0.3, 0.88, 0.8  # a sheet's least share: of the picture, of a rectangle about it, free of ink
+ALONG = 0.9  # of a mark's longer side: with so much of it along the picture's edges it comes from outside
+FRAMED = 0.25  # of a frame's height, that of a mark in it
 GAP = 0.12  # of that height; parts of one digit, one above the other, may be so far apart
 
 Box = tuple[int, int, int, int]
@@ -114,7 +119,14 @@ def _lightness(picture: Any) -> np.ndarray:
 
 def find_digits(lightness: np.ndarray) -> list[Digit]:
     """The digits in a picture's lightness (H, W), line by line; none in one without ink."""
-    ink = find_ink(lightness)
+    inside = np.ones(lightness.shape, bool)
+    ink = find_ink(lightness, inside)
+    for _ in range(MOST_LAYERS):
+        around = _find_surroundings(ink) & inside
+        if not around.any():
+            break
+        inside &= ndimage.maximum_filter(around, 2 * (EDGE + round(3 * _blur(lightness))) + 1) == 0
+        ink = find_ink(lightness, inside)
     labels, boxes = _find_marks(ink)
     groups = _join([box for _, box in boxes])
     tallest = max((_height(_hull([boxes[i][1] for i in group])) for group in groups), default=0)
@@ -129,11 +141,13 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
     return _in_reading_order(digits)
 
 
-def find_ink(lightness: np.ndarray) -> np.ndarray:
-    """How much of ink each pixel (H, W) is, from 0, the paper, to 1, the ink that stands out most."""
-    smooth = ndimage.gaussian_filter(lightness, max(lightness.shape) / 500)
-    difference = smooth - _fit_paper(smooth)
-    noise = _spread_of(np.abs(difference))
+def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """How much of ink each pixel (H, W) is, from 0, the paper, to 1, the ink that stands out most; 0 outside."""
+    if not inside.any():
+        return np.zeros_like(lightness)
+    smooth = ndimage.gaussian_filter(lightness, _blur(lightness))
+    paper, noise = _fit_paper(smooth, inside)
+    difference = np.where(inside, smooth - paper, 0)
     if -difference.min() >= difference.max():  # dark ink
         difference = -difference
     strongest = float(difference.max())
@@ -142,28 +156,36 @@ def find_ink(lightness: np.ndarray) -> np.ndarray:
     return np.clip(difference / strongest, 0, 1)
 
 
-def _fit_paper(lightness: np.ndarray) -> np.ndarray:
-    """The paper's lightness (H, W): the quadratic surface near which most of the picture lies.
+def _blur(lightness: np.ndarray) -> float:
+    """The sigma, in pixels, of what is lost on purpose: grain."""
+    return max(lightness.shape) / 500
+
+
+def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
+    """The paper's lightness (H, W), the quadratic surface near which most of what is inside lies, and its noise.
 
     It starts from the margin's median, for thick digits fill much of a small picture.
     """
     step = max(1, max(lightness.shape) // 100)
-    values = lightness[::step, ::step]
+    values, known = lightness[::step, ::step], inside[::step, ::step]
     terms = _quadratic(lightness.shape)
     depth = max(1, min(values.shape) // 16)
-    margin = np.ones(values.shape, bool)
-    margin[depth:-depth, depth:-depth] = False
+    margin = known & ~ndimage.binary_erosion(known, np.ones((3, 3)), depth)
+    if not margin.any():
+        known = margin = np.ones(values.shape, bool)
     weights = np.zeros(6, np.float32)
     weights[0] = np.median(values[margin])
-    spread = max(_spread_of(np.abs(values - weights[0])[margin]), 0.02)
+    noise = _spread_of(np.abs(values - weights[0])[margin])
+    spread = max(noise, 0.02)
     for _ in range(8):
         distance = np.abs(values - terms[::step, ::step] @ weights)
-        near = distance < 2.5 * spread
+        near = (distance < 2.5 * spread) & known
         if near.sum() < 20:
             break
         weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
-        spread = max(_spread_of(distance[near]), 0.01)
-    return terms @ weights
+        noise = _spread_of(distance[near])
+        spread = max(noise, 0.01)
+    return terms @ weights, noise
 
 
 def _spread_of(distances: np.ndarray) -> float:
@@ -175,6 +197,57 @@ def _quadratic(sides: tuple[int, ...]) -> np.ndarray:
     """The terms (H, W, 6) of a quadratic in two directions, each from -1 to 1."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in sides), indexing="ij")
     return np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+
+
+def _find_surroundings(ink: np.ndarray) -> np.ndarray:
+    """Which pixels (H, W) are about the digits, not of them: all about the sheet that lies on a table; else
+    marks that come in from the picture's edges, or frame another one."""
+    labels, found = _find_marks(ink)
+    around = np.zeros(ink.shape, bool)
+    for number, box in found:
+        if _height(box) * _width(box) >= SHEET[0] * ink.size:
+            mark = labels[_slices(box)] == number
+            filled = np.asarray(ndimage.binary_fill_holes(mark))
+            if _is_sheet(mark, filled, ink.size):
+                around[:] = True
+                around[_slices(box)] = ~filled
+                return around
+    edges = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    foreign = []
+    for number, box in found:
+        longer = max(_height(box), _width(box))
+        if (number in corners and (edges == number).sum() >= ALONG * longer) or _frames(labels, number, found):
+            foreign.append(number)
+    return np.isin(labels, foreign) if 0 < len(foreign) < len(found) else around
+
+
+def _is_sheet(mark: np.ndarray, filled: np.ndarray, pixels: int) -> bool:
+    """Whether a mark (h, w), here without and with its holes, is paper with digits in it: a large rectangle."""
+    holes: Any = ndimage.label(filled & ~mark, np.ones((3, 3)))
+    tallest = max((rows.stop - rows.start for rows, _ in ndimage.find_objects(holes[0])), default=0)
+    if tallest < max(SMALLEST, 0.05 * len(mark)) or mark.sum() < SHEET[2] * filled.sum():
+        return False
+    outline = filled & ~ndimage.binary_erosion(filled)
+    points, angles = np.argwhere(outline), np.deg2rad(np.arange(0, 90, 3))
+    along, across = (points @ np.stack(axis) for axis in (_turned(angles), _turned(angles + np.pi / 2)))
+    rectangle = ((np.ptp(along, axis=0) + 1) * (np.ptp(across, axis=0) + 1)).min()
+    return bool(filled.sum() >= max(SHEET[0] * pixels, SHEET[1] * rectangle))
+
+
+def _turned(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.cos(angles), np.sin(angles)
+
+
+def _frames(labels: np.ndarray, number: int, found: list[tuple[int, Box]]) -> bool:
+    """Whether the mark of that number closes itself about another one that is no speck to it."""
+    box = dict(found)[number]
+    inner = [n for n, b in found if _hull([b, box]) == box and FRAMED * _height(box) <= _height(b) < _height(box)]
+    if not inner:
+        return False
+    part = labels[_slices(box)]
+    filled = np.asarray(ndimage.binary_fill_holes(part == number))
+    return bool(filled[np.isin(part, inner)].any())
 
 
 def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
