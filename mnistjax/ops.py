@@ -16,6 +16,7 @@ core, of that CNN with pooling and of four 3 x 3 layers (8, 8, pool, 32, 32, poo
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -95,8 +96,10 @@ def _conv_by_xla(images: Array, kernel: Array, stride: int = 1) -> Array:
 def _conv_by_patches(images: Array, kernel: Array, stride: int = 1) -> Array:
     """As one product of two matrices: over three axes at once its gradients would be slow."""
     patches = _patches(images, kernel.shape[0], stride)
-    result = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-    return result.reshape(*patches.shape[:3], -1)
+    *places, seen = patches.shape
+    outputs = kernel.shape[-1]
+    result = patches.reshape(math.prod(places), seen) @ kernel.reshape(seen, outputs)
+    return result.reshape(*places, outputs)
 
 
 def _patches(images: Array, side: int, stride: int = 1) -> Array:
@@ -152,16 +155,20 @@ def _conv_by_winograd(images: Array, kernel: Array, rows: int, columns: int) -> 
     """The 2 x 2 outputs of each tile, (4, B, R, S, D); the transforms are matrix products, too."""
     images = _fit_tiles(images, kernel, rows, columns)
     batch, height, width, channels = images.shape
+    outputs = kernel.shape[-1]
     phases = images.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(2, 4, 0, 1, 3, 5)
+    count = batch * rows * columns
     seen = [  # by a tile: 4 x 4 pixels
-        phases[i % 2, j % 2, :, i // 2 : i // 2 + rows, j // 2 : j // 2 + columns].reshape(1, -1)
+        phases[i % 2, j % 2, :, i // 2 : i // 2 + rows, j // 2 : j // 2 + columns].reshape(
+            1, count * channels
+        )
         for i in range(4)
         for j in range(4)
     ]
-    inputs = jnp.matmul(_INPUT, jnp.concatenate(seen)).reshape(16, -1, channels)
-    weights = jnp.matmul(_KERNEL, kernel.reshape(9, -1)).reshape(16, channels, -1)
-    products = lax.batch_matmul(inputs, weights)
-    return jnp.matmul(_OUTPUT, products.reshape(16, -1)).reshape(4, batch, rows, columns, -1)
+    inputs = jnp.matmul(_INPUT, jnp.concatenate(seen)).reshape(16, count, channels)
+    weights = jnp.matmul(_KERNEL, kernel.reshape(9, channels * outputs)).reshape(16, channels, outputs)
+    products = lax.batch_matmul(inputs, weights).reshape(16, count * outputs)
+    return jnp.matmul(_OUTPUT, products).reshape(4, batch, rows, columns, outputs)
 
 
 def _join_tiles(tiles: Array, height: int, width: int) -> Array:

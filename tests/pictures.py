@@ -78,6 +78,7 @@ class Way:
     aside: tuple[float, float] = (0.0, 0.0)  # more margin on the left and on top, of the height
     blur: float = 0.0  # pixels
     habit: int = 0
+    around: str = ""  # a table, on all sides or on the left, a black edge, a frame
 
 
 PLAIN = Way("plain")
@@ -101,6 +102,10 @@ WAYS = [
         "photographed", shade=0.35, noise=0.04, blur=2.0, paper=0.8, ink=0.25, height=300, width=0.08, turn=-6
     ),
     Way("chalk", paper=0.2, ink=0.8, noise=0.05, shade=-0.15, habit=1),
+    Way("on a table", margin=1.0, around="table"),
+    Way("half on a table", margin=1.0, shade=0.2, around="left"),
+    Way("scanned", margin=0.4, around="edge"),
+    Way("framed", margin=0.6, width=0.07, around="frame"),
 ]
 
 
@@ -128,8 +133,26 @@ def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
     slope = np.linspace(0, 1, high)[:, None] + np.linspace(0, 1, wide)[None]
     paper = way.paper - way.shade * (slope / 2) ** 1.5
     lightness = paper + ink * (way.ink - way.paper) * np.clip(paper / way.paper, 0.3, 1.7)
+    lightness = _surround(lightness, way.around, round(0.3 * height))
     lightness += way.noise * random.standard_normal(lightness.shape)
     return np.round(255 * np.clip(lightness, 0, 1)).astype(np.uint8)
+
+
+def _surround(lightness: np.ndarray, around: str, depth: int) -> np.ndarray:
+    """The picture with what is about its sheet or its digits."""
+    if around == "table":
+        sheet = Image.fromarray(np.pad(lightness, 2 * depth, constant_values=0.3).astype(np.float32))
+        return np.asarray(sheet.rotate(7, Image.Resampling.BILINEAR, fillcolor=0.3), float)
+    if around == "left":
+        lightness[:, :depth] = 0.35
+    elif around == "edge":
+        lightness[:3] = lightness[:, :2] = lightness[-4:] = 0.05
+    elif around == "frame":
+        inner = slice(12, -12), slice(12, -12)
+        within = lightness[inner].copy()
+        lightness[8:-8, 8:-8] = 0.2
+        lightness[inner] = within
+    return lightness
 
 
 def _draw_one(pen, digit: int, way: Way, corner: np.ndarray, random: np.random.Generator) -> None:

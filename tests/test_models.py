@@ -74,6 +74,19 @@ def test_uint8_and_float_images_give_the_same_logits(name, classes):
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_other_images_are_taken_too(name):
+    """None at all; whole numbers of any type; a side that is a multiple of four."""
+    model = make_model(name, **SHALLOW.get(name, {}))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image_batch())
+    assert jax.eval_shape(model.apply, variables, image_batch()[:0]).shape == (0, 10)
+    variables = quick(model.init)(jax.random.key(0), image_batch())
+    logits = quick(model.apply)(variables, image_batch())
+    np.testing.assert_array_equal(logits, quick(model.apply)(variables, image_batch().astype(np.int32)))
+    images = np.zeros((2, 32, 36, 3), np.uint8)
+    assert jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_model_batches_and_differentiates(name):
     model = make_model(name, **SHALLOW.get(name, {}))
     keys = jax.random.split(jax.random.key(0), 3)
@@ -144,6 +157,8 @@ def test_pooling_before_the_bias_changes_nothing_for_relu():
         ("mlp", {"dropout": float("nan")}, ["dropout", "nan"]),
         ("cnn", {"padding": "sane"}, ["sane", "same"]),
         ("cnn", {"kernel": 0}, ["kernel", "at least 1"]),
+        ("resnet", {"channels": [8, 4]}, ["channels", "none less", "[8, 4]"]),
+        ("resnet", {"channels": []}, ["channels", "one number or more", "[]"]),
         ("vit", {"heads": 3}, ["heads", "divide", "width, 64", "3"]),
     ],
 )
@@ -198,3 +213,9 @@ def test_blocks_may_differ_in_their_convolutions():
     model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2, 3])
     with pytest.raises(ConfigError, match=r"must be 1 number or 2, as channels; got \[1, 2, 3\]"):
         model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+
+
+def test_numpy_numbers_are_numbers():
+    model = make_model("mlp", hidden=[np.int64(8), 4], dropout=np.float32(0.5))
+    assert (model.hidden, model.dropout) == ((8, 4), 0.5)
+    assert hash(model) == hash(make_model("mlp", hidden=[8, 4], dropout=0.5))

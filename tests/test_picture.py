@@ -18,7 +18,8 @@ from PIL import Image
 from mnistjax.cli import main as train
 from mnistjax.cli.predict import describe, main
 from mnistjax.config import ConfigError
-from mnistjax.zoo.picture import BOX_SIDE, MOST_BYTES, find_digits, find_ink, read_picture
+from mnistjax.zoo.digits import BOX_SIDE, find_digits, find_ink
+from mnistjax.zoo.picture import MOST_BYTES, SCAN, read_picture
 from pictures import PLAIN, WAYS, draw, read_all
 
 
@@ -115,6 +116,25 @@ def test_nothing_is_found_on_plain_shaded_or_noisy_paper(level):
     assert not find_ink(np.full((50, 60), level / 255, np.float32), np.ones((50, 60), bool)).any()
 
 
+def test_a_digit_at_the_edge_or_in_a_ring_is_still_one():
+    picture = draw("12", dataclasses.replace(PLAIN, margin=0.3))
+    columns = np.flatnonzero((picture < 128).any(axis=0))
+    rows = np.flatnonzero((picture < 128).any(axis=1))
+    tight = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert len(digits_in(tight)) == 2
+    assert len(digits_in(picture[:, columns[0] + 4 :])) == 2
+    zero = draw("0", dataclasses.replace(PLAIN, height=300))
+    middle = zero.shape[0] // 2, int(np.flatnonzero((zero < 128).any(axis=0)).mean())
+    zero[middle[0] - 20 : middle[0] + 20, middle[1] - 15 : middle[1] + 15] = 20  # a dotted zero
+    (digit,) = digits_in(zero)
+    assert _height(digit) > 300
+
+
+def _height(digit):
+    top, _, bottom, _ = digit.box
+    return bottom - top
+
+
 def test_a_picture_of_many_marks_is_refused():
     picture = np.full((900, 900), 250)
     for row in range(10, 890, 40):
@@ -193,6 +213,15 @@ def gif():
     return file.getvalue()
 
 
+def jpeg_of_scans(count):
+    """A progressive JPEG that goes over its picture that many times more: hours, were it decoded."""
+    file = io.BytesIO()
+    Image.fromarray(draw("3")).resize((4000, 4000)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(SCAN)
+    return content[:last] + content[last:-2] * count + content[-2:]
+
+
 HOSTILE = {
     "empty.png": (b"", "is no picture in PNG, JPEG or BMP format"),
     "text.png": (b"seven", "is no picture in PNG, JPEG or BMP format"),
@@ -206,6 +235,7 @@ HOSTILE = {
     "wide.png": (png_header(2**31 - 1, 1), "2"),
     "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; at most 64,000,000 are read"),
     "jpeg.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture"),
+    "scans.jpg": (jpeg_of_scans(3000), "has 3,0.. scans; at most 100 are read"),
     "bmp.bmp": (
         b"BM" + struct.pack("<IHHIIiiHHII", 100, 0, 0, 54, 40, -(2**31), -(2**31), 1, 32, 0, 0),
         "can't be read",
@@ -243,7 +273,8 @@ def test_the_largest_picture_that_is_read_needs_little_memory(tmp_path):
     code = """
 import re, sys
 from pathlib import Path
-from mnistjax.zoo.picture import find_digits, read_picture
+from mnistjax.zoo.digits import find_digits
+from mnistjax.zoo.picture import read_picture
 assert find_digits(read_picture(sys.argv[1])) == []
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])"""
     command = [sys.executable, "-c", code, str(tmp_path / "white.png")]
@@ -292,8 +323,8 @@ def test_pictures_are_read_in_their_order(run, work, capsys):
 def test_a_packaged_model_reads_pictures_drawn_in_many_ways(tmp_path):
     read = read_all("lenet5.mnist", tmp_path)
     wrong = {path.name: found for path, digit, found in read if found != [digit]}
-    assert len(read) == 170
-    assert len(wrong) <= 4, wrong  # ones like sevens
+    assert len(read) == 10 * len(WAYS)
+    assert len(wrong) <= 2, wrong  # none here; on another machine a number may be rounded otherwise
 
 
 def test_a_line_says_class_probability_and_runner_up():
@@ -303,7 +334,7 @@ def test_a_line_says_class_probability_and_runner_up():
 
 def test_explain_writes_what_the_model_saw(run, work, capsys):
     write(work / "a.png", draw("12"))
-    write(work / "b.c.png", np.full((50, 50), 255, np.uint8))
+    write(work / "b.c.png", np.full((1, 3000), 255, np.uint8))
     assert main([run, "a.png", "b.c.png", "--explain", "seen"]) == 0
     assert {path.name for path in (work / "seen").glob("*.png")} == {"0-a.png", "1-b.c.png"}
     assert "explained -> seen/0-a.png" in capsys.readouterr().err

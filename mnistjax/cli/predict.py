@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mnistjax.zoo import Card
-    from mnistjax.zoo.picture import Digit
+    from mnistjax.zoo.digits import Digit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,8 @@ def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
     from mnistjax.backend import prepare_backend
     from mnistjax.zoo import load
-    from mnistjax.zoo.picture import find_digits, read_picture
+    from mnistjax.zoo.digits import find_digits
+    from mnistjax.zoo.picture import read_picture
 
     args = parse_arguments(argv)
     pictures = [read_picture(path) for path in args.images]

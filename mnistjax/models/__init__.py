@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mnistjax.config import ConfigError, freeze, unknown
@@ -155,11 +156,18 @@ def _own(layer: nn.Module) -> list[str]:
     return [field.name for field in fields if field.init and getattr(layer, field.name) != field.default]
 
 
+def _native(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, tuple):
+        return tuple(map(_native, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _like(option: str, value: Any, default: Any) -> Any:
     """`value` in the type of the option's default: an int is a list of one, a list a tuple, 0 a float."""
     if default is None or not _is_plain(default):
         return value
-    value = freeze(value)
+    value = _native(freeze(value))
     if isinstance(default, tuple) and not isinstance(value, tuple):
         value = (value,)
     if isinstance(default, float) and type(value) is int:

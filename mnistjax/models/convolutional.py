@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError
-from mnistjax.models.layers import ACTIVATIONS, Model, hidden_layers, to_float
+from mnistjax.models.layers import ACTIVATIONS, Model, flatten, hidden_layers, to_float
 from mnistjax.ops import Padding, conv2d, conv2d_max_pool
 
 
@@ -59,8 +59,7 @@ class CNN(Model):
                 x, lost, images, self.channels, f" (kernel {self.kernel}, padding {self.padding})"
             )
             x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
-        x = x.reshape(x.shape[0], -1)
-        x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
+        x = hidden_layers(flatten(x), self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
@@ -88,7 +87,7 @@ class LeNet5(Model):
         for channels in (6, 16):
             x = activation(Conv(channels, kernel=5)(x))
             x = average_pool(x)
-        x = x.reshape(x.shape[0], -1)
+        x = flatten(x)
         for width in (120, 84):
             x = activation(nn.Dense(width)(x))
         return nn.Dense(self.num_classes)(x)
@@ -119,7 +118,7 @@ class CNNBN(Model):
                 pool = index == convolutions - 1
                 x = Conv(channels, padding="same", pool=pool, bias=False)(x)
                 x = activation(normalize(x, train))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(x.shape[0], -1))
+        x = nn.Dropout(self.dropout, deterministic=not train)(flatten(x))
         for width in self.hidden:
             x = activation(normalize(nn.Dense(width, use_bias=False)(x), train))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -141,6 +140,12 @@ class ResNet(Model):
 
     channels: tuple[int, ...] = (16, 32, 64)  # of each stage
     blocks: int = 1  # of two convolutions, per stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.channels or list(self.channels) != sorted(self.channels):
+            given = list(self.channels)
+            raise ConfigError(f"channels must be one number or more, none less than before; got {given}")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -198,6 +203,8 @@ def normalize(x: Array, train: bool) -> Array:
 
 
 def average_pool(images: Array) -> Array:
-    """The means over 2 x 2 squares of images (B, H, W, C), H and W even: (B, H/2, W/2, C)."""
+    """The means over 2 x 2 squares of images (B, H, W, C), edges cropped: (B, H//2, W//2, C)."""
     batch, height, width, channels = images.shape
-    return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    rows, columns = height // 2, width // 2
+    images = images[:, : 2 * rows, : 2 * columns]
+    return images.reshape(batch, rows, 2, columns, 2, channels).mean(axis=(2, 4))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from flax import linen as nn
 from jax import Array
 
-from mnistjax.models.layers import Model, hidden_layers, to_float
+from mnistjax.models.layers import Model, flatten, hidden_layers, to_float
 
 
 class Neuron(Model):
@@ -17,7 +17,7 @@ class Neuron(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images).reshape(images.shape[0], -1)  # (B, H*W*C)
+        x = flatten(to_float(images))  # (B, H*W*C)
         return nn.Dense(self.num_classes)(x)
 
 
@@ -30,6 +30,6 @@ class MLP(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images).reshape(images.shape[0], -1)  # (B, H*W*C)
+        x = flatten(to_float(images))  # (B, H*W*C)
         x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
@@ -58,8 +59,14 @@ def _check(option: str, value: Any, default: Any) -> None:
 
 
 def to_float(images: Array) -> Array:
-    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images, jnp.float32)
+    """Images as float32 in [0, 1]: whole numbers, uint8 say, divided by 255, floats as they are."""
+    floats = jnp.asarray(images, jnp.float32)
+    return floats / 255 if jnp.issubdtype(images.dtype, jnp.integer) else floats
+
+
+def flatten(x: Array) -> Array:
+    """(B, ...) as (B, features); B may be 0, of which `reshape(B, -1)` makes nothing."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def hidden_layers(x: Array, widths: Sequence[int], activation: str, dropout: float, train: bool) -> Array:

@@ -17,8 +17,8 @@ def to_patches(images: Array, side: int) -> Array:
     batch, height, width, channels = images.shape
     if height % side or width % side:
         raise ConfigError(f"patch must divide the sides of images of {height} x {width}; got {side}")
-    x = images.reshape(batch, height // side, side, width // side, side, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
+    x = images.reshape(batch, height // side, side, width // side, side, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, (height // side) * (width // side), side * side * channels)
 
 
 class FeedForward(nn.Module):

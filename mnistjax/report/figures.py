@@ -255,7 +255,7 @@ def picture_figure(
     from matplotlib.patches import Rectangle
 
     rows = math.ceil(len(images) / columns)
-    height = min(6.0, 7.2 * lightness.shape[0] / lightness.shape[1])
+    height = min(6.0, max(0.5, 7.2 * lightness.shape[0] / lightness.shape[1]))  # inches
     figure = _figure(7.2, height + 1.5 * rows)
     halves: Any = figure.subfigures(2, 1, height_ratios=[height, 1.5 * rows]) if rows else [figure]
     axes = halves[0].add_subplot()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,10 +67,13 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and its card: a packaged one by name, or that of a run's folder.
 
     `model.apply(variables, images)` are the logits of images (B, 28, 28, 1), uint8 or float in [0, 1].
-    ConfigError for an unknown name, a run that is not done, or files that are damaged.
+    ConfigError for an unknown name, a folder without a run, a run that is not done, or damaged files.
     """
-    if isinstance(name, Path) or (name not in list_models(pretrained=True) and Path(name).is_dir()):
-        folder = Path(name)
+    folder = Path(name)
+    packaged = list_models(pretrained=True)
+    if isinstance(name, Path) or (
+        name and name not in packaged and (folder.is_dir() or len(folder.parts) > 1)
+    ):
         card, arrays = describe_run(folder), read_variables(folder)
     else:
         weights = _read_weights(name)
@@ -86,14 +89,29 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
 
 def describe_run(folder: Path, **more: Any) -> Card:
     """The card of the run in a folder, with `more` fields set; ConfigError unless it is done."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder")
+    if (folder / "sweep.json").exists():
+        raise ConfigError(
+            f"{folder} holds a sweep, each of whose runs has a folder in it: {folder / '0'}, ..."
+        )
     status, summary = records.read_status(folder), records.read_summary(folder)
     if status is None:
         raise ConfigError(f"{folder} holds no run")
-    if status["status"] != "done" or summary is None:
-        raise ConfigError(f"the run in {folder} is not done ({status['status']})")
-    spec, data, rows = summary["spec"], summary["data"], records.read_rows(folder)
-    fields = {
-        "name": str(folder),
+    try:
+        if status["status"] != "done" or summary is None:
+            raise ConfigError(f"the run in {folder} is not done ({status['status']})")
+        fields = _describe(summary, records.read_rows(folder))
+    except (KeyError, IndexError, TypeError) as error:
+        raise ConfigError(f"the records in {folder} are damaged: {error!r}") from None
+    fields = {"name": str(folder), **fields, **more}
+    return Card(**{key: freeze(value) for key, value in fields.items()})
+
+
+def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a card that a run's records tell."""
+    spec, data = summary["spec"], summary["data"]
+    return {
         "model": spec["model"],
         "options": spec["model_options"],
         "task": spec["task"],
@@ -111,7 +129,6 @@ def describe_run(folder: Path, **more: Any) -> Card:
         "seconds": sum(row["seconds"] for row in rows),
         "device": summary["device"],
     }
-    return Card(**{key: freeze(value) for key, value in {**fields, **more}.items()})
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ from mnistjax.zoo.ensemble import Ensemble
 def features(model: nn.Module, variables: Any, images: Array) -> Array:
     """The activations (B, F) that a model's last layer turns into logits, of images (B, H, W, C).
 
-    Safe under `jit`, `vmap` and `grad`. ConfigError for an ensemble, which has a last layer in each member.
+    Safe under `jit`, `vmap` and `grad`. ConfigError for an ensemble, which has a last layer in each member,
+    and for a model without layers.
     """
     if isinstance(model, Ensemble):
         raise ConfigError("an ensemble has no last layer of its own; load a model of one run")
@@ -31,6 +32,8 @@ def features(model: nn.Module, variables: Any, images: Array) -> Array:
 
     with nn.intercept_methods(take):
         model.apply(variables, images)
+    if not last:
+        raise ConfigError(f"a {type(model).__name__} has no layers, so no last one")
     return last[0]
 
 

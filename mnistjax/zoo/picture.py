@@ -1,11 +1,6 @@
-"""People's pictures of digits, made into images like MNIST's.
+"""People's pictures, read from files that may be anything.
 
-Lightness is compared with that of the paper, which may be shaded; what stands out far enough is ink, light or
-dark. The table that a sheet lies on, a dark edge, and a frame drawn about digits are neither. A digit is then
-treated as LeCun et al. (1998) treated theirs: scaled into 20 x 20 pixels, and its centre of mass put into the
-middle of 28 x 28.
-
-H, W sides of the picture. Boxes are (top, left, bottom, right) in its pixels.
+H, W sides of the picture.
 """
 
 from __future__ import annotations
@@ -15,40 +10,18 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from mnistjax.config import ConfigError, one_line
 
 FORMATS = ("PNG", "JPEG", "BMP")
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 64_000_000
-MOST_MARKS = 100  # that one picture may have
-SMALLEST = 6  # pixels, height of a digit that can be read
+MOST_SCANS = 100  # of a JPEG, each of which is decoded at its full size; cameras and browsers make up to 10
+SCAN = b"\xff\xda"  # its marker, which is nowhere in a scan
 WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
-SIDE, BOX_SIDE = 28, 20
-STROKE = 1.6, 4.5  # widths of MNIST's strokes, in pixels of the box
-FAINTEST = 0.06  # contrast of ink and paper, of 1; less is no ink
-NOISE_FACTOR = 7.0  # by which the darkest ink must exceed the paper's noise
-INK, NEAR_INK = 0.5, 0.35  # of the darkest ink's contrast: what is ink, and what is if it touches such
-FULL_INK = 0.9  # from which on a pixel is as dark as can be
-LEAST_INK = 0.1  # at a digit's edge, where pixels are partly ink
-SPECK = 0.4  # of the tallest mark's height; lower ones are no digits
-EDGE = 2  # pixels about a mark that may be partly ink
-MOST_LAYERS = 4  # things about the digits that are taken away: the table, the sheet's edge, a frame
-SHEET = 0.3, 0.88, 0.8  # a sheet's least share: of the picture, of a rectangle about it, free of ink
-ALONG = 0.9  # of a mark's longer side: with so much of it along the picture's edges it comes from outside
-FRAMED = 0.25  # of a frame's height, that of a mark in it
-GAP = 0.12  # of that height; parts of one digit, one above the other, may be so far apart
-
-Box = tuple[int, int, int, int]
-
-
-class Digit(NamedTuple):
-    image: np.ndarray  # (28, 28) uint8, light on dark, as the model sees it
-    box: Box
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -67,6 +40,8 @@ def read_picture(path: str | Path) -> np.ndarray:
         if picture.width * picture.height > MOST_PIXELS:
             size = f"{picture.width:,} x {picture.height:,} pixels"
             raise ConfigError(f"{path} has {size}; at most {MOST_PIXELS:,} are read")
+        if picture.format == "JPEG" and (scans := content.count(SCAN)) > MOST_SCANS:
+            raise ConfigError(f"{path} has {scans:,} scans; at most {MOST_SCANS} are read")
         picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # of a JPEG no more is decoded than is used
         picture.load()
         picture = ImageOps.exif_transpose(picture)
@@ -115,254 +90,3 @@ def _lightness(picture: Any) -> np.ndarray:
         size = [max(1, round(side * scale)) for side in picture.size]
         picture = picture.resize(size, Image.Resampling.BOX)
     return np.clip(np.asarray(picture, np.float32), 0, 1)
-
-
-def find_digits(lightness: np.ndarray) -> list[Digit]:
-    """The digits in a picture's lightness (H, W), line by line; none in one without ink."""
-    inside = np.ones(lightness.shape, bool)
-    ink = find_ink(lightness, inside)
-    for _ in range(MOST_LAYERS):
-        around = _find_surroundings(ink) & inside
-        if not around.any():
-            break
-        inside &= ndimage.maximum_filter(around, 2 * (EDGE + round(3 * _blur(lightness))) + 1) == 0
-        ink = find_ink(lightness, inside)
-    labels, boxes = _find_marks(ink)
-    groups = _join([box for _, box in boxes])
-    tallest = max((_height(_hull([boxes[i][1] for i in group])) for group in groups), default=0)
-    digits = []
-    for group in groups:
-        box = _hull([boxes[i][1] for i in group])
-        if _height(box) >= max(SMALLEST, SPECK * tallest):
-            wider = _slices((box[0] - EDGE, box[1] - EDGE, box[2] + EDGE, box[3] + EDGE))
-            own = np.isin(labels[wider], [boxes[i][0] for i in group])
-            edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
-            digits.append(Digit(normalize(np.where(own | edge, ink[wider], 0)), box))
-    return _in_reading_order(digits)
-
-
-def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """How much of ink each pixel (H, W) is, from 0, the paper, to 1, the ink that stands out most; 0 outside."""
-    if not inside.any():
-        return np.zeros_like(lightness)
-    smooth = ndimage.gaussian_filter(lightness, _blur(lightness))
-    paper, noise = _fit_paper(smooth, inside)
-    difference = np.where(inside, smooth - paper, 0)
-    if -difference.min() >= difference.max():  # dark ink
-        difference = -difference
-    strongest = float(difference.max())
-    if strongest < max(FAINTEST, NOISE_FACTOR * noise):
-        return np.zeros_like(lightness)
-    return np.clip(difference / strongest, 0, 1)
-
-
-def _blur(lightness: np.ndarray) -> float:
-    """The sigma, in pixels, of what is lost on purpose: grain."""
-    return max(lightness.shape) / 500
-
-
-def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
-    """The paper's lightness (H, W), the quadratic surface near which most of what is inside lies, and its noise.
-
-    It starts from the margin's median, for thick digits fill much of a small picture.
-    """
-    step = max(1, max(lightness.shape) // 100)
-    values, known = lightness[::step, ::step], inside[::step, ::step]
-    terms = _quadratic(lightness.shape)
-    depth = max(1, min(values.shape) // 16)
-    margin = known & ~ndimage.binary_erosion(known, np.ones((3, 3)), depth)
-    if not margin.any():
-        known = margin = np.ones(values.shape, bool)
-    weights = np.zeros(6, np.float32)
-    weights[0] = np.median(values[margin])
-    noise = _spread_of(np.abs(values - weights[0])[margin])
-    spread = max(noise, 0.02)
-    for _ in range(8):
-        distance = np.abs(values - terms[::step, ::step] @ weights)
-        near = (distance < 2.5 * spread) & known
-        if near.sum() < 20:
-            break
-        weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
-        noise = _spread_of(distance[near])
-        spread = max(noise, 0.01)
-    return terms @ weights, noise
-
-
-def _spread_of(distances: np.ndarray) -> float:
-    """The standard deviation that normal errors of such sizes would have; a few large ones hardly count."""
-    return 1.4826 * float(np.median(distances))
-
-
-def _quadratic(sides: tuple[int, ...]) -> np.ndarray:
-    """The terms (H, W, 6) of a quadratic in two directions, each from -1 to 1."""
-    y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in sides), indexing="ij")
-    return np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
-
-
-def _find_surroundings(ink: np.ndarray) -> np.ndarray:
-    """Which pixels (H, W) are about the digits, not of them: all about the sheet that lies on a table; else
-    marks that come in from the picture's edges, or frame another one."""
-    labels, found = _find_marks(ink)
-    around = np.zeros(ink.shape, bool)
-    for number, box in found:
-        if _height(box) * _width(box) >= SHEET[0] * ink.size:
-            mark = labels[_slices(box)] == number
-            filled = np.asarray(ndimage.binary_fill_holes(mark))
-            if _is_sheet(mark, filled, ink.size):
-                around[:] = True
-                around[_slices(box)] = ~filled
-                return around
-    edges = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
-    foreign = []
-    for number, box in found:
-        longer = max(_height(box), _width(box))
-        if (number in corners and (edges == number).sum() >= ALONG * longer) or _frames(labels, number, found):
-            foreign.append(number)
-    return np.isin(labels, foreign) if 0 < len(foreign) < len(found) else around
-
-
-def _is_sheet(mark: np.ndarray, filled: np.ndarray, pixels: int) -> bool:
-    """Whether a mark (h, w), here without and with its holes, is paper with digits in it: a large rectangle."""
-    holes: Any = ndimage.label(filled & ~mark, np.ones((3, 3)))
-    tallest = max((rows.stop - rows.start for rows, _ in ndimage.find_objects(holes[0])), default=0)
-    if tallest < max(SMALLEST, 0.05 * len(mark)) or mark.sum() < SHEET[2] * filled.sum():
-        return False
-    outline = filled & ~ndimage.binary_erosion(filled)
-    points, angles = np.argwhere(outline), np.deg2rad(np.arange(0, 90, 3))
-    along, across = (points @ np.stack(axis) for axis in (_turned(angles), _turned(angles + np.pi / 2)))
-    rectangle = ((np.ptp(along, axis=0) + 1) * (np.ptp(across, axis=0) + 1)).min()
-    return bool(filled.sum() >= max(SHEET[0] * pixels, SHEET[1] * rectangle))
-
-
-def _turned(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.cos(angles), np.sin(angles)
-
-
-def _frames(labels: np.ndarray, number: int, found: list[tuple[int, Box]]) -> bool:
-    """Whether the mark of that number closes itself about another one that is no speck to it."""
-    box = dict(found)[number]
-    inner = [n for n, b in found if _hull([b, box]) == box and FRAMED * _height(box) <= _height(b) < _height(box)]
-    if not inner:
-        return False
-    part = labels[_slices(box)]
-    filled = np.asarray(ndimage.binary_fill_holes(part == number))
-    return bool(filled[np.isin(part, inner)].any())
-
-
-def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """Labels (H, W) of the connected marks, and of each its label and box."""
-    every = np.ones((3, 3))
-    labels: Any
-    labels, count = ndimage.label(ink >= NEAR_INK, every)  # pyright: ignore[reportGeneralTypeIssues] # a pair
-    strongest = ndimage.maximum(ink, labels, np.arange(1, count + 1)) if count else []
-    found = []
-    for number, (slices, strength) in enumerate(
-        zip(ndimage.find_objects(labels), strongest, strict=True), start=1
-    ):
-        if strength >= INK:
-            rows, columns = slices
-            found.append((number, (rows.start, columns.start, rows.stop, columns.stop)))
-    tallest = max((_height(box) for _, box in found), default=0)
-    if tallest < SMALLEST:
-        return labels, []
-    found = [(number, box) for number, box in found if max(_height(box), _width(box)) >= 0.1 * tallest]
-    if len(found) > MOST_MARKS:
-        raise ConfigError(f"{len(found):,} marks, at most {MOST_MARKS} are looked at: no picture of digits")
-    return labels, found
-
-
-def _join(boxes: list[Box]) -> list[list[int]]:
-    """Which boxes are parts of one digit: those one above the other with hardly a gap between."""
-    tallest = max(map(_height, boxes), default=0)
-
-    def hull(group: list[int]) -> Box:
-        return _hull([boxes[index] for index in group])
-
-    groups: list[list[int]] = []
-    for index in range(len(boxes)):
-        group = [index]
-        while found := [other for other in groups if _belong(hull(group), hull(other), tallest)]:
-            groups = [other for other in groups if other not in found]
-            group = sorted(sum(found, group))
-        groups.append(group)
-    return groups
-
-
-def _belong(one: Box, other: Box, tallest: int) -> bool:
-    overlap = min(one[3], other[3]) - max(one[1], other[1])
-    gap = max(one[0], other[0]) - min(one[2], other[2])
-    low = min(_height(one), _height(other)) < SPECK * tallest
-    near = gap <= GAP * tallest if low else gap <= 0.04 * tallest
-    return near and overlap >= 0.4 * min(_width(one), _width(other))
-
-
-def _in_reading_order(digits: list[Digit]) -> list[Digit]:
-    """Lines from the top, each from the left."""
-    lines: list[list[Digit]] = []
-    for digit in sorted(digits, key=lambda digit: digit.box[0] + digit.box[2]):
-        middle = (digit.box[0] + digit.box[2]) / 2
-        for line in lines:
-            if min(d.box[0] for d in line) <= middle < max(d.box[2] for d in line):
-                line.append(digit)
-                break
-        else:
-            lines.append([digit])
-    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.box[1])]
-
-
-def normalize(ink: np.ndarray) -> np.ndarray:
-    """The digit as MNIST would have it, (28, 28) uint8, of its ink (h, w).
-
-    Strokes that are thinner or thicker than MNIST's become as thick as its thinnest or its thickest.
-    """
-    from PIL import Image
-
-    sharp = _crop(np.clip(ink / FULL_INK, 0, 1))
-    scale = BOX_SIDE / max(sharp.shape)
-    inside = np.pad(sharp, 1 + round(STROKE[0] / scale)) >= 0.5
-    depth: Any = ndimage.distance_transform_edt(inside)
-    thickness = 4 * scale * (float(depth[inside].mean()) - 0.25) if inside.any() else 0.0
-    grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture, either way
-    if abs(grow) >= 0.5:
-        outwards = np.asarray(ndimage.distance_transform_edt(~inside)) - depth
-        sharp = _crop(np.clip(grow + 0.5 - outwards + 0.5 * np.sign(outwards), 0, 1))
-        scale = BOX_SIDE / max(sharp.shape)
-    height, width = (max(1, round(scale * side)) for side in sharp.shape)
-    small = Image.fromarray(sharp.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    return _center(np.asarray(small))
-
-
-def _crop(ink: np.ndarray) -> np.ndarray:
-    """Without the rows and columns about it that have no ink; all of it if none has."""
-    rows, columns = (np.flatnonzero((ink >= LEAST_INK).any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink
-
-
-def _center(digit: np.ndarray) -> np.ndarray:
-    """The digit with its centre of mass at row and column 14, as MNIST's are, if it then lies inside."""
-    image = np.zeros((SIDE, SIDE), np.uint8)
-    digit = np.round(255 * np.clip(digit / max(float(digit.max()), 1e-6), 0, 1)).astype(np.uint8)
-    middle: Any = ndimage.center_of_mass(digit)
-    starts = [
-        min(max(0, round(SIDE / 2 - m)), SIDE - side) for m, side in zip(middle, digit.shape, strict=True)
-    ]
-    image[starts[0] : starts[0] + digit.shape[0], starts[1] : starts[1] + digit.shape[1]] = digit
-    return image
-
-
-def _hull(boxes: list[Box]) -> Box:
-    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
-    return min(tops), min(lefts), max(bottoms), max(rights)
-
-
-def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(max(0, box[0]), box[2]), slice(max(0, box[1]), box[3])
-
-
-def _height(box: Box) -> int:
-    return box[2] - box[0]
-
-
-def _width(box: Box) -> int:
-    return box[3] - box[1]
