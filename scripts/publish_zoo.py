@@ -13,21 +13,23 @@ import dataclasses
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import yaml
 
 import mnistjax
 from marked import replace_marked
 from mnistjax import records, zoo
+from mnistjax.compose import differing_keys
 from mnistjax.config import ConfigError, unknown
 from mnistjax.data import Split
 from mnistjax.metrics import batch_sums, summarize
-from mnistjax.report.runs import read_runs
+from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.zoo.ensemble import ensemble
 
 README = Path(__file__).parents[1] / "README.md"
@@ -59,7 +61,9 @@ def publish(name: str, folder: Path) -> zoo.Card:
         _call("-m", *words.split(), f"seed={every}", f"hydra.sweep.dir={place}")
     elif any(run.status != "done" for run in read_runs([place])):
         _call("-m", f"sweep.resume={place}")
-    cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in read_runs([place])}
+    runs = read_runs([place])
+    check_command(words, runs)
+    cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
     run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
     best = dataclasses.replace(best, command=f"mnistjax {words} seed={best.seed}", tried=tried)
@@ -69,6 +73,15 @@ def publish(name: str, folder: Path) -> zoo.Card:
             command = f"mnistjax -m {words} seed={every}"
             publish_ensemble(dataclasses.replace(best, name=together, command=command), list(cards))
     return zoo.load(name)[2]
+
+
+def check_command(words: str, runs: Sequence[RunRecord]) -> None:
+    """ConfigError unless these words say what trained the runs: they may be of an earlier version."""
+    command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
+    config = yaml.safe_load(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for run in runs:
+        if different := differing_keys({**config, "seed": run.seed}, run.config):
+            raise ConfigError(f"the run in {run.folder} is not of this command: {', '.join(different)}")
 
 
 def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
@@ -134,8 +147,8 @@ def _call(*words: str) -> None:
 def readme_text() -> str:
     """The table of the packaged models."""
     lines = [
-        "| name | parameters | size | test accuracy | of all seeds | F1 | epochs | trained by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| name | parameters | size | test accuracy | of all seeds | F1 | epochs | minutes | trained by |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in zoo.list_models(pretrained=True):
         card = zoo.load(name)[2]
@@ -146,7 +159,7 @@ def readme_text() -> str:
             spread = f"{card.members} together"
         lines.append(
             f"| `{name}` | {card.parameters:,} | {size / 1000:,.0f} kB | {card.test_accuracy:.2%} | {spread} "
-            f"| {card.test_f1:.4f} | {card.epochs} | `{card.command}` |"
+            f"| {card.test_f1:.4f} | {card.epochs} | {card.seconds / 60:,.1f} | `{card.command}` |"
         )
     return "\n".join(lines)
 

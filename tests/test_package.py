@@ -74,10 +74,18 @@ def python(*args, cwd, **env):
 
 
 def test_import_loads_nothing_heavy(tmp_path):
-    code = "import sys, mnistjax; print(*sys.modules)"
-    loaded = python("-c", code, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent)).split()
-    assert "mnistjax" in loaded
-    assert not {"hydra", "tensorflow", "tensorflow_datasets", "wandb"} & set(loaded)
+    """Nor does any of its names, nor do making a model and listing them, start a backend of JAX."""
+    code = """
+import sys, mnistjax
+for name in mnistjax.__all__:
+    getattr(mnistjax, name)
+mnistjax.create_model("cnn"), mnistjax.list_models("*", pretrained=True)
+from jax._src import xla_bridge
+print(len(xla_bridge._backends), *sys.modules)"""
+    backends, *loaded = python("-c", code, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent)).split()
+    assert backends == "0"
+    assert "mnistjax.zoo.convert" in loaded
+    assert not {"hydra", "omegaconf", "tensorflow", "tensorflow_datasets", "wandb"} & set(loaded)
 
 
 @pytest.mark.skipif(not (PACKAGE.parent / "pyproject.toml").exists(), reason="not a checkout")

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
+from flax import linen as nn
 
 import mnistjax
 import publish_zoo
@@ -91,11 +93,45 @@ def test_packaged_weights_are_what_was_written(run, tmp_path, monkeypatch):
 def test_what_is_no_finished_run_is_not_loaded(run, tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         mnistjax.load(tmp_path)
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        mnistjax.load(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"outputs/nowhere is no folder"):
+        mnistjax.load("outputs/nowhere")
+    with pytest.raises(ConfigError, match="unknown pretrained model ''"):
+        mnistjax.load("")
     folder = run("model=mlp", "model.hidden=8")
     status = read(folder, "status.json")
     (folder / "status.json").write_text(json.dumps({**status, "status": "diverged"}))
     with pytest.raises(ConfigError, match="diverged"):
         mnistjax.load(folder)
+    (folder / "status.json").write_text(json.dumps(status))
+    for name in ("status.json", "summary.json", "metrics.jsonl"):
+        content = (folder / name).read_text()
+        for damaged in ("{}\n", "[]\n", ""):
+            (folder / name).write_text(damaged)
+            with pytest.raises(ConfigError, match="here"):
+                mnistjax.load(folder)
+        (folder / name).write_text(content)
+    mnistjax.load(folder)
+
+
+def test_a_sweep_is_no_run_but_has_some(work):
+    assert main([*WORDS, "model=mlp", "model.hidden=8", "-m", "seed=0", "hydra.sweep.dir=all"]) == 0
+    with pytest.raises(
+        ConfigError, match="all holds a sweep, each of whose runs has a folder in it: all/0, "
+    ):
+        mnistjax.load("all")
+
+
+def test_a_model_without_layers_has_no_features():
+    class Sum(nn.Module):
+        num_classes: int = 1
+
+        def __call__(self, images, train=False):
+            return images.reshape(len(images), -1).sum(axis=1, keepdims=True)
+
+    with pytest.raises(ConfigError, match="a Sum has no layers"):
+        mnistjax.features(Sum(), {}, jnp.ones((2, 28, 28, 1)))
 
 
 @pytest.mark.parametrize("name", ["neuron", "mlp", "cnn", "cnn_bn", "vit"])
@@ -208,14 +244,23 @@ def test_the_readme_shows_what_is_packaged():
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_command_of_the_zoo_is_one_that_is_understood(name, work):
+def test_a_command_of_the_zoo_says_what_its_card_says(name, work, capsys):
     _, _, card = mnistjax.load(name)
     assert card.command is not None
     _, *words = card.command.split()
     if card.members > 1:
         assert words[0] == "-m"
         words = [*words[1:-1], f"seed={card.seed}"]
-    assert main([*words, "--cfg", "job"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--cfg", "job", "--resolve"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    options = {key: value for key, value in config["model"].items() if key != "name"}
+    assert config["model"]["name"] == card.model
+    assert freeze(options) == card.options
+    assert (config["data"]["name"], config["seed"]) == (card.data, card.seed)
+    assert config["task"]["name"] == card.task
+    assert card.epochs <= config["train"]["epochs"]
+    assert (config["train"]["keep"], config["train"]["monitor"]) == ("best", "val/accuracy")
 
 
 @pytest.mark.slow
@@ -246,3 +291,10 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     before = sorted((work / "runs").rglob("*"))
     assert publish_zoo.publish("mlp.digits", work / "runs") == card  # nothing is trained again
     assert sorted((work / "runs").rglob("*")) == before
+    other = words.replace("hidden=8", "hidden=9")
+    monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (other, "digits", 3)})
+    with pytest.raises(
+        ConfigError, match=r"0 is not of this command: model.hidden \(8 there, 9 here\)$"
+    ):
+        publish_zoo.publish("mlp.digits", work / "runs")
+    assert zoo.load("mlp.digits")[2] == card
