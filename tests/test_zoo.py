@@ -293,8 +293,6 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     assert sorted((work / "runs").rglob("*")) == before
     other = words.replace("hidden=8", "hidden=9")
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (other, "digits", 3)})
-    with pytest.raises(
-        ConfigError, match=r"0 is not of this command: model.hidden \(8 there, 9 here\)$"
-    ):
+    with pytest.raises(ConfigError, match=r"0 is not of this command: model.hidden \(8 there, 9 here\)$"):
         publish_zoo.publish("mlp.digits", work / "runs")
     assert zoo.load("mlp.digits")[2] == card

@@ -165,13 +165,10 @@ def _is_sheet(mark: np.ndarray, filled: np.ndarray, pixels: int) -> bool:
         return False
     outline = filled & ~_eroded(filled, 1)
     points, angles = np.argwhere(outline), np.deg2rad(np.arange(0, 90, 3))
-    along, across = (points @ np.stack(axis) for axis in (_turned(angles), _turned(angles + np.pi / 2)))
+    cos, sin = np.cos(angles), np.sin(angles)
+    along, across = points @ np.stack([cos, sin]), points @ np.stack([-sin, cos])
     rectangle = ((np.ptp(along, axis=0) + 1) * (np.ptp(across, axis=0) + 1)).min()
     return bool(filled.sum() >= max(SHEET[0] * pixels, SHEET[1] * rectangle))
-
-
-def _turned(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.cos(angles), np.sin(angles)
 
 
 def _frames(labels: np.ndarray, number: int, found: list[tuple[int, Box]]) -> bool:
