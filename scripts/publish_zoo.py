@@ -147,7 +147,7 @@ def _call(*words: str) -> None:
 def readme_text() -> str:
     """The table of the packaged models."""
     lines = [
-        "| name | parameters | size | test accuracy | of all seeds | F1 | epochs | minutes | trained by |",
+        "| name | parameters | size | test accuracy | of all seeds | F1 | epochs | time | trained by |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in zoo.list_models(pretrained=True):
@@ -155,11 +155,12 @@ def readme_text() -> str:
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
         tests = [100 * test for _, _, test in card.tried]
         spread = f"{statistics.fmean(tests):.2f} ± {statistics.stdev(tests):.2f} % ({len(tests)})"
+        duration = f"{card.seconds:.0f} s" if card.seconds < 60 else f"{card.seconds / 60:.0f} min"
         if card.members > 1:
             spread = f"{card.members} together"
         lines.append(
             f"| `{name}` | {card.parameters:,} | {size / 1000:,.0f} kB | {card.test_accuracy:.2%} | {spread} "
-            f"| {card.test_f1:.4f} | {card.epochs} | {card.seconds / 60:,.1f} | `{card.command}` |"
+            f"| {card.test_f1:.4f} | {card.epochs} | {duration} | `{card.command}` |"
         )
     return "\n".join(lines)
 
