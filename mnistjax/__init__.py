@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mnistjax.plan import make_plan
     from mnistjax.train import State, evaluate, predict
     from mnistjax.zoo import Card, list_models, load
+    from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
+    from mnistjax.zoo.digits import read_digits
     from mnistjax.zoo.look import features, summary
 
 _ROOMS = {
@@ -31,7 +33,9 @@ _ROOMS = {
     "plan": ("make_plan",),
     "train": ("State", "evaluate", "predict"),
     "zoo": ("Card", "list_models", "load"),
+    "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
+    "zoo.digits": ("read_digits",),
     "zoo.look": ("features", "summary"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -47,6 +51,7 @@ __all__ = [
     "Spec",
     "State",
     "Stopping",
+    "classify",
     "create_model",
     "evaluate",
     "export",
@@ -62,6 +67,7 @@ __all__ = [
     "make_plan",
     "predict",
     "prepare_backend",
+    "read_digits",
     "register_dataset",
     "register_model",
     "register_optimizer",

@@ -24,6 +24,7 @@ from mnistjax.config import ConfigError, unknown
 LIMITS = {
     "rotation": 180.0,  # degrees, at most, either way
     "scaling": 0.9,  # share by which height and width each grow or shrink, at most
+    "shear": 60.0,  # degrees that an upright line leans, at most, either way
     "shift": 28.0,  # pixels in each direction, at most
     "elastic": 28.0,  # pixels that a place moves, root mean square
     "erasing": 1.0,  # share of the images that lose a rectangle
@@ -44,7 +45,8 @@ def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
         if option == "epochs":
             right, allowed = type(value) is int and value >= 0, "a whole number from 0"
         else:
-            right = type(value) in (int, float) and 0 <= value <= LIMITS[option]
+            number = isinstance(value, int | float | np.number) and type(value) is not bool
+            right = number and 0 <= value <= LIMITS[option]
             allowed = f"a number from 0 to {LIMITS[option]:g}"
         if not right:
             raise ConfigError(f"augment.{option} must be {allowed} or null; got {value!r}")
@@ -61,7 +63,7 @@ def strengths(numbers: Mapping[str, Any], epoch: Any) -> dict[str, Any]:
 
 
 def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
-    """Images (B, H, W, C) in [0, 1], each turned, scaled, bent, shifted and erased in its own way."""
+    """Images (B, H, W, C) in [0, 1], turned, scaled, slanted, shifted, bent, erased, each by itself."""
     one = functools.partial(_augment_one, numbers)
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
@@ -78,12 +80,14 @@ def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
 def source_places(numbers: Mapping[str, Any], key: Array, sides: tuple[int, int]) -> Array:
     """For each pixel of an image of height H and width W the row and column (2, H, W) it is taken from."""
     affine_key, elastic_key = jax.random.split(key)
-    turn, *rest = jax.random.uniform(affine_key, (5,), minval=-1)
+    turn, *rest, lean = jax.random.uniform(affine_key, (6,), minval=-1)
     grow, move = (jnp.stack(pair).reshape(2, 1, 1) for pair in (rest[:2], rest[2:]))
     angle = jnp.deg2rad(numbers.get("rotation", 0.0)) * turn
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     center = np.array(sides, np.float32).reshape(2, 1, 1) / 2 - 0.5
     rows, columns = np.indices(sides).astype(np.float32) - center
+    if "shear" in numbers:
+        columns = columns + jnp.tan(jnp.deg2rad(numbers["shear"]) * lean) * rows
     places = jnp.stack([cos * rows - sin * columns, sin * rows + cos * columns])
     places = places / (1 + numbers.get("scaling", 0.0) * grow) + center + numbers.get("shift", 0.0) * move
     if "elastic" in numbers:

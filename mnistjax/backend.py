@@ -13,6 +13,8 @@ import atexit
 import contextlib
 import fcntl
 import os
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -64,6 +66,13 @@ def cores() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of this machine's processor, as the system tells it."""
+    described = Path("/proc/cpuinfo")  # on Linux, whose `platform.processor()` is empty
+    model = re.search(r"model name\s*: (.*)", described.read_text() if described.exists() else "")
+    return model[1] if model else platform.processor()
 
 
 def cache_folder() -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnistjax import records
+from mnistjax.backend import processor
 from mnistjax.compose import Settings, differing_keys, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError, Plan, conf_dir, one_line
 from mnistjax.data import Dataset
@@ -349,6 +350,7 @@ def summarize_job(job: Job, result: Result) -> dict[str, Any]:
             "kind": jax.devices()[0].device_kind,
             "count": jax.device_count(),
             "cores": os.cpu_count(),
+            "processor": processor(),
         },
     }
 

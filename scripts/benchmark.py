@@ -22,7 +22,6 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mnistjax
-from mnistjax.backend import cores
+from mnistjax.backend import cores, processor
 from mnistjax.report.figures import save
 from peers import floors, race, show
 
@@ -222,10 +221,8 @@ def measure(
 
 
 def describe_machine() -> dict[str, Any]:
-    described = Path("/proc/cpuinfo")  # on Linux
-    model = re.search(r"model name\s*: (.*)", described.read_text() if described.exists() else "")
     return {
-        "processor": model[1] if model else platform.processor(),
+        "processor": processor(),
         "cores": cores(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -10,7 +10,6 @@ are better on those images, so is their ensemble. `--readme` trains nothing.
 
 import argparse
 import dataclasses
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from mnistjax.config import ConfigError, unknown
 from mnistjax.data import Split
 from mnistjax.metrics import batch_sums, summarize
 from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.zoo.classify import find_logits
 from mnistjax.zoo.ensemble import ensemble
 
 README = Path(__file__).parents[1] / "README.md"
@@ -121,15 +121,9 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
 
 def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[str, Any]:
     """What `summarize` says of a model's predictions for all images of a split."""
-
-    @jax.jit
-    def add(images: Any, labels: Any) -> Any:
-        classes, weights = len(card.class_names), jnp.ones(len(labels))
-        return batch_sums(card.task, classes, model.apply(variables, images[..., None]), labels, weights)
-
-    parts = range(0, len(split.labels), 500)
-    sums = [add(split.images[start : start + 500], split.labels[start : start + 500]) for start in parts]
-    return summarize(card.task, jax.tree.map(lambda *leaves: sum(leaves), *sums))
+    logits, labels = find_logits(model, variables, split.images[..., None]), jnp.asarray(split.labels)
+    sums = batch_sums(card.task, len(card.class_names), logits, labels, jnp.ones(len(labels)))
+    return summarize(card.task, sums)
 
 
 def _write(card: zoo.Card, arrays: Mapping[str, np.ndarray]) -> None:
@@ -151,13 +145,10 @@ def readme_text() -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in zoo.list_models(pretrained=True):
-        card = zoo.load(name)[2]
+        card = zoo.read_card(name)
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
-        tests = [100 * test for _, _, test in card.tried]
-        spread = f"{statistics.fmean(tests):.2f} ± {statistics.stdev(tests):.2f} % ({len(tests)})"
+        spread = card.spread if card.members == 1 else f"{card.members} together"
         duration = f"{card.seconds:.0f} s" if card.seconds < 60 else f"{card.seconds / 60:.0f} min"
-        if card.members > 1:
-            spread = f"{card.members} together"
         lines.append(
             f"| `{name}` | {card.parameters:,} | {size / 1000:,.0f} kB | {card.test_accuracy:.2%} | {spread} "
             f"| {card.test_f1:.4f} | {card.epochs} | {duration} | `{card.command}` |"

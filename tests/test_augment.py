@@ -32,7 +32,7 @@ def new_key():
 
 
 DIGITS = jnp.asarray(load_data("digits").train.images[:200, ..., None] / 255, jnp.float32)
-ALL = {"rotation": 20.0, "scaling": 0.2, "shift": 3.0, "elastic": 1.0, "erasing": 0.5}
+ALL = {"rotation": 20.0, "scaling": 0.2, "shear": 20.0, "shift": 3.0, "elastic": 1.0, "erasing": 0.5}
 
 
 @pytest.mark.parametrize("option", LIMITS)
@@ -90,6 +90,13 @@ def test_places_keep_to_their_strengths():
     assert_allclose([1 / factors.max(), 1 / factors.min()], [0.8, 1.2], atol=0.01)
     assert abs(np.corrcoef(factors.T)[0, 1]) < 0.1  # of height and width, each its own
 
+    leaning = moved(shear=20.0)
+    assert_allclose(leaning[:, 0], 0, atol=1e-5)  # a row stays one
+    assert_allclose(leaning[:, 1], leaning[:, 1, :, :1] + np.zeros(28), atol=1e-5)
+    assert_allclose(leaning[:, 1].mean(axis=1), 0, atol=1e-5)  # about the centre
+    degrees = np.rad2deg(np.arctan(leaning[:, 1, 1, 0] - leaning[:, 1, 0, 0]))
+    assert_allclose([degrees.min(), degrees.max()], [-20, 20], atol=0.1)
+
     assert_allclose(np.square(moved(elastic=1.5)).mean() ** 0.5, 1.5, rtol=0.02)
 
 
@@ -114,7 +121,11 @@ def test_as_many_images_as_asked_for_lose_one_rectangle():
         assert (np.diff(np.flatnonzero(columns)) == 1).all()
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "2", [1]])
+def test_numpy_numbers_are_numbers():
+    assert check_augmentation({"shift": np.float32(2), "shear": np.int64(3)}) == {"shift": 2.0, "shear": 3.0}
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "2", [1], np.float32(29)])
 def test_a_wrong_strength_is_refused_by_its_key(value):
     with pytest.raises(ConfigError, match=r"^augment.shift must be a number from 0 to 28 or null; got "):
         check_augmentation({"shift": value})

@@ -216,6 +216,14 @@ def test_blocks_may_differ_in_their_convolutions():
 
 
 def test_numpy_numbers_are_numbers():
-    model = make_model("mlp", hidden=[np.int64(8), 4], dropout=np.float32(0.5))
+    model = make_model("mlp", num_classes=np.int64(3), hidden=[np.int64(8), 4], dropout=np.float32(0.5))
     assert (model.hidden, model.dropout) == ((8, 4), 0.5)
-    assert hash(model) == hash(make_model("mlp", hidden=[8, 4], dropout=0.5))
+    assert hash(model) == hash(make_model("mlp", num_classes=3, hidden=[8, 4], dropout=0.5))
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_images_of_another_shape_are_refused_in_one_line(name):
+    model = make_model(name)
+    for shape in [(28, 28), (28, 28, 1), (2, 28, 28)]:
+        with pytest.raises(ConfigError, match=r"must have the shape \(B, H, W, C\), .* got \("):
+            jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.uint8))

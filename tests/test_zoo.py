@@ -123,18 +123,26 @@ def test_a_sweep_is_no_run_but_has_some(work):
         mnistjax.load("all")
 
 
-def test_a_model_without_layers_has_no_features():
+def test_a_model_whose_last_layer_does_not_return_its_logits_has_no_features():
     class Sum(nn.Module):
         num_classes: int = 1
 
         def __call__(self, images, train=False):
             return images.reshape(len(images), -1).sum(axis=1, keepdims=True)
 
-    with pytest.raises(ConfigError, match="a Sum has no layers"):
-        mnistjax.features(Sum(), {}, jnp.ones((2, 28, 28, 1)))
+    class Halved(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            return nn.Dense(2)(images.reshape(len(images), -1)) / 2
+
+    images = jnp.ones((2, 28, 28, 1))
+    for model in (Sum(), Halved()):
+        made = jax.jit(model.init)(jax.random.key(0), images)
+        with pytest.raises(ConfigError, match=f"a {type(model).__name__}'s logits are not what"):
+            mnistjax.features(model, made, images)
 
 
-@pytest.mark.parametrize("name", ["neuron", "mlp", "cnn", "cnn_bn", "vit"])
+@pytest.mark.parametrize("name", mnistjax.list_models())
 def test_features_are_what_the_last_layer_reads(name):
     model = mnistjax.create_model(name, num_classes=3)
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from mnistjax.progress import relative, tell
 
 if TYPE_CHECKING:
     import numpy as np
+    from flax import linen as nn
 
     from mnistjax.zoo import Card
     from mnistjax.zoo.digits import Digit
@@ -28,22 +30,15 @@ def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
     from mnistjax.backend import prepare_backend
     from mnistjax.zoo import load
-    from mnistjax.zoo.digits import find_digits
-    from mnistjax.zoo.picture import read_picture
+    from mnistjax.zoo.digits import read_digits
 
     args = parse_arguments(argv)
-    pictures = [read_picture(path) for path in args.images]
-    found = []
-    for path, picture in zip(args.images, pictures, strict=True):
-        try:
-            found.append(find_digits(picture))
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
     prepare_backend()
-    model, variables, card = load(args.model)
-    predictions = [predict_digits(model, variables, card, digits) for digits in found]
+    trained = load(args.model)
+    found = [read_digits(path) for path in args.images]
+    predictions = predict_digits(trained, found)
     if args.explain:
-        explain(args.explain, args.images, pictures, found, predictions)
+        explain(args.explain, args.images, found, predictions)
     if args.json:
         files = zip(args.images, predictions, strict=True)
         print(json.dumps([{"file": str(path), "digits": digits} for path, digits in files]))
@@ -54,25 +49,31 @@ def run(argv: list[str]) -> int:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    from mnistjax.zoo import list_models
+
     parser = Parser("mnistjax-predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="a pretrained one's name, or the folder of a run")
+    names = ", ".join(list_models(pretrained=True))
+    parser.add_argument("model", metavar="MODEL", help=f"a trained one: {names}, or the folder of a run")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or BMP file")
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
     parser.add_argument("--explain", type=Path, metavar="DIR", help="write what the model saw as pictures")
     return parser.parse_args(argv)
 
 
-def predict_digits(model: Any, variables: Any, card: Card, digits: Sequence[Digit]) -> list[dict[str, Any]]:
-    """Of each digit its class, its probability and the class that comes next, as --json has them."""
+def predict_digits(
+    trained: tuple[nn.Module, Any, Card], found: Sequence[Sequence[Digit]]
+) -> list[list[dict[str, Any]]]:
+    """Of each picture's digits the class, its probability and the class that comes next, as --json has them.
+
+    All at once, because a program for each number of digits would have to be compiled.
+    """
     import numpy as np
 
-    from mnistjax.metrics import probabilities
+    from mnistjax.zoo.classify import classify
 
-    if not digits:
-        return []
-    images = np.stack([digit.image for digit in digits])[..., None]
-    shares = np.asarray(probabilities(card.task, model.apply(variables, images)))
-    return [_describe_shares(card, share) for share in shares]
+    images = [digit.image for digits in found for digit in digits]
+    shares = iter(classify(*trained, np.array(images, np.uint8).reshape(-1, 28, 28)))
+    return [[_describe_shares(trained[2], next(shares)) for _ in digits] for digits in found]
 
 
 def _describe_shares(card: Card, shares: np.ndarray) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _describe_shares(card: Card, shares: np.ndarray) -> dict[str, Any]:
 
 def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
     """What is told of a picture: what it reads, and a line of each digit."""
+    path = os.fsencode(path).decode(errors="replace")  # a name may be no text
     if not digits:
         return f"{path}: no digit found"
     read = " ".join(str(digit["class"]) for digit in digits)
@@ -102,7 +104,6 @@ def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
 def explain(
     folder: Path,
     paths: Sequence[str],
-    pictures: Sequence[np.ndarray],
     found: Sequence[Sequence[Digit]],
     predictions: Sequence[Sequence[dict[str, Any]]],
 ) -> None:
@@ -110,13 +111,14 @@ def explain(
     import numpy as np
 
     from mnistjax.report.figures import picture_figure, save
+    from mnistjax.zoo.picture import read_picture
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index, path in enumerate(paths):
             titles = [f"{one['class']}  {one['probability']:.1%}" for one in predictions[index]]
             boxes, images = [digit.box for digit in found[index]], [digit.image for digit in found[index]]
-            figure = picture_figure(pictures[index], boxes, np.array(images), titles)
+            figure = picture_figure(read_picture(path), boxes, np.array(images), titles)
             written = save(figure, folder / f"{index}-{Path(path).stem}.png")
             tell(f"explained -> {relative(written[0])}")
     except OSError as error:

@@ -99,7 +99,7 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
         if option not in fields:
             raise unknown(f"option of model {name}", option, fields)
     values = {option: _like(option, value, fields[option]) for option, value in options.items()}
-    return find_model(name)(num_classes=num_classes, **values)
+    return find_model(name)(num_classes=_native(num_classes), **values)
 
 
 @functools.lru_cache(256)  # 6 ms for a module, and the jobs of a sweep have few

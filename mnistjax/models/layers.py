@@ -59,7 +59,12 @@ def _check(option: str, value: Any, default: Any) -> None:
 
 
 def to_float(images: Array) -> Array:
-    """Images as float32 in [0, 1]: whole numbers, uint8 say, divided by 255, floats as they are."""
+    """Images (B, H, W, C) as float32 in [0, 1]: whole numbers, uint8 say, divided by 255, floats as they are.
+
+    ConfigError for another number of axes.
+    """
+    if images.ndim != 4:
+        raise ConfigError(f"images must have the shape (B, H, W, C), (1, 28, 28, 1) say; got {images.shape}")
     floats = jnp.asarray(images, jnp.float32)
     return floats / 255 if jnp.issubdtype(images.dtype, jnp.integer) else floats
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,36 +19,10 @@ from flax import linen as nn
 
 from mnistjax import models, records
 from mnistjax.config import ConfigError, freeze, to_plain, unknown
+from mnistjax.zoo.card import Card as Card
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a trained model is, how it was trained, and how good it is on all test images of its data set."""
-
-    name: str  # architecture.dataset[_tag]; a run's folder
-    model: str  # its architecture, as in `create_model`
-    options: tuple[tuple[str, Any], ...]  # of the architecture
-    task: Literal["multiclass", "binary"]
-    num_classes: int  # logits per image: 1 for a binary task
-    class_names: tuple[str, ...]  # two of them for a binary task
-    data: str  # the data set
-    data_sha256: str  # of its decoded arrays
-    seed: int
-    epochs: int  # that the variables were trained for
-    val_accuracy: float
-    test_accuracy: float
-    test_f1: float  # macro for a multiclass task
-    test_confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the true class
-    parameters: int
-    seconds: float  # of all epochs, with validation
-    device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, count, cores
-    command: str | None = None  # that trains it; None for a run's folder
-    tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of it and others
-    members: int = 1  # of an ensemble: runs whose probabilities are averaged; its `seed` is the first one's
-    sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -67,17 +40,18 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and its card: a packaged one by name, or that of a run's folder.
 
     `model.apply(variables, images)` are the logits of images (B, 28, 28, 1), uint8 or float in [0, 1].
-    ConfigError for an unknown name, a folder without a run, a run that is not done, or damaged files.
+    ConfigError for an unknown name, a folder without a run, a run that is not done, or files that are damaged
+    or can't be read.
     """
-    folder = Path(name)
-    packaged = list_models(pretrained=True)
-    if isinstance(name, Path) or (
-        name and name not in packaged and (folder.is_dir() or len(folder.parts) > 1)
-    ):
-        card, arrays = describe_run(folder), read_variables(folder)
-    else:
-        weights = _read_weights(name)
-        card, arrays = _read_card(weights), {path: _widen(array) for path, array in weights.arrays.items()}
+    try:
+        if _is_folder(name):
+            card, arrays = describe_run(Path(name)), read_variables(Path(name))
+        else:
+            weights = _read_weights(str(name))
+            arrays = {path: _widen(array) for path, array in weights.arrays.items()}
+            card = _make_card(weights)
+    except OSError as error:
+        raise ConfigError(f"{name} can't be read: {error.strerror}") from None
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
     if card.members > 1:
         from mnistjax.zoo.ensemble import Ensemble
@@ -85,6 +59,19 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
         model = Ensemble(model, card.members)
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
     return model, jax.tree.map(jnp.asarray, records.unflatten(template, arrays)), card
+
+
+def _is_folder(name: str | Path) -> bool:
+    """Whether a run's folder is meant: a Path, or text that names no packaged model but looks like one."""
+    if isinstance(name, Path):
+        return True
+    folder = Path(name)
+    return name not in ("", *list_models(pretrained=True)) and (folder.is_dir() or len(folder.parts) > 1)
+
+
+def read_card(name: str) -> Card:
+    """The card of a packaged model; ConfigError for an unknown name, or a damaged file."""
+    return _make_card(_read_weights(name))
 
 
 def describe_run(folder: Path, **more: Any) -> Card:
@@ -99,8 +86,10 @@ def describe_run(folder: Path, **more: Any) -> Card:
     if status is None:
         raise ConfigError(f"{folder} holds no run")
     try:
-        if status["status"] != "done" or summary is None:
+        if status["status"] != "done":
             raise ConfigError(f"the run in {folder} is not done ({status['status']})")
+        if summary is None:
+            raise ConfigError(f"the records in {folder} are damaged: no summary.json")
         fields = _describe(summary, records.read_rows(folder))
     except (KeyError, IndexError, TypeError) as error:
         raise ConfigError(f"the records in {folder} are damaged: {error!r}") from None
@@ -128,11 +117,15 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         "parameters": summary["parameters"],
         "seconds": sum(row["seconds"] for row in rows),
         "device": summary["device"],
+        "identity": summary["identity"],
     }
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """The variables that a run kept, of its last epoch or its best one, by their path in `model.init`'s."""
+    """The variables that a run kept, of its last epoch or its best one, by their path in `model.init`'s.
+
+    ConfigError for a folder without a checkpoint, or with none that is whole.
+    """
     checkpoint = records.load_checkpoint(folder)
     if checkpoint is None:
         raise ConfigError(f"{folder} holds no checkpoint")
@@ -152,10 +145,10 @@ def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
     return records.encode_checkpoint(arrays, meta)
 
 
-def _read_weights(name: str | Path) -> records.Checkpoint:
+def _read_weights(name: str) -> records.Checkpoint:
     names = list_models(pretrained=True)
     if name not in names:
-        raise unknown("pretrained model", str(name), names)
+        raise unknown("pretrained model", name, names)
     return records.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
 
 
@@ -163,7 +156,7 @@ def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _read_card(weights: records.Checkpoint) -> Card:
+def _make_card(weights: records.Checkpoint) -> Card:
     known = {field.name for field in dataclasses.fields(Card)}
     values = {key: freeze(value) for key, value in weights.meta.items() if key in known}
     return Card(**values, sha256=weights.sha256)

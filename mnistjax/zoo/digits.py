@@ -10,12 +10,14 @@ H, W sides of the picture. Boxes are (top, left, bottom, right) in its pixels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from mnistjax.config import ConfigError
+from mnistjax.zoo.picture import read_picture
 
 MOST_MARKS = 100  # that one picture may have
 SMALLEST = 6  # pixels, height of a digit that can be read
@@ -42,8 +44,23 @@ class Digit(NamedTuple):
     box: Box
 
 
+def read_digits(path: str | Path) -> list[Digit]:
+    """The digits in a picture, a PNG, JPEG or BMP file, line by line; none in one without ink.
+
+    ConfigError for what is no such file, and for one with more than MOST_MARKS marks.
+    """
+    lightness = read_picture(path)
+    try:
+        return find_digits(lightness)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def find_digits(lightness: np.ndarray) -> list[Digit]:
-    """The digits in a picture's lightness (H, W), line by line; none in one without ink."""
+    """The digits in a picture's lightness (H, W), from 0 to 1, line by line; none in one without ink.
+
+    ConfigError for more than MOST_MARKS marks.
+    """
     inside = np.ones(lightness.shape, bool)
     ink = find_ink(lightness, inside)
     for _ in range(MOST_LAYERS):
@@ -74,12 +91,29 @@ def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(lightness, _blur(lightness))
     paper, noise = _fit_paper(smooth, inside)
     difference = np.where(inside, smooth - paper, 0)
-    if -difference.min() >= difference.max():  # dark ink
-        difference = -difference
-    strongest = float(difference.max())
-    if strongest < max(FAINTEST, NOISE_FACTOR * noise):
+    least = max(FAINTEST, NOISE_FACTOR * noise)
+    dark, light = _strongest(-difference, least), _strongest(difference, least)
+    if max(dark, light) < least:
         return np.zeros_like(lightness)
-    return np.clip(difference / strongest, 0, 1)
+    return np.clip(difference / (light if light > dark else -dark), 0, 1)
+
+
+def _strongest(contrast: np.ndarray, least: float) -> float:
+    """The largest contrast (H, W) that a mark as high as a digit has; 0 if nothing has the least one."""
+    contrast = contrast.copy()
+    while (strongest := float(contrast.max())) >= least:
+        labels, boxes = _label(contrast >= NEAR_INK * strongest)
+        if high := [number for number, box in enumerate(boxes, start=1) if _height(box) >= SMALLEST]:
+            return float(np.max(ndimage.maximum(contrast, labels, high)))
+        contrast[labels > 0] = 0  # dots of a pen, reflections
+    return 0.0
+
+
+def _label(marked: np.ndarray) -> tuple[np.ndarray, list[Box]]:
+    """The numbers (H, W), from 1, of the connected parts of what is marked, and their boxes."""
+    labels: Any = ndimage.label(marked, np.ones((3, 3)))
+    found = ndimage.find_objects(labels[0])
+    return labels[0], [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
 
 
 def _blur(lightness: np.ndarray) -> float:
@@ -159,8 +193,7 @@ def _enters(labels: np.ndarray, number: int, box: Box) -> bool:
 
 def _is_sheet(mark: np.ndarray, filled: np.ndarray, pixels: int) -> bool:
     """Whether a mark (h, w), given without and with its holes, is paper with digits: a large rectangle."""
-    holes: Any = ndimage.label(filled & ~mark, np.ones((3, 3)))
-    tallest = max((rows.stop - rows.start for rows, _ in ndimage.find_objects(holes[0])), default=0)
+    tallest = max(map(_height, _label(filled & ~mark)[1]), default=0)
     if tallest < max(SMALLEST, 0.05 * len(mark)) or mark.sum() < SHEET[2] * filled.sum():
         return False
     outline = filled & ~_eroded(filled, 1)
@@ -184,18 +217,12 @@ def _frames(labels: np.ndarray, number: int, found: list[tuple[int, Box]]) -> bo
 
 
 def _find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """Labels (H, W) of the connected marks, and of each its label and box."""
-    every = np.ones((3, 3))
-    labels: Any
-    labels, count = ndimage.label(ink >= NEAR_INK, every)  # pyright: ignore[reportGeneralTypeIssues] # a pair
-    strongest = ndimage.maximum(ink, labels, np.arange(1, count + 1)) if count else []
-    found = []
-    for number, (slices, strength) in enumerate(
-        zip(ndimage.find_objects(labels), strongest, strict=True), start=1
-    ):
-        if strength >= INK:
-            rows, columns = slices
-            found.append((number, (rows.start, columns.start, rows.stop, columns.stop)))
+    """Numbers (H, W) of the connected marks, and of each its number and box; ConfigError if they are too
+    many."""
+    labels, boxes = _label(ink >= NEAR_INK)
+    numbers = np.arange(1, len(boxes) + 1)
+    dark = ndimage.maximum(ink, labels, numbers) >= INK if boxes else []
+    found = [(int(number), box) for number, box, enough in zip(numbers, boxes, dark, strict=True) if enough]
     tallest = max((_height(box) for _, box in found), default=0)
     if tallest < SMALLEST:
         return labels, []
@@ -225,9 +252,11 @@ def _join(boxes: list[Box]) -> list[list[int]]:
 def _belong(one: Box, other: Box, tallest: int) -> bool:
     overlap = min(one[3], other[3]) - max(one[1], other[1])
     gap = max(one[0], other[0]) - min(one[2], other[2])
-    low = min(_height(one), _height(other)) < SPECK * tallest
+    lower = min(_height(one), _height(other))
+    low = lower < SPECK * tallest
     near = gap <= GAP * tallest if low else gap <= 0.04 * tallest
-    return near and overlap >= 0.4 * min(_width(one), _width(other))
+    beside = not low and -gap > lower / 2  # a slanted digit and its neighbour's bar overlap, too
+    return near and overlap >= (0.8 if beside else 0.4) * min(_width(one), _width(other))
 
 
 def _in_reading_order(digits: list[Digit]) -> list[Digit]:

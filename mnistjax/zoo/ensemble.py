@@ -13,6 +13,7 @@ from jax import Array
 from scipy.optimize import minimize_scalar
 
 from mnistjax.metrics import per_example_loss
+from mnistjax.zoo.classify import find_logits
 
 TEMPERATURES = 0.1, 10.0
 
@@ -51,9 +52,7 @@ def ensemble(
         name: {f"member_{index}": member[name] for index, member in enumerate(members)} for name in members[0]
     }
     variables["params"]["temperature"] = jnp.ones(())
-    apply: Any = jax.jit(together.apply)
-    parts = np.array_split(images, -(-len(images) // 500))
-    logits = jnp.concatenate([apply(variables, part) for part in parts])
+    logits = find_logits(together, variables, images)
 
     @jax.jit
     def loss(temperature: Any) -> Array:

@@ -19,21 +19,22 @@ def features(model: nn.Module, variables: Any, images: Array) -> Array:
     """The activations (B, F) that a model's last layer turns into logits, of images (B, H, W, C).
 
     Safe under `jit`, `vmap` and `grad`. ConfigError for an ensemble, which has a last layer in each member,
-    and for a model without layers.
+    and for a model whose logits are not what its last layer returns.
     """
     if isinstance(model, Ensemble):
         raise ConfigError("an ensemble has no last layer of its own; load a model of one run")
-    last: list[Array] = []
+    last: list[Any] = [None, None]  # what the last layer took and returned
 
     def take(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
         if context.method_name == "__call__" and len(context.module.path) == 1:
-            last[:] = args[:1]
-        return call(*args, **kwargs)
+            last[:] = *args[:1], output
+        return output
 
     with nn.intercept_methods(take):
-        model.apply(variables, images)
-    if not last:
-        raise ConfigError(f"a {type(model).__name__} has no layers, so no last one")
+        logits = model.apply(variables, images)
+    if last[-1] is not logits:
+        raise ConfigError(f"a {type(model).__name__}'s logits are not what its last layer returns")
     return last[0]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -20,7 +21,8 @@ FORMATS = ("PNG", "JPEG", "BMP")
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 64_000_000
 MOST_SCANS = 100  # of a JPEG, each of which is decoded at its full size; cameras and browsers make up to 10
-SCAN = b"\xff\xda"  # its marker, which is nowhere in a scan
+SCAN, END = 0xDA, 0xD9  # markers of a JPEG
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # of what has a length, and END
 WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
 
 
@@ -40,18 +42,17 @@ def read_picture(path: str | Path) -> np.ndarray:
         if picture.width * picture.height > MOST_PIXELS:
             size = f"{picture.width:,} x {picture.height:,} pixels"
             raise ConfigError(f"{path} has {size}; at most {MOST_PIXELS:,} are read")
-        if picture.format == "JPEG" and (scans := content.count(SCAN)) > MOST_SCANS:
-            raise ConfigError(f"{path} has {scans:,} scans; at most {MOST_SCANS} are read")
+        if content.startswith(b"\xff\xd8") and _has_too_many_scans(content):
+            raise ConfigError(f"{path} has more than {MOST_SCANS} scans, so many are not read")
         picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # of a JPEG no more is decoded than is used
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        return _lightness(ImageOps.exif_transpose(picture))
     except ConfigError:
         raise
     except Image.UnidentifiedImageError:
         raise ConfigError(f"{path} is no picture in PNG, JPEG or BMP format") from None
     except Exception as error:  # whatever a decoder raises for a damaged file
         raise ConfigError(f"{path} can't be read as a picture: {one_line(error)[:120]}") from None
-    return _lightness(picture)
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -70,6 +71,15 @@ def _read_bytes(path: str | Path) -> bytes:
             os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _has_too_many_scans(content: bytes) -> bool:
+    """Whether the first picture in a JPEG's content has; others, a film say, may follow it."""
+    place = scans = 0
+    while scans <= MOST_SCANS and (marker := MARKER.search(content, place)) and marker[1][0] != END:
+        scans += marker[1][0] == SCAN
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return scans > MOST_SCANS
 
 
 def _lightness(picture: Any) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""What is known of a trained model."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a trained model is, how it was trained, and how good it is on all test images of its data set."""
+
+    name: str  # architecture.dataset[_tag]; a run's folder
+    model: str  # its architecture, as in `create_model`
+    options: tuple[tuple[str, Any], ...]  # of the architecture
+    task: Literal["multiclass", "binary"]
+    num_classes: int  # logits per image: 1 for a binary task
+    class_names: tuple[str, ...]  # two of them for a binary task
+    data: str  # the data set
+    data_sha256: str  # of its decoded arrays
+    seed: int
+    epochs: int  # that the variables were trained for
+    val_accuracy: float
+    test_accuracy: float
+    test_f1: float  # macro for a multiclass task
+    test_confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the true class
+    parameters: int
+    seconds: float  # of all epochs, with validation
+    device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, processor, ...
+    identity: str  # of the run that these settings and this data make, SHA-256
+    command: str | None = None  # that trains it; None for a run's folder
+    tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of it and others
+    members: int = 1  # of an ensemble: runs whose probabilities are averaged; its `seed` is the first one's
+    sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
+
+    @property
+    def spread(self) -> str:
+        """Mean, standard deviation and number of the test accuracies of all seeds that were tried,
+        "99.68% ± 0.02% (6)"; empty unless there are several."""
+        tests = [test for _, _, test in self.tried]
+        if len(tests) < 2:
+            return ""
+        return f"{statistics.fmean(tests):.2%} ± {statistics.stdev(tests):.2%} ({len(tests)})"
+
+    def __str__(self) -> str:
+        images, device = sum(map(sum, self.test_confusion_matrix)), dict(self.device)
+        machine = device.get("processor", "CPU") if device["platform"] == "cpu" else device["kind"]
+        time = f"{self.seconds:,.0f} s in all, {machine}"
+        facts = {
+            "model": f"{self.model} on {self.data}, {self.parameters:,} parameters",
+            "test accuracy": f"{self.test_accuracy:.2%} of {images:,} images, F1 {self.test_f1:.4f}",
+            "of all seeds": self.spread,
+            "validation": f"{self.val_accuracy:.2%}",
+            "trained": f"seed {self.seed}, epoch {self.epochs} kept, {time}",
+            "by": self.command,
+            "sha256": self.sha256,
+        }
+        rows = [["true \\ read as", *self.class_names]]
+        rows += [[name, *row] for name, row in zip(self.class_names, self.test_confusion_matrix, strict=True)]
+        first, *others = (max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True))
+        matrix = [
+            "  ".join([f"{name:<{first}}", *(f"{cell:>{max(others)}}" for cell in cells)])
+            for name, *cells in rows
+        ]
+        return "\n".join([self.name, *(f"  {key:<15}{fact}" for key, fact in facts.items() if fact), *matrix])
