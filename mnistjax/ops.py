@@ -15,8 +15,11 @@ core, of that CNN with pooling and of four 3 x 3 layers (8, 8, pool, 32, 32, poo
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -26,6 +29,8 @@ from jax import Array, lax
 
 Padding = Literal["valid", "same"]
 
+_portable = contextvars.ContextVar("portable", default=False)
+
 TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles pay up to so many channels out, from this image side on
 WINOGRAD_PRODUCTS = 256  # channels in times channels out from which on Winograd's products are large enough
 
@@ -33,7 +38,7 @@ WINOGRAD_PRODUCTS = 256  # channels in times channels out from which on Winograd
 def conv2d(images: Array, kernel: Array, padding: Padding = "valid", stride: int = 1) -> Array:
     """The cross-correlation of images (B, H, W, C) with a kernel (k, k, C, D): (B, H', W', D)."""
     images = _pad(images, kernel, padding)
-    if jax.default_backend() != "cpu":
+    if not _for_cpu():
         return _conv_by_xla(images, kernel, stride)
     if stride > 1:
         return _conv_by_patches(images, kernel, stride)
@@ -54,13 +59,27 @@ def conv2d_max_pool(images: Array, kernel: Array, padding: Padding = "valid") ->
     Reverse-mode differentiable, once.
     """
     images = _pad(images, kernel, padding)
-    if jax.default_backend() != "cpu":
+    if not _for_cpu():
         return max_pool(_conv_by_xla(images, kernel))
     side = kernel.shape[0]
     rows, columns = (images.shape[1] - side + 1) // 2, (images.shape[2] - side + 1) // 2
     if _winograd_pays(kernel):
         return _highest(_conv_by_winograd(images, kernel, rows, columns), 0)
     return _highest(_conv_by_tiles(images, kernel, rows, columns), 3)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced inside is meant for other machines, too: its convolutions are `lax.conv`."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def _for_cpu() -> bool:
+    return jax.default_backend() == "cpu" and not _portable.get()
 
 
 def _winograd_pays(kernel: Array) -> bool:

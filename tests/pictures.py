@@ -77,6 +77,7 @@ class Way:
     margin: float = 0.5  # of the height, on all sides
     aside: tuple[float, float] = (0.0, 0.0)  # more margin on the left and on top, of the height
     blur: float = 0.0  # pixels
+    step: float = 0.0  # from a digit to the next one, of the height; 0 is so far that none overlap
     habit: int = 0
     around: str = ""  # a table, on all sides or on the left, a black edge, a frame
 
@@ -114,7 +115,7 @@ def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     lines = digits.split("\n")
     height, margin = way.height, way.margin * way.height
-    step = 1.15 + abs(way.slant) + 2 * way.width
+    step = way.step or 1.15 + abs(way.slant) + 2 * way.width
     left, top = (margin + more * height for more in way.aside)
     wide = int(left + margin + height * (step * (max(map(len, lines)) - 1) + 0.7 + abs(way.slant)))
     high = int(top + margin + height * (1.6 * (len(lines) - 1) + 1))

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import onnx
 import onnxruntime
 import optax
 import pytest
@@ -15,6 +16,7 @@ import mnistjax
 from mnistjax.config import ConfigError
 
 MODELS = mnistjax.list_models()
+CONVOLUTIONAL = {"cnn", "cnn_bn", "lenet5", "resnet"}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 
 
@@ -31,6 +33,7 @@ def test_stablehlo_gives_the_same_logits_for_any_batch(name):
     content = mnistjax.export(model, variables)
     exported = jax_export.deserialize(bytearray(content))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    assert ("stablehlo.convolution" in exported.mlir_module()) == (name in CONVOLUTIONAL)
     assert_allclose(exported.call(IMAGES), logits, atol=1e-5)
     assert_allclose(exported.call(IMAGES[:2]), logits[:2], atol=1e-5)
 
@@ -40,7 +43,10 @@ def test_stablehlo_gives_the_same_logits_for_any_batch(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_gives_the_same_logits_for_any_batch(name):
     model, variables, logits = made(name)
-    session: Any = onnxruntime.InferenceSession(mnistjax.export(model, variables, "onnx"))
+    content = mnistjax.export(model, variables, "onnx")
+    kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    assert ("Conv" in kinds) == (name in CONVOLUTIONAL)
+    session: Any = onnxruntime.InferenceSession(content)
     (given,) = session.get_inputs()
     images = (IMAGES / 255).astype(np.float32)
     for count in (5, 2):

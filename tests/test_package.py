@@ -121,7 +121,45 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     command = "import mnistjax.cli.report as r; raise SystemExit(r.main(['outputs']))"
     python("-c", command, cwd=empty, PYTHONPATH=str(target))
     assert "%" not in (empty / "outputs/report/index.html").read_text()[:200]
+
+
+NO_NETWORK = """
+import socket
+
+def refuse(*args, **kwargs):
+    raise OSError("there is no network here")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PACKAGE.parent / "pyproject.toml").exists(), reason="not a checkout")
+def test_the_zoo_of_the_wheel_needs_no_more_than_what_pip_installs(tmp_path):
+    """An environment of its own, an empty folder as home, no network, no data."""
+    root, environment, empty = PACKAGE.parent, tmp_path / "environment", tmp_path / "empty"
+    python("-m", "build", "--wheel", "--outdir", str(tmp_path), str(root), cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    python("-m", "venv", str(environment), cwd=tmp_path)
+    subprocess.run([environment / "bin/pip", "install", "-q", str(wheel)], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "sitecustomize.py").write_text(NO_NETWORK)
+    empty.mkdir()
     Image.fromarray(draw("27")).save(empty / "picture.png")
-    offline = {"PYTHONPATH": str(target), "TFDS_DATA_DIR": str(tmp_path / "nowhere")}
-    command = "import mnistjax.cli.predict as p; raise SystemExit(p.main(['lenet5.mnist', 'picture.png']))"
-    assert "picture.png: 2 7\n" in python("-c", command, cwd=empty, **offline)
+
+    def call(name, *args):
+        command, own = [environment / "bin" / name, *args], {"HOME": str(empty), "PATH": os.environ["PATH"]}
+        return subprocess.run(command, cwd=empty, env=own, check=True, capture_output=True, text=True).stdout
+
+    assert "picture.png: 2 7\n" in call("mnistjax-predict", "lenet5.mnist", "picture.png")
+    code = """
+import mnistjax
+import numpy as np
+for name in mnistjax.list_models(pretrained=True):
+    model, variables, card = mnistjax.load(name)
+    images = np.zeros((2, 28, 28, 1), np.uint8)
+    assert model.apply(variables, images).shape == (2, card.num_classes)
+digits = mnistjax.read_digits("picture.png")
+print(mnistjax.classify(*mnistjax.load("lenet5.mnist"), [digit.image for digit in digits]).argmax(axis=1))
+"""
+    assert call("python", "-c", code) == "[2 7]\n"

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from scipy import ndimage
 
 from mnistjax.cli import main as train
 from mnistjax.cli.predict import describe, main
 from mnistjax.config import ConfigError
 from mnistjax.zoo.digits import BOX_SIDE, find_digits, find_ink
-from mnistjax.zoo.picture import MOST_BYTES, SCAN, read_picture
+from mnistjax.zoo.picture import MOST_BYTES, read_picture
 from pictures import PLAIN, WAYS, draw, read_all
+
+SCAN = b"\xff\xda"
 
 
 def digits_in(picture):
@@ -91,6 +94,23 @@ def test_several_digits_are_read_line_by_line(way):
         assert max(bottom for _, _, bottom, _ in line) < min(top for top, _, _, _ in below)
     for line in lines:
         assert sorted(line, key=lambda box: box[1]) == line
+
+
+@pytest.mark.parametrize("text", ["71", "12", "117", "112"])
+@pytest.mark.parametrize("slant", [0.0, 0.2, 0.5])
+def test_digits_that_overhang_their_neighbours_stay_apart(text, slant):
+    picture = draw(text, dataclasses.replace(PLAIN, slant=slant, width=0.06, step=0.52, habit=1))
+    assert ndimage.label(picture < 128, np.ones((3, 3)))[1] == len(text)  # none touch
+    assert len(digits_in(picture)) == len(text)
+
+
+@pytest.mark.parametrize("spots", [0, 250])
+def test_dots_and_reflections_that_stand_out_more_than_the_digit_are_not_it(spots):
+    pencil = dataclasses.replace(PLAIN, height=300, ink=0.75, paper=0.9)
+    plain, picture = draw("5", pencil), draw("5", pencil)
+    for row, column in [(20, 20), (31, 60), (100, 40)]:
+        picture[row : row + 3, column : column + 3] = spots
+    assert distance(image_of(picture), image_of(plain)) < 2
 
 
 def test_parts_of_a_digit_are_one_and_specks_are_none():
@@ -218,8 +238,21 @@ def jpeg_of_scans(count):
     file = io.BytesIO()
     Image.fromarray(draw("3")).resize((4000, 4000)).save(file, "JPEG", progressive=True)
     content = file.getvalue()
-    last = content.rindex(SCAN)
-    return content[:last] + content[last:-2] * count + content[-2:]
+    return repeat_scan(content, len(content) - 2, count)
+
+
+def repeat_scan(content, end, count):
+    last = content.rindex(SCAN, 0, end)
+    return content[:last] + content[last:end] * count + content[end:]
+
+
+def pictures_of_scans(count):
+    """As a camera's file of several pictures, of which the first is read."""
+    file = io.BytesIO()
+    picture = Image.fromarray(draw("3")).resize((4000, 4000))
+    picture.save(file, "MPO", save_all=True, append_images=[picture.resize((40, 40))], progressive=True)
+    content = file.getvalue()
+    return repeat_scan(content, content.index(b"\xff\xd9\xff\xd8"), count)
 
 
 HOSTILE = {
@@ -231,11 +264,12 @@ HOSTILE = {
         whole_png()[:18] + b"none" + whole_png()[22:],
         "is no picture in PNG, JPEG or BMP format",
     ),
-    "bomb.png": (png_header(50_000, 50_000), "2"),
-    "wide.png": (png_header(2**31 - 1, 1), "2"),
+    "bomb.png": (png_header(50_000, 50_000), "has too many pixels; at most 64,000,000 are read"),
+    "wide.png": (png_header(2**31 - 1, 1), "has too many pixels; at most 64,000,000 are read"),
     "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; at most 64,000,000 are read"),
     "jpeg.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture"),
-    "scans.jpg": (jpeg_of_scans(3000), "has 3,0.. scans; at most 100 are read"),
+    "scans.jpg": (jpeg_of_scans(3000), "has more than 100 scans"),
+    "pictures.jpg": (pictures_of_scans(3000), "has more than 100 scans"),
     "bmp.bmp": (
         b"BM" + struct.pack("<IHHIIiiHHII", 100, 0, 0, 54, 40, -(2**31), -(2**31), 1, 32, 0, 0),
         "can't be read",
@@ -252,6 +286,14 @@ def test_a_hostile_file_is_one_line(tmp_path, name):
         read_picture(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_follows_a_picture_in_its_file_is_left_alone(tmp_path):
+    write(tmp_path / "a.jpg", draw("3"), progressive=True)
+    plain = read_picture(tmp_path / "a.jpg")
+    with open(tmp_path / "a.jpg", "ab") as file:
+        file.write(200 * (SCAN + bytes(100)))  # as in a film
+    assert_array_equal(read_picture(tmp_path / "a.jpg"), plain)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):

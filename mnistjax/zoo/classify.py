@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 from jax import Array
 
 from mnistjax.config import ConfigError
@@ -22,19 +23,34 @@ ROWS = 100  # images at a time, filled up where they are fewer: one program for 
 
 def classify(model: nn.Module, variables: Any, card: Card, images: np.ndarray | Array) -> np.ndarray:
     """The probabilities (N, classes) float32 of the classes that `card.class_names` names, for images
-    (N, H, W) or (N, H, W, C), uint8 or float in [0, 1].
+    (N, H, W) or (N, H, W, C): whole numbers from 0 to 255, or floats from 0 to 1.
 
     ConfigError for other images. The first three arguments are what `load` returns.
     """
-    images = np.asarray(images)
+    images = _check_images(np.asarray(images))
+    try:
+        logits = find_logits(model, variables, images)
+    except ScopeParamShapeError:
+        raise ConfigError(f"images of {images.shape[1:]} do not fit the model") from None
+    return np.asarray(probabilities(card.task, logits))
+
+
+def _check_images(images: np.ndarray) -> np.ndarray:
+    """Those (N, H, W, C); ConfigError where their shape, type or levels are wrong."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
         raise ConfigError(f"images must have the shape (N, 28, 28) or (N, 28, 28, 1); got {images.shape}")
-    if np.issubdtype(images.dtype, np.floating) and not ((images >= 0) & (images <= 1)).all():
-        low, high = images.min(), images.max()
-        raise ConfigError(f"floats must be from 0 to 1; got {low:g} to {high:g}; 0 to 255 is uint8's range")
-    return np.asarray(probabilities(card.task, find_logits(model, variables, images)))
+    if np.issubdtype(images.dtype, np.floating):
+        kind, most = "floats", 1
+    elif np.issubdtype(images.dtype, np.integer):
+        kind, most = "whole numbers", 255
+    else:
+        raise ConfigError(f"images must be whole numbers or floats; got {images.dtype}")
+    if not ((images >= 0) & (images <= most)).all():
+        levels = f"{images.min():g} to {images.max():g}"
+        raise ConfigError(f"images of {kind} must be from 0 to {most}; got {levels}")
+    return images
 
 
 def find_logits(model: nn.Module, variables: Any, images: np.ndarray) -> Array:

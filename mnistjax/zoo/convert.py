@@ -14,6 +14,7 @@ from jax import Array
 from jax import export as jax_export
 
 from mnistjax.config import ConfigError, unknown
+from mnistjax.ops import portable
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMATS = ("stablehlo", "onnx")
@@ -29,14 +30,15 @@ def export(
     """The model with its variables as a file's content: images (B, H, W, C) to logits (B, K), for any B.
 
     `stablehlo` takes uint8 images, on CPU, CUDA and TPU; what `jax.export.deserialize(bytearray(content))`
-    gives has a `call(images)`. `onnx` takes float32 images in [0, 1]; it needs `mnistjax[onnx]`. ConfigError
-    for another format, or without that.
+    gives has a `call(images)`. `onnx` takes float32 images in [0, 1]; it needs `mnistjax[onnx]`. Convolutions
+    are those of the format, not our products for CPU. ConfigError for another format, or without that.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
 
     def logits(images: Array) -> Array:
-        return cast(Array, model.apply(variables, images))
+        with portable():
+            return cast(Array, model.apply(variables, images))
 
     if format == "onnx":
         return _to_onnx(logits, image_shape)

@@ -49,6 +49,8 @@ def read_picture(path: str | Path) -> np.ndarray:
         return _lightness(ImageOps.exif_transpose(picture))
     except ConfigError:
         raise
+    except Image.DecompressionBombError:
+        raise ConfigError(f"{path} has too many pixels; at most {MOST_PIXELS:,} are read") from None
     except Image.UnidentifiedImageError:
         raise ConfigError(f"{path} is no picture in PNG, JPEG or BMP format") from None
     except Exception as error:  # whatever a decoder raises for a damaged file
