@@ -1,6 +1,8 @@
 """Pictures of digits, drawn stroke by stroke in many ways: what a person would photograph or paint.
 
-python tests/pictures.py MODEL FOLDER    # all of them on one page, with what the model reads
+python tests/pictures.py MODEL FOLDER [SEED]    # all of them on one page, with what the model reads
+
+Another seed is other wobbles and other noise.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Way:
     blur: float = 0.0  # pixels
     step: float = 0.0  # from a digit to the next one, of the height; 0 is so far that none overlap
     habit: int = 0
-    around: str = ""  # a table, on all sides or on the left, a black edge, a frame
+    around: str = ""  # a table, on all sides or on the left, a black edge, a frame, dots of a pen
 
 
 PLAIN = Way("plain")
@@ -106,6 +108,7 @@ WAYS = [
     Way("on a table", margin=1.0, around="table"),
     Way("half on a table", margin=1.0, shade=0.2, around="left"),
     Way("scanned", margin=0.4, around="edge"),
+    Way("pencil, pen dots", height=300, ink=0.7, paper=0.88, noise=0.01, around="dots"),
     Way("framed", margin=0.6, width=0.07, around="frame"),
 ]
 
@@ -146,6 +149,9 @@ def _surround(lightness: np.ndarray, around: str, depth: int) -> np.ndarray:
         return np.asarray(sheet.rotate(7, Image.Resampling.BILINEAR, fillcolor=0.3), float)
     if around == "left":
         lightness[:, :depth] = 0.35
+    elif around == "dots":
+        for row, column in [(depth // 2, depth), (depth, -depth), (-depth // 2, depth // 3)]:
+            lightness[row : row + 3, column : column + 3] = 0.0
     elif around == "edge":
         lightness[:3] = lightness[:, :2] = lightness[-4:] = 0.05
     elif around == "frame":
@@ -192,11 +198,11 @@ def _smooth(points: np.ndarray) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def read_all(model: str, folder: Path) -> list[tuple[Path, int, list[int]]]:
+def read_all(model: str, folder: Path, seed: int = 0) -> list[tuple[Path, int, list[int]]]:
     """Each digit drawn in each way: its file, the digit, and what `mnistjax-predict` reads."""
     cases = {folder / f"{way.name} {digit}.png": (way, digit) for way in WAYS for digit in range(10)}
     for path, (way, digit) in cases.items():
-        Image.fromarray(draw(str(digit), way, seed=digit)).save(path)
+        Image.fromarray(draw(str(digit), way, seed=10 * seed + digit)).save(path)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main([model, *map(str, cases), "--json"]) == 0
     answers = json.loads(out.getvalue())
@@ -206,12 +212,12 @@ def read_all(model: str, folder: Path) -> list[tuple[Path, int, list[int]]]:
     ]
 
 
-def draw_page(model: str, folder: Path) -> str:
+def draw_page(model: str, folder: Path, seed: int = 0) -> str:
     """All of them on FOLDER/page.png, those read wrong in red; the share that is read right."""
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    read = read_all(model, folder)
+    read = read_all(model, folder, seed)
     title = f"{model} reads {sum(found == [digit] for _, digit, found in read)} of {len(read)} pictures"
     figure = Figure(figsize=(11, 1.1 * len(WAYS)), layout="constrained")
     figure.suptitle(title)
@@ -228,4 +234,4 @@ def draw_page(model: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(draw_page(sys.argv[1], Path(sys.argv[2])))
+    print(draw_page(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])))
