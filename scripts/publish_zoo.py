@@ -62,7 +62,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
     elif any(run.status != "done" for run in read_runs([place])):
         _call("-m", f"sweep.resume={place}")
     runs = read_runs([place])
-    check_command(words, runs)
+    check_command(words, range(seeds), runs)
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
     run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
@@ -75,8 +75,10 @@ def publish(name: str, folder: Path) -> zoo.Card:
     return zoo.load(name)[2]
 
 
-def check_command(words: str, runs: Sequence[RunRecord]) -> None:
-    """ConfigError unless these words say what trained the runs: they may be of an earlier version."""
+def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -> None:
+    """ConfigError unless these words and seeds are what trained the runs, which may be of an earlier version."""
+    if (found := [run.seed for run in runs]) != [*seeds]:
+        raise ConfigError(f"the runs of this command have the seeds {found}, not {[*seeds]}")
     command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
     config = yaml.safe_load(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for run in runs:

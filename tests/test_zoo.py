@@ -371,4 +371,7 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (other, "digits", 3)})
     with pytest.raises(ConfigError, match=r"0 is not of this command: model.hidden \(8 there, 9 here\)$"):
         publish_zoo.publish("mlp.digits", work / "runs")
+    monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 4)})
+    with pytest.raises(ConfigError, match=r"have the seeds \[0, 1, 2\], not \[0, 1, 2, 3\]"):
+        publish_zoo.publish("mlp.digits", work / "runs")
     assert zoo.load("mlp.digits")[2] == card

@@ -107,7 +107,8 @@ def explain(
     found: Sequence[Sequence[Digit]],
     predictions: Sequence[Sequence[dict[str, Any]]],
 ) -> None:
-    """Writes for each picture where its digits are, and what the model saw of them: FOLDER/0-NAME.png, ..."""
+    """Writes for each picture where its digits are, and what the model saw of them: FOLDER/0-NAME.png, ...;
+    as SVG, too."""
     import numpy as np
 
     from mnistjax.report.figures import picture_figure, save
