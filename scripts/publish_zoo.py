@@ -76,7 +76,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
 
 
 def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -> None:
-    """ConfigError unless these words and seeds are what trained the runs, which may be of an earlier version."""
+    """ConfigError unless these words and seeds trained the runs, which may be of an earlier version."""
     if (found := [run.seed for run in runs]) != [*seeds]:
         raise ConfigError(f"the runs of this command have the seeds {found}, not {[*seeds]}")
     command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
