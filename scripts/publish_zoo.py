@@ -106,6 +106,7 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
     card = dataclasses.replace(
         best,
         seed=loaded[0][2].seed,
+        identity=loaded[0][2].identity,
         members=len(runs),
         epochs=max(card.epochs for _, _, card in loaded),
         seconds=sum(card.seconds for _, _, card in loaded),

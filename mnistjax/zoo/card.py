@@ -47,12 +47,13 @@ class Card:
         images, device = sum(map(sum, self.test_confusion_matrix)), dict(self.device)
         machine = device.get("processor", "CPU") if device["platform"] == "cpu" else device["kind"]
         time = f"{self.seconds:,.0f} s in all, {machine}"
+        one = f"seed {self.seed}, epoch {self.epochs} kept"
         facts = {
             "model": f"{self.model} on {self.data}, {self.parameters:,} parameters",
             "test accuracy": f"{self.test_accuracy:.2%} of {images:,} images, F1 {self.test_f1:.4f}",
             "of all seeds": self.spread,
             "validation": f"{self.val_accuracy:.2%}",
-            "trained": f"seed {self.seed}, epoch {self.epochs} kept, {time}",
+            "trained": f"{one if self.members == 1 else f'{self.members} seeds together'}, {time}",
             "by": self.command,
             "sha256": self.sha256,
         }
