@@ -78,6 +78,27 @@ def test_one_lane_has_the_bits_of_single_runs(shuffle):
         assert_same(result, fit_alone(spec, run))
 
 
+def make_normalised_runs(count):
+    """Runs with batch statistics, dropout and augmentation."""
+    options = {"channels": [2], "convolutions": [1], "hidden": [4], "dropout": 0.3}
+    return make_runs(count, model="cnn_bn", model_options=options, augment_options={"shift": 2.0})
+
+
+def test_a_lane_has_its_own_statistics_dropout_and_augmentation():
+    spec, runs = make_normalised_runs(3)
+    alone = [fit_alone(spec, run) for run in runs]
+    for run, one, result in zip(runs, alone, train(spec, runs), strict=True):
+        assert_same(result, one)
+        assert set(result.variables) == {"params", "batch_stats"}, run
+    means = []
+    for one, result in zip(alone, train(spec, runs, width=3), strict=True):
+        assert_close(result, one)
+        found, expected = (each.variables["batch_stats"] for each in (result, one))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+        means.append(found["BatchNorm_0"]["mean"])
+    assert not np.allclose(means[0], means[1], atol=1e-3)
+
+
 TEAMS = {"one seed": {}, "shared order": {"shuffle": "shared"}, "full batch": {"batch_size": "all"}}
 
 
