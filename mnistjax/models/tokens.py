@@ -72,7 +72,7 @@ class Embedding(nn.Module):
 class ViT(Model):
     """A transformer's encoder on patches and a class token: Dosovitskiy et al. (2021), equations 1 to 4."""
 
-    cpu_micro_batch: ClassVar[int] = 32
+    cpu_micro_batch: ClassVar[int] = 16
 
     patch: int = 4  # side, pixels
     width: int = 64  # of a token
