@@ -8,39 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from mnistjax.checks import FLAG, SEED, TEXT, TEXTS, Check, check_value, choice, optional, shorten, whole
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
 from mnistjax.data import Dataset, load_data, to_binary
 
-
-class Check(NamedTuple):
-    holds: Callable[[Any], bool]
-    allowed: str
-
-
-def whole(lowest: int, *others: str | None) -> Check:
-    words = [f"a whole number >= {lowest}", *("null" if other is None else repr(other) for other in others)]
-    return Check(lambda x: x in others or (type(x) is int and x >= lowest), " or ".join(words))
-
-
-def choice(*names: str) -> Check:
-    return Check(lambda x: x in names, ", ".join(names))
-
-
-TEXT = Check(lambda x: type(x) is str and x != "", "a name")
-TEXT_OR_NULL = Check(lambda x: x is None or (type(x) is str and x != ""), "a name or null")
-FLAG = Check(lambda x: type(x) is bool, "true or false")
-TEXTS = Check(
-    lambda x: type(x) is list and all(type(item) is str for item in x), "a list of words, [one,two]"
-)
-
 SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
-    "data.dir": TEXT_OR_NULL,
-    "data.raw_dir": TEXT_OR_NULL,
+    "data.dir": optional(TEXT),
+    "data.raw_dir": optional(TEXT),
     "task.name": choice("multiclass", "binary"),
     "train.epochs": whole(1),
     "train.batch_size": whole(1, "all"),
@@ -51,16 +30,16 @@ SCHEMA: dict[str, Check] = {
     "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),
     "wandb.mode": choice("auto", "online", "offline", "disabled"),
     "wandb.project": TEXT,
-    "wandb.entity": TEXT_OR_NULL,
+    "wandb.entity": optional(TEXT),
     "wandb.tags": TEXTS,
     "sweep.mode": choice("auto", "map", "vmap", "chunk"),
     "sweep.lanes": whole(1, "auto"),
     "sweep.plan": FLAG,
-    "sweep.resume": TEXT_OR_NULL,
+    "sweep.resume": optional(TEXT),
     "sweep.timeout": whole(1),
     "sweep.fail_fast": FLAG,
     "sweep.executor": choice("processes", "inline", "submitit_local", "submitit_slurm"),
-    "seed": Check(lambda x: type(x) is int and 0 <= x < 2**32, "a whole number from 0 to 4294967295"),
+    "seed": SEED,
     "resume": FLAG,
 }
 SUBMITIT = "sweep.submitit"  # whose options submitit knows
@@ -110,11 +89,11 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         check_value(key, values[key], check)
     names, options = {}, {"augment": config.get("augment", {})}
     if not isinstance(options["augment"], Mapping):
-        raise ConfigError(f"augment must be options, {{shift:2}} say; got {options['augment']!r}")
+        raise ConfigError(f"augment must be options, {{shift:2}} say; got {shorten(options['augment'])!r}")
     for name in OPEN_GROUPS:
         group = config.get(name)
         if not isinstance(group, Mapping) or not isinstance(group.get("name"), str):
-            raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {group!r}")
+            raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {shorten(group)!r}")
         names[name] = group["name"]
         options[name] = {key: value for key, value in group.items() if key != "name"}
     settings = Settings(values, names, options)
@@ -128,7 +107,9 @@ def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in node.items():
         if name == "submitit":
             if not isinstance(value, Mapping | None):
-                raise ConfigError(f"{SUBMITIT} must be options, {{timeout_min:60}} say; got {value!r}")
+                raise ConfigError(
+                    f"{SUBMITIT} must be options, {{timeout_min:60}} say; got {shorten(value)!r}"
+                )
             continue
         if f"sweep.{name}" not in SCHEMA:
             raise unknown_key(f"sweep.{name}", list(SCHEMA))
@@ -156,16 +137,6 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
         return unknown("key", key, sections)
     nearest = str(unknown("key", key, known)).partition(" (allowed")[0]
     return ConfigError(f"{nearest} (allowed: {', '.join(sorted(sections))})")
-
-
-def check_value(key: str, value: Any, check: Check) -> None:
-    """ConfigError unless the check holds."""
-    if check.holds(value):
-        return
-    names = check.allowed.split(", ")
-    if len(names) > 1 and isinstance(value, str):
-        raise unknown(key, value, names)
-    raise ConfigError(f"{key} must be {check.allowed}; got {value!r}")
 
 
 def check_options(settings: Settings) -> None:

@@ -17,7 +17,8 @@ from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("backend", "config", "data", "ops", "augment", "metrics", "models", "optim", "plan", "records"),
+    *("backend", "config", "checks", "files", "data", "ops", "augment", "metrics", "models", "optim"),
+    *("plan", "checkpoint", "records"),
     *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report"),
     *("cli", "__main__"),
 ]
