@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 
-from mnistjax.config import ConfigError, unknown
+from mnistjax.config import MOST_STEPS, ConfigError, shorten, unknown
 
 LIMITS = {
     "rotation": 180.0,  # degrees, at most, either way
@@ -43,13 +43,13 @@ def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
         if value is None:
             continue
         if option == "epochs":
-            right, allowed = type(value) is int and value >= 0, "a whole number from 0"
+            right, allowed = type(value) is int and 0 <= value <= MOST_STEPS, "a whole number from 0"
         else:
             number = isinstance(value, int | float | np.number) and type(value) is not bool
             right = number and 0 <= value <= LIMITS[option]
             allowed = f"a number from 0 to {LIMITS[option]:g}"
         if not right:
-            raise ConfigError(f"augment.{option} must be {allowed} or null; got {value!r}")
+            raise ConfigError(f"augment.{option} must be {allowed} or null; got {shorten(value)!r}")
         numbers[option] = float(value)
     if [*numbers] == ["epochs"]:
         raise ConfigError(f"augment.epochs needs one of augment.{', augment.'.join(LIMITS)}; all are null")
@@ -80,7 +80,7 @@ def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
 def source_places(numbers: Mapping[str, Any], key: Array, sides: tuple[int, int]) -> Array:
     """For each pixel of an image of height H and width W the row and column (2, H, W) it is taken from."""
     affine_key, elastic_key = jax.random.split(key)
-    turn, *rest, lean = jax.random.uniform(affine_key, (6,), minval=-1)
+    turn, *rest, lean = jax.random.uniform(affine_key, (6,), jnp.float32, minval=-1)
     grow, move = (jnp.stack(pair).reshape(2, 1, 1) for pair in (rest[:2], rest[2:]))
     angle = jnp.deg2rad(numbers.get("rotation", 0.0)) * turn
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -102,7 +102,7 @@ def smooth_noise(key: Array, shape: tuple[int, ...]) -> Array:
     """
     *some, height, width = shape
     rows, columns = _spread(height), _spread(width)
-    noise = jax.random.normal(key, (*some, rows.shape[1], columns.shape[1]))
+    noise = jax.random.normal(key, (*some, rows.shape[1], columns.shape[1]), jnp.float32)
     return jnp.einsum("hi,...ij,wj->...hw", rows, noise, columns)
 
 
@@ -124,7 +124,7 @@ def sample(image: Array, places: Array) -> Array:
 
 def erase(share: Any, key: Array, image: Array) -> Array:
     """The image (H, W, C), in a share of the cases without a rectangle, which may reach beyond the edge."""
-    chance, *rest = jax.random.uniform(key, (5,))
+    chance, *rest = jax.random.uniform(key, (5,), jnp.float32)
     inside = []
     for side, size, middle in zip(image.shape, rest[:2], rest[2:], strict=False):
         half = (ERASED[0] + (ERASED[1] - ERASED[0]) * size) / 2

@@ -9,39 +9,90 @@ that costs more than it brings: on 2 cores an MLP of 64 at batch 64 takes 0.15 s
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import fcntl
 import os
 import platform
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-_until_exit = contextlib.ExitStack()
-atexit.register(_until_exit.close)
+from mnistjax import compile_cache
+from mnistjax.config import ConfigError
+
+MOST_DEVICES = 1024  # of a CPU; each takes a thread, and 100,000 of them minutes
+PLAIN = {  # what programs of ours are made for, whatever the environment says for others
+    "jax_enable_x64": False,  # else dropout draws other numbers
+    "jax_numpy_dtype_promotion": "standard",  # Optax divides by an int32
+    "jax_transfer_guard": "allow",  # NumPy arrays go to the device as they are
+}
 
 
 def prepare_backend() -> None:
     """Before JAX's first array: each core of a CPU is a device, and compiled programs are kept in a folder.
 
-    What the environment says (JAX_NUM_CPU_DEVICES, PJRT_NPROC, JAX_COMPILATION_CACHE_DIR) is left alone; once
-    JAX's backend has started, nothing is changed.
+    What the environment says of devices, threads and a cache (JAX_NUM_CPU_DEVICES, PJRT_NPROC,
+    JAX_COMPILATION_CACHE_DIR) is left alone, what it says of types and transfers is not: see PLAIN. Starts
+    JAX's backend; once it has started, nothing is changed. ConfigError if the environment keeps it from that.
     """
-    import jax  # late: a wrong key is told without it
+    import_jax()
+    import jax
 
+    _check_devices()
     os.environ.setdefault("PJRT_NPROC", "1")  # threads beside those of the devices
     if not _devices_are_given():
         try:
             jax.config.update("jax_num_cpu_devices", cores())
         except RuntimeError:  # the backend has started
             return
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        with contextlib.suppress(OSError):  # no place for it: programs are compiled each time
-            _until_exit.enter_context(_writing(cache_folder()))
-            jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    for name, value in PLAIN.items():
+        jax.config.update(name, value)
+    _prepare_cache()
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        why = " ".join(str(error).split()) or "no such device"  # of "cuda", an assertion without words
+        given = _given("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+        raise ConfigError(f"JAX can't start{given}: {why}; JAX_PLATFORMS=cpu takes the CPU") from None
+
+
+def import_jax() -> None:
+    """Imports JAX, which reads the environment; ConfigError for a value there that it refuses."""
+    try:
+        import jax  # noqa: F401  (late: a wrong key is told without it)
+    except ValueError as error:
+        named = re.search(r"jax_\w+|JAX_\w+", str(error))
+        raise ConfigError(f"JAX can't start{_given(named[0].upper()) if named else ''}: {error}") from None
+
+
+def _given(*variables: str) -> str:
+    """The variables that are set, for a message: " with JAX_PLATFORMS=cuda"."""
+    given = [f"{name}={os.environ[name]}" for name in variables if name in os.environ]
+    return f" with {' '.join(given)}" if given else ""
+
+
+def _check_devices() -> None:
+    """ConfigError for a wrong number of devices."""
+    given = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if int(given) == 0 or int(given) > MOST_DEVICES:
+        raise ConfigError(f"JAX_NUM_CPU_DEVICES must be a whole number from 1 to {MOST_DEVICES}; got {given}")
+
+
+def _prepare_cache() -> None:
+    """Compiled programs are kept, in a folder of ours unless the environment names another."""
+    import jax
+
+    if given := jax.config.values["jax_compilation_cache_dir"]:
+        if "://" not in given and not _is_folder(Path(given)):
+            raise ConfigError(f"JAX_COMPILATION_CACHE_DIR must be a folder; got {given}")
+        return
+    # No place for it, or another JAX: programs are compiled each time.
+    with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):  # RuntimeError: no home
+        compile_cache.install(cache_folder())
+
+
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+    return os.path.isdir(path)
 
 
 def keep_one_device() -> None:
@@ -78,37 +129,3 @@ def processor() -> str:
 def cache_folder() -> Path:
     """Where compiled programs lie: in the user's cache, for all projects."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnistjax" / "compiled"
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """This process writes into the cache, which is said by a locked file there.
-
-    JAX writes a program in place: a process killed meanwhile leaves a torn one, which every later process
-    would read, warn of, and never replace. So what is no older than the file of a dead process is deleted.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("process-*"):
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            if not _lock(file):
-                continue
-            for program in folder.glob("*-cache"):
-                if program.stat().st_mtime >= os.fstat(file.fileno()).st_mtime:
-                    program.unlink(missing_ok=True)
-            path.unlink()
-    mine = folder / f"process-{os.uname().nodename}-{os.getpid()}"
-    with open(mine, "wb") as file:
-        _lock(file)
-        try:
-            yield
-        finally:
-            mine.unlink(missing_ok=True)
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is ours now; the kernel drops the lock of a process that dies."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -11,11 +11,14 @@ import difflib
 import hashlib
 import importlib.resources
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+LONGEST = 1_000  # characters of an error
 
 Hyper = Mapping[str, Mapping[str, Any]]
 """Numbers of a run, `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`; always traced.
@@ -27,7 +30,13 @@ Options = tuple[tuple[str, Any], ...]
 
 
 class ConfigError(ValueError):
-    """A wrong value given by the user; its text says what was given, what is allowed and what is nearest."""
+    """A wrong value given by the user; its text says what was given, what is allowed and what is nearest.
+
+    A text of more than LONGEST characters, from a file say, is cut in the middle.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text if len(text) <= LONGEST else f"{text[:700]} ... {text[-250:]}")
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
@@ -36,10 +45,24 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
     >>> str(unknown("model", "cnm", ["mlp", "cnn"]))
     "unknown model 'cnm'; nearest is 'cnn' (allowed: cnn, mlp)"
     """
-    names = sorted(map(str, allowed))
+    given, names = shorten(given), sorted(map(str, allowed))
     close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     nearest = f"; nearest is {close[0]!r}" if close else ""
     return ConfigError(f"unknown {kind} {given!r}{nearest} (allowed: {', '.join(names)})")
+
+
+SHOWN = 80  # characters of a wrong value in a message
+
+
+def shorten(value: Any) -> Any:
+    """A value for a message; text, a list or a number that is very long is cut."""
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return f"a number of more than {SHOWN} digits"
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # of Python's limits of digits, and of lists inside one another
+        return f"a {type(value).__name__} too large to show"
+    return value if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def one_line(error: BaseException) -> str:
@@ -102,6 +125,11 @@ class Stopping:
     monitor: str = "val/loss"  # a validation metric; lower is better for loss, higher for the others
 
 
+def badness(metric: str, value: float) -> float:
+    """Lower is better: a loss as it is, any other metric negated."""
+    return value if metric.endswith("loss") else -value
+
+
 DEFAULT_STOPPING = Stopping(epochs=3)
 
 
@@ -139,22 +167,26 @@ def canonical_json(value: Any) -> str:
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(steps?|epochs?|%)\s*")
+MOST_STEPS = 2**31 - 1  # of a run: they are counted as int32
+_DURATION = re.compile(r"\s*((?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?)\s*(steps?|epochs?|%)\s*")
 
 
-def steps(duration: str | int, *, steps_per_epoch: int, epochs: int) -> float:
+def steps(duration: Any, *, steps_per_epoch: int, epochs: int) -> float:
     """Optimizer steps in a duration: "500 steps", "2 epochs" or "5%" of the run; 0 is none.
 
     >>> steps("5%", steps_per_epoch=100, epochs=10)
     50.0
     """
-    if duration == 0:
+    if type(duration) in (int, float) and duration == 0:
         return 0.0
-    match = _DURATION.fullmatch(str(duration))
-    if match is None:
-        raise ConfigError(f"{duration!r} is no duration; write 0, '500 steps', '2 epochs' or '5%'")
-    number, unit = float(match[1]), match[2].rstrip("s")
-    return number * {"step": 1, "epoch": steps_per_epoch, "%": steps_per_epoch * epochs / 100}[unit]
+    match = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    count = math.inf
+    if match:
+        number, unit = float(match[1]), match[2].rstrip("s")
+        count = number * {"step": 1, "epoch": steps_per_epoch, "%": steps_per_epoch * epochs / 100}[unit]
+    if not count <= MOST_STEPS:
+        raise ConfigError(f"{shorten(duration)!r} is no duration; write 0, '500 steps', '2 epochs' or '5%'")
+    return count
 
 
 def conf_dir() -> Path:

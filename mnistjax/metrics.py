@@ -51,8 +51,8 @@ def probabilities(task: str, logits: Array) -> Array:
 
 def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: Array) -> Sums:
     """The sums of one batch; images of weight 0 (padding) count nothing."""
-    true = jax.nn.one_hot(labels, classes) * weights[:, None]
-    predicted = jax.nn.one_hot(predicted_class(task, logits), classes)
+    true = jax.nn.one_hot(labels, classes, dtype=jnp.float32) * weights[:, None]
+    predicted = jax.nn.one_hot(predicted_class(task, logits), classes, dtype=jnp.float32)
     losses = per_example_loss(task, logits, labels)
     return Sums(jnp.sum(losses * weights), (true.T @ predicted).astype(jnp.int32))
 
@@ -83,8 +83,3 @@ def summarize(task: str, sums: Sums) -> dict[str, Any]:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return numerator / np.maximum(denominator, 1)
-
-
-def badness(metric: str, value: float) -> float:
-    """Lower is better: a loss as it is, any other metric negated."""
-    return value if metric.endswith("loss") else -value

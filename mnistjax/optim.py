@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
-from mnistjax.config import ConfigError, Hyper, Spec, steps, unknown
+from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, steps, unknown
 
 Schedule = Callable[[Array, Mapping[str, Any]], Any]
 """(t, numbers) -> factor of the learning rate; t is the run's progress in steps, from 0."""
@@ -158,6 +159,9 @@ def make_hyper(
 
     ConfigError names the option (`optimizer.learning_rate`), what was given and what is allowed.
     """
+    if epochs > MOST_STEPS // steps_per_epoch:
+        most = f"{MOST_STEPS // steps_per_epoch}, for {steps_per_epoch} steps an epoch"
+        raise ConfigError(f"train.epochs must be at most {most}; got {shorten(epochs)}")
     numbers = _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer))
     times = _merge("schedule", schedule, schedule_values, schedule_options(schedule))
     for option, value in times.items():
@@ -195,10 +199,14 @@ def _number(key: str, value: Any) -> float:
     holds, allowed = _CHECKS.get(key.rpartition(".")[2], (math.isfinite, "a finite number"))
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and holds(number)):
-        raise ConfigError(f"{key} must be {allowed}; got {value!r}")
+        raise ConfigError(f"{key} must be {allowed}; got {shorten(value)!r}")
+    with np.errstate(over="ignore", under="ignore"):
+        single = float(np.float32(number))
+    if not (math.isfinite(single) and holds(single)):
+        raise ConfigError(f"{key} must be {allowed}; got {shorten(value)!r}, which is {single} as float32")
     return number
 
 

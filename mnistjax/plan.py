@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from mnistjax.augment import check_augmentation
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze, shorten
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, list_collections
 from mnistjax.models import model_options as list_options
@@ -45,16 +45,17 @@ def make_plan(
     if not 1 <= batch <= count:
         raise ConfigError(
             f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
-            f"{data.name}; got {batch}"
+            f"{data.name}; got {shorten(batch)}"
         )
     outputs = data.num_classes if positive is None else 1
-    module = create_model(model, num_classes=outputs, **dict(freeze(model_options)))
+    module = create_model(model, num_classes=outputs, **model_options)
     largest = _largest_piece(module)  # refuses a model that images don't fit, whatever micro_batch is
     if micro_batch == "auto":
         micro_batch = min(batch, largest)
     if not 1 <= micro_batch <= batch:
         raise ConfigError(
-            f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; got {micro_batch}"
+            f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; "
+            f"got {shorten(micro_batch)}"
         )
     hyper = make_hyper(
         optimizer,

@@ -65,8 +65,13 @@ def initial_state(spec: Spec, hyper: Hyper, key: Array) -> State:
     images = jnp.zeros((1, *spec.image_shape), jnp.uint8)
     collections = dict(build_model(spec).init(jax.random.fold_in(key, INIT), images))
     params = collections.pop("params")
-    opt_state = make_optimizer(spec, hyper).init(params)
+    opt_state = make_optimizer(spec, as_float32(hyper)).init(params)
     return State(params, collections, opt_state, jnp.zeros((), jnp.int32), zero_sums(spec.classes))
+
+
+def as_float32(hyper: Hyper) -> Hyper:
+    """The Hyper's numbers as float32, which Python's are not where JAX's own default is float64."""
+    return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), hyper)
 
 
 # Not optimized, because it runs once: the CNN's compiles in 0.6 s instead of 2.5 s.
@@ -97,7 +102,7 @@ def train_step(
     The pieces' gradients are added before the step: so a full batch is read once, and a convolution's
     intermediates stay in the cache. Under an `axis` of devices each has a share, and all take the same step.
     """
-    model = build_model(spec)
+    model, hyper = build_model(spec), as_float32(hyper)
     dropout_key, augment_key = (
         jax.random.fold_in(jax.random.fold_in(key, stream), state.step) for stream in (DROPOUT, AUGMENT)
     )
@@ -129,14 +134,17 @@ def train_step(
     def add_pieces(index: Array, pieces: Any) -> Any:
         first = index * len(jax.tree.leaves(pieces)[0])
         none = jax.tree.map(jnp.zeros_like, (state.params, state.sums))
-        carry = (none[0], state.collections, none[1], jnp.zeros(()), first)
+        carry = (none[0], state.collections, none[1], jnp.zeros((), jnp.float32), first)
         return lax.scan(add_piece, carry, pieces)[0][:4]
 
     gradients, collections, sums, count = add_shares(add_pieces, shares, axis)
     sums = jax.tree.map(jnp.add, state.sums, sums)
     gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
-    return State(optax.apply_updates(state.params, updates), collections, opt_state, state.step + 1, sums)
+    next_state = State(
+        optax.apply_updates(state.params, updates), collections, opt_state, state.step + 1, sums
+    )
+    return jax.tree.map(lambda leaf, before: leaf.astype(before.dtype), next_state, state)
 
 
 def add_shares(function: Callable[[Array, Any], Any], shares: Any, axis: str | None) -> Any:
@@ -151,7 +159,7 @@ def add_shares(function: Callable[[Array, Any], Any], shares: Any, axis: str | N
         return unravel(lax.psum(vector, axis))
     if count == 1:
         return function(jnp.zeros((), jnp.int32), first)
-    parts = lax.map(lambda pair: function(*pair), (jnp.arange(count), shares))
+    parts = lax.map(lambda pair: function(*pair), (jnp.arange(count, dtype=jnp.int32), shares))
     return jax.tree.map(lambda leaf: functools.reduce(jnp.add, leaf), parts)
 
 
@@ -304,7 +312,7 @@ def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
     first = jnp.minimum(start, len(images) - size)
     taken = lax.dynamic_slice_in_dim(images, first, size).reshape(size, -1)
     labels = lax.dynamic_slice_in_dim(labels, first, size)
-    weights = ((first + jnp.arange(size) >= start) & (labels != PADDING)).astype(jnp.float32)
+    weights = ((first + jnp.arange(size, dtype=jnp.int32) >= start) & (labels != PADDING)).astype(jnp.float32)
     return Batch(taken, labels, weights)
 
 
@@ -333,7 +341,7 @@ def block_starts(spec: Spec, count: int, shares: int = 1) -> Array:
     """Where the blocks of an evaluation begin (S, blocks); those past the end count nothing."""
     size = block_rows(spec, count)
     blocks = -(-count // (size * shares))
-    return size * jnp.arange(blocks * shares).reshape(shares, blocks)
+    return size * jnp.arange(blocks * shares, dtype=jnp.int32).reshape(shares, blocks)
 
 
 def evaluate(spec: Spec, variables: Any, images: np.ndarray | Array, labels: np.ndarray | Array) -> Sums:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 from pathlib import Path
 
 import absl.logging
@@ -42,3 +43,19 @@ def work(tmp_path, monkeypatch):
             handler.close()
     root.handlers[:] = before
     root.setLevel(level)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """What mounts a disk of its own with these options, `size=3m` say, and returns its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a disk is refused")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # some library may hold a file open

@@ -131,6 +131,14 @@ def test_a_wrong_strength_is_refused_by_its_key(value):
         check_augmentation({"shift": value})
 
 
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 10**400, "x" * 5000, [1] * 5000, {}], ids=type)
+def test_a_value_that_is_no_number_is_told_in_one_short_line(value):
+    for option in OPTIONS:
+        with pytest.raises(ConfigError, match=rf"^augment.{option} must be .* or null; got ") as caught:
+            check_augmentation({"shift": 2, option: value})
+        assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("value", [-1, 2.0, 0.5, True, "2"])
 def test_a_wrong_number_of_epochs_is_refused_by_its_key(value):
     with pytest.raises(ConfigError, match=r"^augment.epochs must be a whole number from 0 or null; got "):

@@ -342,6 +342,120 @@ def test_damaged_records_are_prepared_again_from_the_source(victim, small, tmp_p
     assert sorted(os.listdir(home / "mnistjax")) == ["downloads", "mnist", "mnist.lock"]
 
 
+def put_header(path, shape, dtype="|u1", padding=0):
+    """A .npy file whose header claims a shape, before the content that it had."""
+    described = repr({"descr": dtype, "fortran_order": False, "shape": shape}) + " " * padding + "\n"
+    head = b"\x93NUMPY\x02\x00" + len(described).to_bytes(4, "little") + described.encode()
+    path.write_bytes(head + path.read_bytes()[128:])
+
+
+def put_link(path):
+    path.rename(path.with_suffix(".kept"))
+    path.symlink_to(path.with_suffix(".kept"))
+
+
+def put(make):
+    """What puts something else in place of a file."""
+
+    def replace(path):
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+DAMAGE = {
+    "a huge shape": ("train_images.npy", lambda path: put_header(path, (10**12, 28, 28))),
+    "a negative shape": ("train_images.npy", lambda path: put_header(path, (-50, 28, 28))),
+    "a long header": ("train_images.npy", lambda path: put_header(path, (50, 28, 28), padding=2**25)),
+    "objects": ("test_labels.npy", lambda path: np.save(path, np.array([{}, 1], object))),
+    "other types": ("test_labels.npy", lambda path: np.save(path, np.zeros(20))),
+    "a terabyte": ("test_images.npy", lambda path: os.truncate(path, 2**40)),
+    "nothing": ("test_images.npy", lambda path: os.truncate(path, 128)),
+    "no file": ("test_images.npy", Path.unlink),
+    "a folder": ("test_images.npy", put(Path.mkdir)),
+    "a pipe": ("train_labels.npy", put(os.mkfifo)),
+    "a device": ("train_labels.npy", put(lambda path: path.symlink_to("/dev/zero"))),
+    "a link": ("train_labels.npy", put_link),
+    "a pipe as manifest": ("manifest.json", put(os.mkfifo)),
+    "a broken link as manifest": ("manifest.json", put(lambda path: path.symlink_to("nowhere"))),
+    "a deep manifest": ("manifest.json", lambda path: path.write_text("[" * 10**5)),
+    "a large manifest": ("manifest.json", lambda path: os.truncate(path, 2**40)),
+    "a list as manifest": ("manifest.json", lambda path: path.write_text("[]")),
+    "null as manifest": ("manifest.json", lambda path: path.write_text("null")),
+    "a number as names": ("manifest.json", lambda path: path.write_text('{"sha256": "", "class_names": 3}')),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_what_is_no_prepared_data_is_prepared_again(case, small, tmp_path, caplog):
+    home, (victim, damage) = tmp_path / "data", DAMAGE[case]
+    before = data.load_data("mnist", data_dir=home, raw_dir=small)
+    data._load.cache_clear()
+    damage(home / "mnistjax/mnist" / victim)
+    tracemalloc.start()
+    after = data.load_data("mnist", data_dir=home, raw_dir=small)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert after.sha256 == before.sha256
+    assert peak < 32 << 20  # bytes
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "damaged" in caplog.text
+    prepared.read_arrays("mnist", home / "mnistjax/mnist")
+
+
+def test_records_that_are_a_pipe_are_not_waited_for(small, tmp_path):
+    before = data.load_data("mnist", data_dir=tmp_path, raw_dir=small)
+    data._load.cache_clear()
+    (tmp_path / "mnistjax/mnist/test_labels.npy").unlink()
+    for path in [*tmp_path.rglob("*.array_record*"), *tmp_path.rglob("dataset_info.json")]:
+        put(os.mkfifo)(path)
+    assert data.load_data("mnist", data_dir=tmp_path, raw_dir=small).sha256 == before.sha256
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist.partial", "mnist.damaged"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_is_in_the_way_is_replaced(name, make, small, tmp_path):
+    home = tmp_path / "data/mnistjax"
+    home.mkdir(parents=True)
+    make(home / name)
+    dataset = data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
+    np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
+    assert sorted(os.listdir(home)) == ["downloads", "mnist", "mnist.lock"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_lock_that_is_no_file_is_told(make, small, tmp_path):
+    (tmp_path / "data/mnistjax").mkdir(parents=True)
+    make(tmp_path / "data/mnistjax/mnist.lock")
+    with pytest.raises(ConfigError, match=r"mnist\.lock is (no regular file|a link)") as error:
+        data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("size=4k", "No space left on device"), ("size=100k", "No space left"), ("ro", "Read-only file system")],
+)
+def test_a_disk_that_refuses_is_told(options, reason, small, disk):
+    folder = disk(options)
+    with pytest.raises(DataError, match=rf"can't be prepared: {folder}/mnistjax.*: {reason}") as error:
+        data.load_data("mnist", data_dir=folder, raw_dir=small)
+    one_line(error)
+    assert not [*folder.glob("mnistjax/mnist"), *folder.glob("mnistjax/*.partial")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_REAL, reason="needs the official MNIST files")
+@pytest.mark.parametrize("megabytes", [1, 3, 12, 20, 40, 60, 70])
+def test_real_mnist_on_a_small_disk(megabytes, disk):
+    folder = disk(f"size={megabytes}m")
+    with pytest.raises(DataError, match=rf"{folder}/mnistjax\S*: No space left on device; choose") as error:
+        data.load_data("mnist", data_dir=folder, raw_dir=REAL)
+    one_line(error)
+    assert not [*folder.rglob("*.npy"), *folder.rglob("*.array_record*"), *folder.rglob("*.tmp")]
+
+
 def test_later_loads_need_no_tfds(small, tmp_path):
     expected = data.load_data("mnist", data_dir=tmp_path, raw_dir=small).sha256
     code = """if True:
@@ -408,13 +522,65 @@ def test_broken_files_of_ones_own(case, tmp_path):
     assert peak < 8 << 20  # bytes
 
 
+def put_socket(path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+NO_FILES = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a socket": put_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("name", ["idx", "mnist"])
-def test_a_folder_in_place_of_a_file(name, small):
+def test_something_else_in_place_of_a_file(name, kind, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(small)  # the name of a socket has 107 bytes at most
     (small / IMAGES).unlink()
-    (small / IMAGES).mkdir()
-    with pytest.raises(DataError, match=rf"{IMAGES}.*expected, found: Is a directory") as error:
+    NO_FILES[kind](Path(IMAGES))
+    with pytest.raises(DataError, match=rf"{IMAGES}: a file expected, found {kind}") as error:
+        data.load_data(name, data_dir=tmp_path, raw_dir=small)
+    one_line(error)
+
+
+def test_files_may_lie_behind_links(small, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in small.iterdir():
+        (linked / path.name).symlink_to(path)
+    for name in ("idx", "mnist"):
+        np.testing.assert_array_equal(data.load_data(name, raw_dir=linked).test.images, draw("test")[0])
+
+
+@pytest.mark.parametrize("name", ["idx", "mnist"])
+def test_a_file_of_a_terabyte_is_not_read(name, small):
+    """Nor a tail of zeros that gzip would skip byte by byte."""
+    os.truncate(small / IMAGES, 2**40)
+    with pytest.raises(DataError, match=rf"{IMAGES}: .* bytes.* expected, found 1,099,511,627,776") as error:
         data.load_data(name, raw_dir=small)
     one_line(error)
+
+
+def test_a_zip_bomb_takes_no_memory(tmp_path, monkeypatch):
+    path = tmp_path / "emnist" / "gzip.zip"
+    write_emnist(path, "digits", first=0)
+    bomb = gzip.compress(header(50, 28, 28) + bytes(2**27), compresslevel=1)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, bomb if "train-images" in name else content)
+    pin_emnist(path, "digits", monkeypatch)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="found more") as error:
+        data.load_data("emnist_digits", raw_dir=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    one_line(error)
+    assert peak < 64 << 20  # bytes
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -481,6 +647,14 @@ def test_missing_files_are_named_and_not_downloaded(small):
         with pytest.raises(DataError, match=rf"official files of mnist.*{IMAGES} expected") as error:
             data.load_data(name, raw_dir=small)
         one_line(error)
+
+
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name/data", "x" * 5000])
+def test_folders_that_cannot_be(folder):
+    for options in ({"data_dir": folder}, {"raw_dir": folder}):
+        with pytest.raises(ConfigError, match=r"nobody-of-this-name|xxx") as error:
+            data.load_data("mnist", **options)
+        assert len(one_line(error)) < 1000
 
 
 def test_missing_folder(tmp_path, monkeypatch, caplog):

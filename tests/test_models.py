@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
-from mnistjax.models import ACTIVATIONS, MODELS, list_layers
+from mnistjax.models import ACTIVATIONS, MODELS, list_layers, model_options
+from mnistjax.train import flops, init
 from small import small_plan
 
 MIXER = (16 * 64 + 64) + 4 * (2 * 128 + 2 * 49 * 64 + 64 + 49 + 2 * 64 * 128 + 128 + 64) + 128 + 650
@@ -182,6 +183,84 @@ def test_wrong_options_are_refused(name, options, words):
 def test_blocks_that_leave_no_pixels_are_refused(options):
     with pytest.raises(ConfigError, match=r"channels: \d blocks are too many for images of 28 x 28"):
         jax.eval_shape(create_model("cnn", **options).init, jax.random.key(0), image_batch())
+
+
+def deep_list(depth=500):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+WRONG = {
+    "inf": float("inf"),
+    "nan": float("nan"),
+    "negative": -1,
+    "a flag": True,
+    "beyond int64": 10**30,
+    "a list beyond int64": [10**30],
+    "5,000 digits": 10**5000,
+    "-5,000 digits": -(10**5000),
+    "digits as text": "9" * 5000,
+    "long text": "x" * 5000,
+    "half a character": "\ud800",
+    "a long list": [1] * 5000,
+    "a deep list": deep_list(),
+    "a nested list": [[1]],
+    "flags": [True],
+    "a mapping": {"a": 1},
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+@pytest.mark.parametrize("name", list_models())
+def test_values_that_no_option_takes_are_told_in_one_short_line(name, given):
+    for option in model_options(name):
+        with pytest.raises(ConfigError, match=rf"^(unknown )?{option}\b") as caught:
+            create_model(name, **{option: WRONG[given]})
+        assert len(str(caught.value)) < 300
+        assert str(caught.value).isprintable()
+        with pytest.raises(ConfigError):
+            small_plan(model=name, model_options={option: WRONG[given]})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mlp", {"hidden": [1] * 5000}, ["hidden", "at most 100 layers", "5000"]),
+        ("cnn", {"channels": [1] * 101}, ["channels", "at most 100 layers", "101"]),
+        ("cnn", {"convolutions": 10**9}, ["convolutions", "at most 100"]),
+        ("cnn", {"kernel": 10**9, "padding": "same"}, ["kernel", "at most 64"]),
+        ("cnn_bn", {"convolutions": [101]}, ["convolutions", "at most 100", "101"]),
+        ("resnet", {"channels": [1] * 60, "blocks": 60}, ["blocks", "at most 100 layers", "3600"]),
+        ("vit", {"depth": 101}, ["depth", "at most 100", "101"]),
+        ("mlp_mixer", {"depth": 10**9}, ["depth", "at most 100"]),
+        ("mlp", {"hidden": 2**31}, ["hidden", "at most 2147483647", "2147483648"]),
+    ],
+)
+def test_more_layers_than_can_be_compiled_are_refused(name, options, words):
+    with pytest.raises(ConfigError) as caught:
+        create_model(name, **options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+WIDE = [("mlp", "hidden"), ("cnn", "hidden"), ("cnn_bn", "hidden"), ("mlp_mixer", "width"), ("vit", "hidden")]
+
+
+@pytest.mark.parametrize(("name", "option"), WIDE)
+def test_models_beyond_any_memory_are_planned_without_it(name, option):
+    """They fail when they are allocated, not before."""
+    plan, _ = small_plan(model=name, model_options={option: 10**9})
+    assert flops(plan.spec) > 1e11
+    state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) > 1e9
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_bn", "resnet"])
+def test_sizes_that_xla_cannot_multiply_are_refused(name):
+    with pytest.raises(ConfigError, match=r"a model of \d.*e\+\d\d parameters is too large; at most"):
+        small_plan(model=name, model_options={"channels": [10**9]})
 
 
 def test_a_stranger_adds_a_model():

@@ -1,11 +1,16 @@
+import functools
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from mnistjax.augment import LIMITS
 from mnistjax.config import ConfigError
-from mnistjax.loop import fit
+from mnistjax.loop import Run, fit, fit_lanes
+from mnistjax.models import list_models
 from mnistjax.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -13,9 +18,14 @@ from mnistjax.optim import (
     list_optimizers,
     make_hyper,
     make_optimizer,
+    optimizer_options,
     register_optimizer,
+    schedule_options,
 )
-from small import small_plan
+from mnistjax.train import epoch_rows, evaluate, initial_state, predict, train_step
+from mnistjax.zoo import load
+from mnistjax.zoo.classify import classify
+from small import make_batches, small_plan
 
 
 def hyper_of(optimizer="sgd", schedule="constant", *, steps_per_epoch=10, epochs=10, sched=None, **values):
@@ -69,6 +79,71 @@ def test_every_optimizer_learns(optimizer):
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
+def types(tree):
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
+def check_types(**options):
+    """That a step under a default of 64 bits gives a State of the types that it has without."""
+    plan, data = small_plan(batch_size=8, **options)
+    key = jax.random.key(0)
+    expected = types(jax.eval_shape(functools.partial(initial_state, plan.spec), plan.hyper, key))
+    rows = epoch_rows(plan.spec, seed=0, epoch=0)[0]
+    batches = jax.tree.map(lambda leaf: leaf[:, 0], make_batches(plan.spec, data, rows))
+    with jax.enable_x64(True):
+        assert jnp.zeros(()).dtype == jnp.float64
+        state = jax.eval_shape(functools.partial(initial_state, plan.spec), plan.hyper, key)
+        assert types(state) == expected
+        step = functools.partial(train_step, plan.spec)
+        assert types(jax.eval_shape(step, plan.hyper, key, state, batches)) == expected
+
+
+@pytest.mark.parametrize("optimizer", list_optimizers())
+def test_types_of_optimizers_are_those_of_32_bits(optimizer):
+    check_types(optimizer=optimizer, optimizer_options={"clip_norm": 1.0})
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_types_of_schedules_are_those_of_32_bits(schedule):
+    check_types(schedule=schedule, schedule_options={"warmup": "10%"})
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_types_of_models_are_those_of_32_bits(model):
+    check_types(model=model)
+
+
+def test_types_of_augmented_images_are_those_of_32_bits():
+    check_types(augment_options={**dict.fromkeys(LIMITS, 0.5), "epochs": 1})
+
+
+def test_runs_have_the_same_bits_where_the_default_is_64():
+    """A single one and lanes; an evaluation, probabilities, and a packaged model."""
+    plan, data = small_plan(
+        optimizer="radam", schedule="one_cycle", augment_options={"shift": 2, "erasing": 0.5}
+    )
+    images = data.test.images
+
+    def results():
+        run = fit(plan.spec, plan.hyper, data=data, stopping=plan.stopping)
+        lanes = [Run(plan.hyper, seed, plan.stopping) for seed in (0, 1)]
+        lanes = [result.state for _, result in fit_lanes(plan.spec, lanes, data=data, width=2)]
+        sums = evaluate(plan.spec, run.variables, images, data.test.labels)
+        trained = load("lenet5.mnist")
+        shares = (
+            predict(plan.spec, run.variables, images),
+            classify(*trained, images),
+            classify(*trained, images / 255),
+        )
+        return jax.tree.map(np.asarray, (run.state, lanes, sums, shares, run.rows[-1]["val/loss"]))
+
+    plain = results()
+    with jax.enable_x64(True):
+        wide = results()
+    assert types(plain) == types(wide)
+    jax.tree.map(np.testing.assert_array_equal, plain, wide)
+
+
 def test_weight_decay_and_clipping():
     def update(**values):
         plan, _ = small_plan(optimizer="sgd", optimizer_options={"learning_rate": 1.0, **values})
@@ -107,12 +182,60 @@ def test_a_number_that_is_absent_is_another_spec():
         ({"clip_norm": 0}, ["optimizer.clip_norm", "> 0"]),
         ({"schedule": "cosine", "sched": {"warmup": "abc"}}, ["schedule.warmup", "abc", "epochs"]),
         ({"schedule": "cosine", "sched": {"final": 2}}, ["schedule.final", "<= 1"]),
+        ({"schedule": "cosine", "sched": {"warmup": "1e999 epochs"}}, ["schedule.warmup", "1e999 epochs"]),
+        ({"schedule": "cosine", "sched": {"warmup": "1e400 steps"}}, ["schedule.warmup", "1e400 steps"]),
+        ({"schedule": "cosine", "sched": {"warmup": "3e9 steps"}}, ["schedule.warmup", "3e9 steps"]),
+        ({"schedule": "cosine", "sched": {"warmup": "nan epochs"}}, ["schedule.warmup", "nan epochs"]),
+        ({"schedule": "cosine", "sched": {"warmup": False}}, ["schedule.warmup", "False"]),
+        ({"learning_rate": 1e39}, ["optimizer.learning_rate", "> 0", "1e+39", "inf as float32"]),
+        ({"learning_rate": 1e-60}, ["optimizer.learning_rate", "> 0", "1e-60", "0.0 as float32"]),
+        ({"optimizer": "adam", "b2": 0.999999999}, ["optimizer.b2", "< 1", "1.0 as float32"]),
+        ({"epochs": 10**400}, ["train.epochs", "at most 214748364,", "80 digits"]),
     ],
 )
 def test_wrong_values_are_refused(arguments, words):
     with pytest.raises(ConfigError) as caught:
         hyper_of(**arguments)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+WRONG = {
+    "inf": float("inf"),
+    "nan": float("nan"),
+    "negative": -1,
+    "a flag": True,
+    "beyond float": 10**400,
+    "5,000 digits": 10**5000,
+    "-5,000 digits": -(10**5000),
+    "digits as text": "9" * 5000,
+    "long text": "x" * 5000,
+    "half a character": "\ud800",
+    "a long list": [1] * 5000,
+    "a mapping": {"a": 1},
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_values_that_no_number_takes_are_told_in_one_short_line(given):
+    def refused(key, **arguments):
+        with pytest.raises(ConfigError, match=rf"^{key}\b") as caught:
+            hyper_of(**arguments)
+        assert len(str(caught.value)) < 250
+        assert str(caught.value).isprintable()
+
+    for optimizer in list_optimizers():
+        for option in optimizer_options(optimizer):
+            refused(f"optimizer.{option}", optimizer=optimizer, **{option: WRONG[given]})
+    for schedule in SCHEDULES:
+        for option in schedule_options(schedule):
+            refused(f"schedule.{option}", schedule=schedule, sched={option: WRONG[given]})
+
+
+def test_a_long_duration_is_read_in_no_time():
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match="is no duration"):
+        hyper_of(schedule="cosine", sched={"warmup": "9" * 100_000})
+    assert time.perf_counter() - started < 1  # second
 
 
 def test_a_stranger_adds_an_optimizer():

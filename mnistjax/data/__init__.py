@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mnistjax import files
+from mnistjax.checks import shorten
 from mnistjax.config import ConfigError, unknown
 from mnistjax.data import idx, prepared
 from mnistjax.data.arrays import Arrays, DataError, Unreachable, check_arrays, digest
@@ -28,6 +30,7 @@ __all__ = [
     "Dataset",
     "Row",
     "Split",
+    "find_data",
     "list_datasets",
     "load_data",
     "order",
@@ -75,16 +78,33 @@ class Dataset:
         return {k: np.bincount(part.labels, minlength=self.num_classes).tolist() for k, part in parts.items()}
 
 
+Load = Callable[[Path, Path | None], Arrays]
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table of data sets."""
 
-    load: Callable[[Path, Path | None], Arrays]  # from (data_dir, raw_dir)
+    load: Load  # from (data_dir, raw_dir)
     reads_raw_dir: bool = False
+    find: Load | None = None  # what `load` has prepared, if it prepares anything
+
+
+def _find_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
+    """The arrays that were prepared; DataError if there are none, and nothing is written."""
+    try:
+        return prepared.read_arrays(name, data_dir / "mnistjax" / name)
+    except FileNotFoundError:
+        raise DataError(f"{name} is not prepared in {data_dir}") from None
+    except OSError as error:
+        raise DataError(f"{name} can't be read: {files.describe(error, data_dir)}") from None
 
 
 DATASETS: dict[str, Row] = {
-    **{name: Row(partial(prepared.load_prepared, name), reads_raw_dir=True) for name in prepared.SHA256},
+    **{
+        name: Row(partial(prepared.load_prepared, name), True, partial(_find_prepared, name))
+        for name in prepared.SHA256
+    },
     "digits": Row(lambda data_dir, raw_dir: load_digits()),
     "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True),
 }
@@ -133,24 +153,55 @@ def load_data(
     `raw_dir`: official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
     `auto` is MNIST where it can be had, else the embedded digits with `banner` set.
     """
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    home = Path(data_dir or default).expanduser().absolute()
+    home = _find_home(data_dir)
     if name == "auto" and not raw_dir:
         return _load_auto(home)
     name = "mnist" if name == "auto" else name  # a folder given for `auto` is MNIST's
     row = _find_row(name)
-    return _load(name, row, home, _find_raw_dir(row, raw_dir))
+    return _load(name, row.load, home, _find_raw_dir(row, raw_dir))
+
+
+def find_data(name: str, sha256: str) -> Dataset:
+    """The data set that a record names, as this user has it; nothing is downloaded, prepared or written.
+
+    It is looked for in the default places of `load_data`. DataError if it is not there, or is another one
+    than the record's `sha256` says.
+    """
+    if name not in list_datasets():
+        raise DataError(f"there is no data set {shorten(name)!r} here")
+    row = _find_row(name)
+    raw_dir = None if row.find else _find_raw_dir(row, None)
+    if name == "idx" and raw_dir is None:
+        raise DataError("idx needs MNISTJAX_RAW_DIR=FOLDER with the four IDX files")
+    dataset = _load(name, row.find or row.load, _find_home(), raw_dir)
+    if dataset.sha256 != sha256:
+        raise DataError(f"{name} is another one here, of SHA-256 {dataset.sha256}, recorded: {sha256}")
+    return dataset
+
+
+def _find_home(data_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of prepared data."""
+    return _find_folder("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _find_raw_dir(row: Row, given: str | os.PathLike | None) -> Path | None:
     raw_dir = given or (os.environ.get("MNISTJAX_RAW_DIR") if row.reads_raw_dir else None)
     if not raw_dir:
         return None
-    folder = Path(raw_dir).expanduser().absolute()
-    if not folder.is_dir():
-        source = "data.raw_dir" if given else "MNISTJAX_RAW_DIR"
-        raise DataError(f"{source}={raw_dir}: a folder with the official files expected, found none")
+    source = "data.raw_dir" if given else "MNISTJAX_RAW_DIR"
+    folder = _find_folder(source, raw_dir)
+    if not os.path.isdir(folder):  # False for a name that is too long, too
+        given = shorten(os.fspath(raw_dir))
+        raise DataError(f"{source}={given}: a folder with the official files expected, found none")
     return folder
+
+
+def _find_folder(source: str, path: str | os.PathLike) -> Path:
+    """A path with the home folder for ~; DataError if there is none, of a user without an account, say."""
+    try:
+        return Path(path).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # OSError: the working folder is gone
+        raise DataError(f"{source}={shorten(os.fspath(path))}: {error}") from None
 
 
 def _load_auto(data_dir: Path) -> Dataset:
@@ -167,19 +218,19 @@ def _load_auto(data_dir: Path) -> Dataset:
             log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; going on without it", raw_dir)
             raw_dir = None
     try:
-        return _load("mnist", row, data_dir, raw_dir)
+        return _load("mnist", row.load, data_dir, raw_dir)
     except Unreachable:
         return _load_fallback(data_dir)
 
 
 @functools.cache
 def _load_fallback(data_dir: Path) -> Dataset:
-    return dataclasses.replace(_load("digits", DATASETS["digits"], data_dir, None), banner=BANNER)
+    return dataclasses.replace(_load("digits", DATASETS["digits"].load, data_dir, None), banner=BANNER)
 
 
 @functools.cache
-def _load(name: str, row: Row, data_dir: Path, raw_dir: Path | None) -> Dataset:
-    arrays = check_arrays(name, row.load(data_dir, raw_dir))
+def _load(name: str, load: Load, data_dir: Path, raw_dir: Path | None) -> Dataset:
+    arrays = check_arrays(name, load(data_dir, raw_dir))
     train, val = split(len(arrays.train_labels))
     return Dataset(
         name=name,

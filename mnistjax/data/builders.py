@@ -7,9 +7,11 @@ checksums, counts and versions, leave the archives as they are, read IDX with Nu
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
+import os
 import sys
 import threading
 import zipfile
@@ -25,12 +27,14 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.util import DownloadError
 from tensorflow_datasets.image_classification import mnist as stock
 
+from mnistjax.config import one_line
 from mnistjax.data import idx
 from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
 
 PROBE_SECONDS = 5.0  # without an answer, before a server counts as out of reach
 STALL_SECONDS = 60.0  # without a byte, before a download counts as broken
 READ_AT_ONCE = 4096  # records
+LARGEST = 2**30  # bytes; EMNIST's archive, the largest of the official files, has 0.56 GB
 DIGITS = "0123456789"
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CLASSES = {  # EMNIST paper (arXiv:1702.05373), and the mapping files in its archive
@@ -190,8 +194,11 @@ def check_files(name: str, raw_dir: Path) -> Path:
 
 def _check_sum(path: Path, url: str, info: Any) -> None:
     try:
-        with open(path, "rb") as stream:
-            found, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+        with idx.open_file(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > LARGEST:
+                raise DataError(f"{path}: {info.size:,} bytes expected, found {size:,}; replace it by {url}")
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
             html = stream.read(64).lstrip().startswith(b"<")
     except OSError as error:
@@ -230,7 +237,10 @@ def _unreachable(url: str, reason: str) -> Unreachable:
 
 
 def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
-    """The decoded arrays of a data set, prepared by TFDS in `data_dir` as array_record and read back."""
+    """The decoded arrays of a data set, prepared by TFDS in `data_dir` as array_record and read back.
+
+    OSError if the disk refuses it: array_record raises a RuntimeError then, whose text names the cause.
+    """
     builder_class, config = BUILDERS[name]
     url = next(iter(builder_class.url_infos))
     if raw_dir is None:
@@ -249,6 +259,9 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
         raise DataError(f"{name}: {' '.join(str(error).split('To debug')[0].split())}") from None
     except (requests.RequestException, DownloadError) as error:
         raise _unreachable(url, type(error).__name__) from None
+    except RuntimeError as error:
+        full = os.strerror(errno.ENOSPC)
+        raise OSError(errno.EIO, full if full in str(error) else one_line(error)[:300]) from None
     return decode(name, data_dir)
 
 

@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import io
 import math
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from mnistjax import files
 from mnistjax.data.arrays import SIDE, Arrays, DataError
 
 IMAGE = (SIDE, SIDE)  # sizes after the count, for images
 LABEL = ()
 MOST = 2_000_000  # items in a file; more is a broken header
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 20  # bytes; also how much longer than its content a file may be, by gzip's frame
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -29,8 +33,17 @@ FILES = {
 
 def read_file(path: Path, item: tuple[int, ...]) -> np.ndarray:
     """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError if it is none."""
-    with readable(str(path)), open(path, "rb") as stream:
-        return parse(stream, str(path), item)
+    with readable(str(path)), open_file(path) as stream:
+        return parse(stream, str(path), item, size=os.fstat(stream.fileno()).st_size)
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """A regular file of the user's, opened, maybe behind a link; DataError for a pipe, a device, ..."""
+    try:
+        return open(files.open_plain(path, os.O_RDONLY, follow=True), "rb")
+    except files.DamagedFile:
+        kind = KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "a device")
+        raise DataError(f"{path}: a file expected, found {kind}") from None
 
 
 @contextlib.contextmanager
@@ -43,8 +56,11 @@ def readable(name: str) -> Iterator[None]:
         raise DataError(f"{name}: a readable IDX file expected, found: {reason}") from None
 
 
-def parse(stream: Any, name: str, item: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array in an IDX stream. Takes memory as the content comes, never as the header claims."""
+def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np.ndarray:
+    """The uint8 array in an IDX stream. Takes memory as the content comes, never as the header claims.
+
+    `size` is that of its file, if known: gzip would read a tail of zeros to its end, byte by byte.
+    """
     start = stream.read(2)
     if start == b"\x1f\x8b":
         stream = gzip.GzipFile(fileobj=_Rejoined(start, stream))
@@ -62,6 +78,9 @@ def parse(stream: Any, name: str, item: tuple[int, ...]) -> np.ndarray:
     if tuple(sizes) != item or not 0 < count <= MOST:
         shape = " x ".join(map(str, ("1 to 2,000,000", *item)))
         raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
+    if size > len(header) + count * math.prod(item) + CHUNK:
+        expected = f"at most {len(header) + count * math.prod(item):,} bytes, as its header says,"
+        raise DataError(f"{name}: {expected} expected, found {size:,}")
     content = _read(stream, count * math.prod(item))
     if len(content) < count * math.prod(item):
         expected = f"{count * math.prod(item)} bytes after the header"

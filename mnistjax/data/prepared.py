@@ -7,16 +7,19 @@ The arrays are there because reading 70,000 records back takes 3 to 5 s; the arr
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import io
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mnistjax import files
+from mnistjax.data import idx
 from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest
 
 SHA256: dict[
@@ -32,6 +35,8 @@ SHA256: dict[
     "emnist_bymerge": None,
     "emnist_mnist": None,
 }
+LARGEST_JSON = 2**20  # bytes; of ours 1,000 at most, of TFDS's 10,000
+LARGEST_RECORDS = 2**31  # bytes; the largest of TFDS's has 0.6 GB
 log = logging.getLogger(__name__)
 
 
@@ -42,10 +47,11 @@ class Damaged(DataError):
 def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
     """The verified arrays of a data set, prepared first where they are not there or damaged."""
     home = data_dir / "mnistjax"
-    with contextlib.suppress(Damaged, OSError):
+    with contextlib.suppress(FileNotFoundError, Damaged):
         return read_arrays(name, home / name)
     try:
-        with locked(home / f"{name}.lock"):
+        home.mkdir(parents=True, exist_ok=True)
+        with files.lock(home / f"{name}.lock", wait=True):
             try:
                 return read_arrays(name, home / name)  # another process has prepared it meanwhile
             except FileNotFoundError:
@@ -54,7 +60,7 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
                 log.warning("%s; preparing %s again", damage, name)
             return _repair(name, home) or _prepare(name, home, raw_dir)
     except OSError as error:
-        where = f"{error.filename or home}: {error.strerror or error}"
+        where = files.describe(error, home)
         raise DataError(
             f"{name} can't be prepared: {where}; choose another folder with data.dir=FOLDER"
         ) from None
@@ -62,59 +68,81 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
 
 def is_prepared(name: str, data_dir: Path) -> bool:
     """Whether the data set was prepared, be it damaged since."""
-    return (data_dir / "mnistjax" / name / "manifest.json").exists()
+    return os.path.lexists(data_dir / "mnistjax" / name / "manifest.json")
 
 
 def read_arrays(name: str, folder: Path) -> Arrays:
     """The verified arrays in `folder`. FileNotFoundError: none were prepared; Damaged: they changed."""
-    manifest = (folder / "manifest.json").read_bytes()
+    if not os.path.lexists(folder / "manifest.json"):
+        raise FileNotFoundError(folder)
     try:
-        record = json.loads(manifest)
-        parts = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
-        arrays = Arrays(**parts, class_names=tuple(record["class_names"]))
-        expected, found = SHA256[name] or record["sha256"], digest(arrays)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{folder}: damaged: {error}") from None
+        manifest = _read_manifest(folder)
+        parts = {part: _read_array(folder / f"{part}.npy", *_kind(part)) for part in PARTS}
+        arrays = check_arrays(name, Arrays(**parts, class_names=manifest["class_names"]))
+    except (OSError, files.DamagedFile, DataError) as error:
+        why = files.describe(error, folder) if isinstance(error, OSError) else error
+        raise Damaged(f"{folder}: damaged: {why}") from None
+    expected, found = SHA256[name] or manifest["sha256"], digest(arrays)
     if found != expected:
         raise Damaged(f"{folder}: damaged: arrays of SHA-256 {expected} expected, found {found}")
     return arrays
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = files.read_json(folder / "manifest.json", limit=LARGEST_JSON)
+    names = manifest.get("class_names") if isinstance(manifest, dict) else None
+    if not isinstance(names, list) or not isinstance(manifest.get("sha256"), str):
+        raise files.DamagedFile(f"{folder / 'manifest.json'} is damaged: no SHA-256 and class names")
+    return {"sha256": manifest["sha256"], "class_names": tuple(map(str, names))}
+
+
+def _kind(part: str) -> tuple[np.dtype, tuple[int, ...]]:
+    """The type of a part, and the shape of each of its items."""
+    return (np.dtype(np.uint8), idx.IMAGE) if "images" in part else (np.dtype(np.int32), idx.LABEL)
+
+
+def _read_array(path: Path, dtype: np.dtype, item: tuple[int, ...]) -> np.ndarray:
+    """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other.
+
+    The number of items is that of the file's size, and the header must be theirs, to the byte: what it
+    claims is never parsed, and nothing is allocated that the file does not hold.
+    """
+    with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
+        content = os.fstat(file.fileno()).st_size - len(_header(dtype, (0, *item)))
+        count, rest = divmod(content, dtype.itemsize * int(np.prod(item)))
+        if rest or not 0 < count <= idx.MOST:
+            raise files.DamagedFile(f"{path} is damaged: of {content:,} bytes after its header")
+        header = _header(dtype, (count, *item))
+        if file.read(len(header)) != header:
+            raise files.DamagedFile(f"{path} is damaged: no header of {count:,} items")
+        return np.fromfile(file, dtype).reshape(count, *item)
+
+
+def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What `np.save` writes before the content of a contiguous array."""
+    stream = io.BytesIO()
+    described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue()
+
+
 def write_arrays(folder: Path, arrays: Arrays) -> None:
     """Write the arrays, then the manifest that makes them valid."""
     for part in PARTS:
-        with _replacing(folder / f"{part}.npy") as stream:
-            np.save(stream, getattr(arrays, part), allow_pickle=False)
+        array = getattr(arrays, part)
+        files.replace(folder / f"{part}.npy", _header(array.dtype, array.shape) + array.tobytes())
     manifest = {"sha256": digest(arrays), "class_names": arrays.class_names}
-    with _replacing(folder / "manifest.json") as stream:
-        stream.write(json.dumps(manifest, indent=1).encode())
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator:
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """A context that one process at a time is in; the lock dies with its owner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    files.replace(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _repair(name: str, home: Path) -> Arrays | None:
     """The arrays read back from the records beside damaged ones; None where there are no good ones."""
     folder = home / name
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        expected = SHA256[name] or manifest["sha256"]
+        expected = SHA256[name] or _read_manifest(folder)["sha256"]
+
+        if not _is_plain(folder / "tfds"):
+            return None
 
         from mnistjax.data import builders
 
@@ -123,8 +151,23 @@ def _repair(name: str, home: Path) -> Arrays | None:
         return None
     if digest(arrays) != expected:
         return None
+    for part in PARTS:
+        if (path := folder / f"{part}.npy").is_dir():  # which a file can't replace
+            _remove(path)
     write_arrays(folder, arrays)
     return arrays
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether all in a folder are regular files of sizes that TFDS writes: it would wait for a pipe, say."""
+    for place, folders, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in (*folders, *names)):
+            status, largest = os.lstat(path), LARGEST_JSON if path.endswith(".json") else LARGEST_RECORDS
+            if not stat.S_ISDIR(status.st_mode) and not (
+                stat.S_ISREG(status.st_mode) and status.st_size <= largest
+            ):
+                return False
+    return True
 
 
 def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
@@ -133,7 +176,7 @@ def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
 
     partial, damaged = home / f"{name}.partial", home / f"{name}.damaged"
     for leftover in (partial, damaged):  # of a process that died; nobody else is here, the lock is ours
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
     partial.mkdir()
     try:
         downloads = home / "downloads"
@@ -143,10 +186,19 @@ def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
         if found != (SHA256[name] or found):
             raise DataError(f"{name}: decoded arrays of SHA-256 {SHA256[name]} expected, found {found}")
         write_arrays(partial, arrays)
-        if (home / name).exists():
+        if os.path.lexists(home / name):
             os.replace(home / name, damaged)
         os.replace(partial, home / name)
     finally:
         for leftover in (partial, damaged):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
     return arrays
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, or whatever else has its name, if it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

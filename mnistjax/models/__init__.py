@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mnistjax.config import ConfigError, freeze, unknown
+from mnistjax.config import ConfigError, freeze, shorten, unknown
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
 from mnistjax.models.dense import MLP, Neuron
 from mnistjax.models.layers import ACTIVATIONS as ACTIVATIONS
@@ -35,6 +35,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "resnet": ResNet,
     "vit": ViT,
 }
+
+MOST_PARAMETERS = 2**60  # beyond, products of sizes leave XLA's int64; memory ends long before
 
 
 def register_model(name: str, module: type[nn.Module]) -> None:
@@ -106,10 +108,15 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
 def list_collections(module: nn.Module) -> frozenset[str]:
     """The names of a module's variables for 28 x 28 images: "params", and "batch_stats", say.
 
-    ConfigError, or what the module raises, where such images do not fit it.
+    ConfigError, or what the module raises, where such images do not fit it; ConfigError for sizes that XLA
+    can't multiply.
     """
     image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
-    return frozenset(jax.eval_shape(module.init, jax.random.key(0), image))
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    if count > MOST_PARAMETERS:
+        raise ConfigError(f"a model of {count:.1e} parameters is too large; at most {MOST_PARAMETERS:.1e}")
+    return frozenset(variables)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +170,23 @@ def _native(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+_KINDS = {bool: "true or false", float: "a number", int: "a whole number", str: "a word", tuple: "a list"}
+
+
 def _like(option: str, value: Any, default: Any) -> Any:
     """`value` in the type of the option's default: an int is a list of one, a list a tuple, 0 a float."""
+    try:
+        like = freeze(value)
+    except RecursionError:
+        raise ConfigError(f"{option} must not be lists so deep inside one another") from None
     if default is None or not _is_plain(default):
-        return value
-    value = _native(freeze(value))
-    if isinstance(default, tuple) and not isinstance(value, tuple):
-        value = (value,)
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        raise ConfigError(f"{option} must be a {type(default).__name__}, like {default!r}; got {value!r}")
-    return value
+        return like
+    like = _native(like)
+    if isinstance(default, tuple) and not isinstance(like, tuple):
+        like = (like,)
+    if isinstance(default, float) and type(like) is int and abs(like) < 2**53:
+        like = float(like)
+    if type(like) is not type(default):
+        allowed = f"{_KINDS[type(default)]}, like {default!r}"
+        raise ConfigError(f"{option} must be {allowed}; got {shorten(value)!r}")
+    return like

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from mnistjax.config import ConfigError
-from mnistjax.models.layers import ACTIVATIONS, Model, flatten, hidden_layers, to_float
+from mnistjax.config import ConfigError, shorten
+from mnistjax.models.layers import ACTIVATIONS, Model, check_layers, flatten, hidden_layers, to_float
 from mnistjax.ops import Padding, conv2d, conv2d_max_pool
 
 
@@ -29,10 +29,10 @@ class ConvBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         for index in range(self.convolutions):
             shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-            kernel = self.param(f"kernel_{index}", nn.initializers.he_normal(), shape)
+            kernel = self.param(f"kernel_{index}", nn.initializers.he_normal(), shape, jnp.float32)
             convolve = conv2d_max_pool if index == self.convolutions - 1 else conv2d
             x = convolve(x, kernel, self.padding)  # the last (B, H/2, W/2, channels)
-            bias = self.param(f"bias_{index}", nn.initializers.zeros, (self.channels,))
+            bias = self.param(f"bias_{index}", nn.initializers.zeros, (self.channels,), jnp.float32)
             x = ACTIVATIONS[self.activation](x + bias.reshape(1, 1, 1, -1))
         return x
 
@@ -128,7 +128,8 @@ class CNNBN(Model):
         """The convolutions of each block."""
         blocks, given = len(self.channels), self.convolutions
         if len(given) not in (1, blocks):
-            raise ConfigError(f"convolutions must be 1 number or {blocks}, as channels; got {list(given)}")
+            shown = shorten(list(given))
+            raise ConfigError(f"convolutions must be 1 number or {blocks}, as channels; got {shown}")
         return given * blocks if len(given) == 1 else given
 
 
@@ -144,8 +145,9 @@ class ResNet(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.channels or list(self.channels) != sorted(self.channels):
-            given = list(self.channels)
+            given = shorten(list(self.channels))
             raise ConfigError(f"channels must be one number or more, none less than before; got {given}")
+        check_layers("blocks", len(self.channels) * self.blocks)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -186,13 +188,14 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
         if self.pool:
             x = conv2d_max_pool(x, kernel, self.padding)
         else:
             x = conv2d(x, kernel, self.padding, self.stride)
         if self.bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.channels,)).reshape(1, 1, 1, -1)
+            bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+            x = x + bias.reshape(1, 1, 1, -1)
         return x
 
 

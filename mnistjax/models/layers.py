@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from mnistjax.config import ConfigError, unknown
+from mnistjax.config import ConfigError, shorten, unknown
 from mnistjax.ops import Padding
 
 ACTIVATIONS = {
@@ -30,6 +30,9 @@ ACTIVATIONS = {
 }
 
 
+LARGEST = 2**31 - 1  # what a size fits in; one that memory doesn't hold fails when it is allocated
+MOST_LAYERS = 100  # each is traced and compiled by itself
+HIGHEST = {"blocks": MOST_LAYERS, "convolutions": MOST_LAYERS, "depth": MOST_LAYERS, "kernel": 64}
 CHOICES = {"activation": ACTIVATIONS, "padding": get_args(Padding)}  # of the options that are words
 
 
@@ -88,14 +91,23 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def check_sizes(option: str, value: int | tuple[int, ...]) -> None:
+    highest = HIGHEST.get(option, LARGEST)
     for size in value if isinstance(value, tuple) else (value,):
-        if type(size) is not int or size < 1:
-            raise ConfigError(f"{option} must be whole numbers of at least 1; got {size!r}")
+        if type(size) is not int or not 1 <= size <= highest:
+            allowed = f"whole numbers of at least 1 and at most {highest}"
+            raise ConfigError(f"{option} must be {allowed}; got {shorten(size)!r}")
+    if isinstance(value, tuple):
+        check_layers(option, len(value))
+
+
+def check_layers(option: str, layers: int) -> None:
+    if layers > MOST_LAYERS:
+        raise ConfigError(f"{option} must make at most {MOST_LAYERS} layers; got {layers}")
 
 
 def check_rate(option: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ConfigError(f"{option} must be a number from 0 up to, not including, 1; got {value!r}")
+        raise ConfigError(f"{option} must be a number from 0 up to, not including, 1; got {shorten(value)!r}")
 
 
 def check_divides(option: str, part: int, name: str, whole: int) -> None:

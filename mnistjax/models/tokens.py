@@ -64,9 +64,9 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = nn.Dense(self.width)(x)
-        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
-        return x + self.param("places", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        return x + self.param("places", nn.initializers.normal(0.02), (1, *x.shape[1:]), jnp.float32)
 
 
 class ViT(Model):
