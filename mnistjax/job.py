@@ -1,36 +1,33 @@
-"""One job's life: found in its folder, restored, trained, recorded and told about; nothing of Hydra."""
+"""One job's life: found in its folder, trained, recorded and told about; nothing of Hydra."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import logging
 import os
 import platform
-import shlex
 import signal
-import time
 import tomllib
 import traceback
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnistjax import records
+from mnistjax import files, records
 from mnistjax.backend import processor
-from mnistjax.compose import Settings, differing_keys, label, load, plan_run, read_settings
+from mnistjax.compose import Settings, differing_keys, label, plan_run, read_settings
 from mnistjax.config import ConfigError, Plan, conf_dir, one_line
-from mnistjax.data import Dataset
+from mnistjax.data import Dataset, find_data
 from mnistjax.progress import relative, show_progress, show_results, tell
+from mnistjax.recorder import Ending, Recorder, Start, restore
+from mnistjax.signals import stop_signals
 from mnistjax.tracking import Examples, Tracker, make_run_id
+from mnistjax.words import folder_word, shell_join
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Moment, Observer, Result, Run
+    from mnistjax.loop import Observer, Result, Run
 
-SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a record names
 log = logging.getLogger(__name__)
 
@@ -52,38 +49,23 @@ class Outcome(NamedTuple):
     reason: str | None = None  # why, unless done
 
 
-class Start(NamedTuple):
-    """Where a run begins."""
-
-    started: str  # ISO 8601, of its first process
-    snapshot: dict[str, Any] | None  # None at the very beginning
-    rows: list[dict[str, Any]]
-
-
-class Ending(NamedTuple):
-    """How a run ends."""
-
-    status: records.Status
-    reason: str | None = None  # why, unless done
-    summary: dict[str, Any] | None = None  # only when done
-    examples: Examples | None = None  # for W&B, only when done
-    traceback: str | None = None  # only when failed
-
-
 def run_job(job: Job, folder: Path) -> Outcome:
-    """The outcome of a job in its folder: what is over stays as it is, what is not is trained to its end."""
+    """The outcome of a job in its folder, which Hydra has made: one that is over stays as it is."""
     with records.lock(folder):
-        outcome = find_outcome(job, folder, resume=job.settings["resume"])
-        return outcome or train_job(job, folder, restore(job.plan, folder))
+        if outcome := find_outcome(job, folder, resume=job.settings["resume"], hydra_was_here=True):
+            return outcome
+        return train_job(job, folder, open_run(job, folder))
 
 
-def find_outcome(job: Job, folder: Path, *, resume: bool) -> Outcome | None:
-    """The outcome of the run in the folder where it is over; else None.
+def find_outcome(job: Job, folder: Path, *, resume: bool, hydra_was_here: bool = False) -> Outcome | None:
+    """The outcome of the run in the folder if it is over; else None.
 
-    ConfigError where the folder holds another run, or this one and `resume` is false.
+    ConfigError if the folder holds another run, or this one and `resume` is false, or files that are not a
+    run's, or damaged.
     """
     status = records.read_status(folder)
     if status is None:
+        records.check_unused(folder, records.FILES if hydra_was_here else records.FILES + records.HYDRA)
         return None
     place, state = relative(folder), status["status"]
     if not resume:
@@ -91,11 +73,26 @@ def find_outcome(job: Job, folder: Path, *, resume: bool) -> Outcome | None:
             f"{place} holds a run already ({state}); resume=true goes on with it, or choose another folder"
         )
     if status["identity"] != job.plan.identity:
-        keys = differing_keys(job.config, records.read_config(folder)) or ["the data's SHA-256"]
-        raise ConfigError(f"{place} holds another run; what differs: {', '.join(keys)}")
+        raise ConfigError(f"{place} holds another run; what differs: {', '.join(_differences(job, folder))}")
     if state == "done":
+        records.read_record(folder)  # raises if its files are not what they were
         return Outcome(0, f"{place} is done already; nothing changed")
     return Outcome(1, f"{place}: diverged, {status['reason']}") if state == "diverged" else None
+
+
+def _differences(job: Job, folder: Path) -> list[str]:
+    """The keys in which the run in a folder differs from a job."""
+    try:
+        return differing_keys(job.config, records.read_config(folder)) or ["the data's SHA-256"]
+    except (OSError, files.DamagedFile):
+        return [f"its {records.CONFIG} can't be read"]
+
+
+def open_run(job: Job, folder: Path, width: int = 1) -> Start:
+    """Begins or goes on with the run in its locked folder, whose status then says so; where it begins."""
+    start = restore(job.plan, folder, width)
+    Recorder(folder, job.plan, job.config, start).open()
+    return start
 
 
 def train_job(job: Job, folder: Path, start: Start) -> Outcome:
@@ -106,11 +103,10 @@ def train_job(job: Job, folder: Path, start: Start) -> Outcome:
 
     console, work = Console(), Work(job, folder, start)
     print(describe_job(job, folder, start), flush=True)
-    with stop_signals() as received:
+    with stop_signals() as stop:
         try:
-            with show_progress(console) as progress:
-                runs = [work.run(progress)]
-                ends = fit_lanes(job.plan.spec, runs, data=job.dataset, stop=lambda: bool(received))
+            with show_progress(console) as progress, stop.limit(functools.partial(abandon, work)):
+                ends = fit_lanes(job.plan.spec, [work.run(progress)], data=job.dataset, stop=stop)
                 ((_, result),) = ends
             ending = work.end(result)
         except KeyboardInterrupt:
@@ -126,7 +122,15 @@ def train_job(job: Job, folder: Path, start: Start) -> Outcome:
     if ending.summary:
         places = find_places(folder, work.tracker.address)
         show_results(console, ending.summary, job.dataset.class_names, places)
-    return judge(job, folder, ending, received)
+    return judge(job, folder, ending, stop.received)
+
+
+def abandon(work: Work, number: int) -> None:
+    """Ends the process for a signal that came inside a segment of many seconds; the last checkpoint stays."""
+    work.recorder.close(Ending("interrupted", "stopped inside a segment; goes on from the last checkpoint"))
+    work.tracker.finish("interrupted", wait=False)
+    tell(f"{signal.Signals(number).name}: stopped; to go on: {resume_command(work.job, work.folder)}")
+    os._exit(128 + number)
 
 
 class Work:
@@ -136,8 +140,7 @@ class Work:
         self, job: Job, folder: Path, start: Start, *, group: str | None = None, name: str | None = None
     ) -> None:
         self.job, self.folder, self._start = job, folder, start
-        self.recorder = Recorder(folder, job, start)
-        self.recorder.open()
+        self.recorder = Recorder(folder, job.plan, job.config, start)
         self.run_id = make_run_id(job.plan.identity, start.started)
         self.tracker = Tracker(
             folder, config=job.config, run_id=self.run_id, group=group, name=name, **tracker_options(job)
@@ -161,7 +164,8 @@ class Work:
         if result.error:
             return self.fail(result.error)
         try:
-            ending = end_job(self.job, result, examples=examples and self.job.wandb_mode != "disabled")
+            shows = examples and self.job.wandb_mode != "disabled"
+            ending = end_job(self.job, result, self._start.continued, examples=shows)
             self.recorder.close(ending)
         except Exception as error:
             return self.fail(error)
@@ -169,7 +173,8 @@ class Work:
 
     def fail(self, error: Exception) -> Ending:
         """The run failed; recorded."""
-        ending = Ending("failed", one_line(error), traceback="".join(traceback.format_exception(error)))
+        reason = str(error) if isinstance(error, ConfigError) else one_line(error)
+        ending = Ending("failed", reason, traceback="".join(traceback.format_exception(error)))
         self.recorder.close(ending)
         return ending
 
@@ -180,41 +185,20 @@ def tracker_options(job: Job) -> dict[str, Any]:
     return options | {"mode": job.wandb_mode, "tell": tell}
 
 
-def restore(plan: Plan, folder: Path) -> Start:
-    """Where the run in the folder goes on: at its checkpoint, with the rows up to there."""
-    status = records.read_status(folder)
-    if status is None:
-        return Start(records.now(), None, [])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        checkpoint = records.load_checkpoint(folder)
-    for warning in caught:
-        tell(f"warning: {warning.message}")
-    records.truncate_rows(folder, int(checkpoint.meta["epoch"]) if checkpoint else 0)
-    if checkpoint is None:
-        return Start(status["started"], None, [])
-    return Start(status["started"], read_snapshot(plan, checkpoint), records.read_rows(folder))
-
-
-def read_snapshot(plan: Plan, checkpoint: records.Checkpoint) -> dict[str, Any]:
-    """The `Snapshot` of a run in its checkpoint."""
-    import jax
-
-    from mnistjax.train import init, variables_of
-
-    state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
-    kept = any(name.startswith("best/") for name in checkpoint.arrays)
-    template = {"state": state, "best": variables_of(state) if kept else None}
-    return records.unflatten(template, checkpoint.arrays)
-
-
 def reopen(folder: Path) -> tuple[Plan, Dataset]:
-    """The Plan of the run in a folder, and its data set; ConfigError where the data are others now."""
-    status, settings = records.read_status(folder), read_settings(records.read_config(folder))
-    dataset = label(load(settings), settings)
+    """The Plan of the run in a folder, which is done, and its data set, as this user has it, see `find_data`.
+
+    The records say which data, never where they lie. ConfigError if the run is none of that config.
+    """
+    status, summary = records.read_status(folder), records.read_summary(folder)
+    settings = read_settings(records.read_config(folder))
+    data = summary.get("data") if summary else None
+    if status is None or not isinstance(data, dict):
+        raise ConfigError(f"{folder} holds no run that is done")
+    dataset = label(find_data(str(data.get("name")), str(data.get("sha256"))), settings)
     plan = plan_run(settings, dataset)
-    if status is None or status["identity"] != plan.identity:
-        raise ConfigError(f"{folder} was trained on other data than {dataset.name} is now")
+    if status["identity"] != plan.identity:
+        raise ConfigError(f"the records in {folder} are of different runs: their identity is another")
     return plan, dataset
 
 
@@ -234,12 +218,12 @@ def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
     return Examples(test.images, test.labels, predict(plan.spec, variables, test.images), dataset.class_names)
 
 
-def end_job(job: Job, result: Result, *, examples: bool) -> Ending:
-    """How a run that `fit` returned ends; with test images and their probabilities where asked for."""
+def end_job(job: Job, result: Result, continued: list[dict[str, Any]], *, examples: bool) -> Ending:
+    """How a run that `fit` returned ends; with test images and their probabilities if asked for."""
     if result.status != "done":
         return Ending(result.status, result.reason)
     shown = find_examples(job.plan, job.dataset, result.variables) if examples else None
-    return Ending("done", None, summarize_job(job, result), shown)
+    return Ending("done", None, summarize_job(job, result, continued), shown)
 
 
 def judge(job: Job, folder: Path, ending: Ending, received: list[int]) -> Outcome:
@@ -251,79 +235,7 @@ def judge(job: Job, folder: Path, ending: Ending, received: list[int]) -> Outcom
     return Outcome(int(ending.status != "done"), ending.reason)
 
 
-class Recorder:
-    """An observer that keeps the run folder. What a full disk refuses is told once and tried again."""
-
-    def __init__(self, folder: Path, job: Job, start: Start) -> None:
-        self._folder, self._job, self._started = folder, job, start.started
-        self._epoch, self._told = len(start.rows), False
-        self._waiting: list[dict[str, Any]] = []  # rows that the disk refused
-        self._saved = time.monotonic()  # seconds on the clock
-
-    def open(self) -> None:
-        """The folder says that the run is on."""
-        if records.read_status(self._folder) is None:
-            records.write_config(self._folder, self._job.config)
-        self._write_status("running")
-
-    def __call__(self, moment: Moment) -> None:
-        self._epoch = moment.epoch
-        if moment.row is not None:
-            self._waiting.append(moment.row)
-        try:
-            self._write_rows()
-            if moment.final or time.monotonic() - self._saved >= SAVE_SECONDS:
-                self._saved = time.monotonic()
-                meta = {"epoch": moment.epoch, "step": moment.step}
-                records.save_checkpoint(self._folder, records.flatten(moment.snapshot()), meta=meta)
-                self._write_status("running")
-        except OSError as error:
-            if not self._told:
-                tell(f"warning: {self._folder}: {error}; training goes on, saving is tried again")
-            self._told = True
-
-    def close(self, ending: Ending) -> None:
-        """The folder says how the run ended."""
-        try:
-            self._write_rows()
-            if ending.summary is not None:
-                records.write_summary(self._folder, ending.summary)
-            self._write_status(ending.status, reason=ending.reason, ended=records.now())
-        except OSError as error:
-            if ending.status == "done":
-                raise
-            tell(f"warning: {self._folder}: {error}")
-
-    def _write_rows(self) -> None:
-        while self._waiting:
-            records.append_row(self._folder, self._waiting[0])
-            del self._waiting[0]
-
-    def _write_status(self, status: records.Status, **more: Any) -> None:
-        more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": self._started}
-        records.write_status(self._folder, status, **more)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """The SIGINT or SIGTERM received inside, once there is one; a second one interrupts at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        tell(f"{signal.Signals(number).name}: saving and stopping; once more stops at once")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def summarize_job(job: Job, result: Result) -> dict[str, Any]:
+def summarize_job(job: Job, result: Result, continued: list[dict[str, Any]]) -> dict[str, Any]:
     """`summary.json` of a run that is done."""
     import jax
 
@@ -344,6 +256,7 @@ def summarize_job(job: Job, result: Result) -> dict[str, Any]:
         "stopping": plan.stopping,
         "seed": plan.seed,
         "identity": plan.identity,
+        **({"continued": continued} if continued else {}),
         "versions": find_versions(),
         "device": {
             "platform": jax.default_backend(),
@@ -366,7 +279,9 @@ def describe_job(job: Job, folder: Path, start: Start) -> str:
 def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
     """Where everything lies, by name."""
     if wandb_address and not wandb_address.startswith("http"):
-        wandb_address = f"offline; to upload: wandb sync {shlex.quote(relative(Path(wandb_address)))}"
+        place = relative(Path(wandb_address))
+        place = f"./{place}" if place.startswith("-") else place  # which wandb would read as an option
+        wandb_address = f"offline; to upload: {shell_join(['wandb', 'sync', place])}"
     return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}
 
 
@@ -374,7 +289,7 @@ def resume_command(job: Job, folder: Path) -> str:
     """The command that goes on with a stopped run."""
     own = ("hydra.run.dir=", "hydra.sweep.dir=", "resume=")
     words = [word for word in job.overrides if not word.lstrip("+").startswith(own)]
-    return shlex.join(["mnistjax", *words, f"hydra.run.dir={relative(folder)}", "resume=true"])
+    return shell_join(["mnistjax", *words, folder_word("hydra.run.dir", relative(folder)), "resume=true"])
 
 
 @functools.cache

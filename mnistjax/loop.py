@@ -22,10 +22,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, one_line
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, badness, one_line
 from mnistjax.data import Dataset, Split
 from mnistjax.feed import Feed
-from mnistjax.metrics import Sums, badness, summarize
+from mnistjax.metrics import Sums, summarize
 from mnistjax.train import (
     PADDING,
     State,
@@ -234,7 +234,8 @@ class _Lane:
         self.error: Exception | None = None
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
-        self.start, self._best = init(spec, run.hyper, self.key), None
+        # The whole of it: to read a part of what could not be allocated as a whole never returns.
+        self.start, self._best = jax.block_until_ready(init(spec, run.hyper, self.key)), None
         if run.snapshot:  # copied, because each step overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]
         self.step = int(self.start.step)
@@ -369,6 +370,7 @@ class _Turns:
 
     def sums(self, active: Mapping[int, _Lane]) -> Any:
         """The sums of the current epoch, by slot, on the host."""
+        jax.block_until_ready(self._states)
         return jax.device_get({slot: self._states[slot].sums for slot in active})
 
     def evaluate(self, active: Mapping[int, _Lane]) -> Any:
@@ -438,6 +440,7 @@ class _Stack:
 
     def sums(self, active: Mapping[int, _Lane]) -> Any:
         """The sums of the current epoch, stacked, on the host."""
+        jax.block_until_ready(self._states)
         return jax.device_get(self._states.sums)
 
     def evaluate(self, active: Mapping[int, _Lane]) -> Any:

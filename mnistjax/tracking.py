@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnistjax import records
+from mnistjax import checkpoints
 from mnistjax.config import ConfigError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ MODES = {  # what wandb itself takes in WANDB_MODE
     "dryrun": "offline",
     "disabled": "disabled",
 }
+AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")  # set by `wandb agent`
 SHOWN = 32  # images of each kind
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; else 1
@@ -61,6 +62,18 @@ class Examples:
 def make_run_id(*parts: str) -> str:
     """The id of the W&B run that these name."""
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def leave_agent() -> str | None:
+    """Removes from the environment what `wandb agent` says of its run; a line for the user if it was there.
+
+    Under these variables the client gives every run of the process the agent's id, and the jobs of a sweep
+    would overwrite one another.
+    """
+    found = [name for name in AGENT if os.environ.pop(name, None)]
+    if not found:
+        return None
+    return f"the run of W&B's agent is not used: each job of a sweep has its own ({', '.join(found)} unset)"
 
 
 def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
@@ -209,8 +222,8 @@ class Tracker:
             pictures = {f"{prefix}{key}": value for key, value in _pictures(summary, examples).items()}
             with _files_below(self._folder):
                 run.log(pictures)
-                if (folder / records.CHECKPOINT).exists():
-                    run.log_artifact(_artifact(run_id, folder / records.CHECKPOINT))
+                if (folder / checkpoints.CHECKPOINT).exists():
+                    run.log_artifact(_artifact(run_id, folder / checkpoints.CHECKPOINT))
 
         self._send(send)
 

@@ -23,7 +23,7 @@ import yaml
 
 import mnistjax
 from marked import replace_marked
-from mnistjax import records, zoo
+from mnistjax import checkpoints, files, zoo
 from mnistjax.compose import differing_keys
 from mnistjax.config import ConfigError, unknown
 from mnistjax.data import Split
@@ -116,7 +116,7 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
         test_confusion_matrix=tuple(map(tuple, test["confusion_matrix"])),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     )
-    arrays = records.flatten(variables)
+    arrays = checkpoints.flatten(variables)
     kept = {path: array.astype(np.float16) if "member_" in path else array for path, array in arrays.items()}
     _write(card, kept)
     return zoo.load(best.name)[2]
@@ -131,7 +131,7 @@ def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[st
 
 def _write(card: zoo.Card, arrays: Mapping[str, np.ndarray]) -> None:
     zoo.WEIGHTS.mkdir(exist_ok=True)
-    records.replace_file(zoo.WEIGHTS / f"{card.name}{zoo.SUFFIX}", zoo.encode_weights(card, arrays))
+    files.replace(zoo.WEIGHTS / f"{card.name}{zoo.SUFFIX}", zoo.encode_weights(card, arrays))
 
 
 def _call(*words: str) -> None:

@@ -1,9 +1,12 @@
-"""Small data and plans for tests: the embedded digits, or images made up on the spot."""
+"""Small data, plans and run folders for tests: images made up on the spot, records as a run writes them."""
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mnistjax import checkpoints, records
 from mnistjax.config import Stopping
 from mnistjax.data import Dataset, Split
 from mnistjax.feed import Feed
@@ -42,3 +45,54 @@ def small_plan(*, epochs: int = 2, data: Dataset | None = None, model: str = "ml
 def make_batches(spec, data: Dataset, rows: np.ndarray, shares: int = 1, mesh=None) -> Batch:
     """The batches of a segment's rows, in one share and for one device unless told otherwise."""
     return Feed(data.train, shares, mesh or share_mesh(spec, spread=False)).take(rows)
+
+
+SUMMARY: dict[str, Any] = {
+    **{f"test/{name}": 0.1 + 0.2 for name in ("loss", "accuracy", "f1", "precision", "recall")},
+    "test/count": 10,
+    "test/confusion_matrix": [[1, 2], [3, 4]],
+    "kept_epoch": 2,
+    "seconds_per_epoch": 0.5,
+    "compile_seconds": 1.5,
+    "parameters": 785,
+    "data": {"name": "mnist", "sha256": "0" * 64, "class_names": ["other", "0"]},
+    "spec": {
+        "model": "neuron",
+        "model_options": [],
+        "task": "binary",
+        "num_classes": 1,
+        "train_count": 48000,
+        "batch_size": 64,
+    },
+    "device": {"platform": "cpu", "processor": "a processor"},
+    "seed": 0,
+    "identity": "0",
+}
+"""`summary.json` of a run of two epochs."""
+
+
+def write_run(
+    folder: Path,
+    status: records.Status = "done",
+    *,
+    seed: int = 0,
+    reason: str | None = None,
+    epochs: int = 2,
+    identity: str | None = None,
+    summary: dict[str, Any] | None = None,
+    **config: Any,
+) -> None:
+    """Writes a run folder as a run does."""
+    identity = str(seed) if identity is None else identity
+    folder.mkdir(parents=True)
+    records.write_config(folder, {"seed": seed, "train": {"monitor": "val/loss"}, **config})
+    metrics = [f"{part}/{name}" for part in ("train", "val") for name in records.METRICS]
+    for epoch in range(1, epochs + 1):
+        own = {"epoch": epoch, "examples_seen": 48000 * epoch, "seconds": 0.5}
+        records.append_row(folder, {**own, **dict.fromkeys(metrics, 1 / epoch)})
+    meta = {"epoch": epochs, "step": 750 * epochs, "identity": identity}
+    checkpoints.save_checkpoint(folder, {"state/params/w": np.zeros(3, np.float32)}, meta=meta)
+    if status == "done":
+        own = {"kept_epoch": epochs, "seed": seed, "identity": identity}
+        records.write_summary(folder, {**SUMMARY, **own, **(summary or {})})
+    records.write_status(folder, status, identity=identity, epoch=epochs, started="2026-01-01", reason=reason)

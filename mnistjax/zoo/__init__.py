@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mnistjax import models, records
+from mnistjax import checkpoints, files, models, records
 from mnistjax.config import ConfigError, freeze, to_plain, unknown
+from mnistjax.zoo.card import CARD_FIELDS
 from mnistjax.zoo.card import Card as Card
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -49,7 +50,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
         else:
             weights = _read_weights(str(name))
             arrays = {path: _widen(array) for path, array in weights.arrays.items()}
-            card = _make_card(weights)
+            card = _make_card(str(weights.path), weights.meta, weights.sha256)
     except OSError as error:
         raise ConfigError(f"{name} can't be read: {error.strerror}") from None
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
@@ -58,7 +59,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
 
         model = Ensemble(model, card.members)
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
-    return model, jax.tree.map(jnp.asarray, records.unflatten(template, arrays)), card
+    return model, jax.tree.map(jnp.asarray, checkpoints.unflatten(template, arrays)), card
 
 
 def _is_folder(name: str | Path) -> bool:
@@ -71,7 +72,8 @@ def _is_folder(name: str | Path) -> bool:
 
 def read_card(name: str) -> Card:
     """The card of a packaged model; ConfigError for an unknown name, or a damaged file."""
-    return _make_card(_read_weights(name))
+    weights = _read_weights(name)
+    return _make_card(str(weights.path), weights.meta, weights.sha256)
 
 
 def describe_run(folder: Path, **more: Any) -> Card:
@@ -82,41 +84,35 @@ def describe_run(folder: Path, **more: Any) -> Card:
         raise ConfigError(
             f"{folder} holds a sweep, each of whose runs has a folder in it: {folder / '0'}, ..."
         )
-    status, summary = records.read_status(folder), records.read_summary(folder)
-    if status is None:
+    if records.read_status(folder) is None:
         raise ConfigError(f"{folder} holds no run")
-    try:
-        if status["status"] != "done":
-            raise ConfigError(f"the run in {folder} is not done ({status['status']})")
-        if summary is None:
-            raise ConfigError(f"the records in {folder} are damaged: no summary.json")
-        fields = _describe(summary, records.read_rows(folder))
-    except (KeyError, IndexError, TypeError) as error:
-        raise ConfigError(f"the records in {folder} are damaged: {error!r}") from None
-    fields = {"name": str(folder), **fields, **more}
-    return Card(**{key: freeze(value) for key, value in fields.items()})
+    record = records.read_record(folder)
+    if record.summary is None:
+        raise ConfigError(f"the run in {folder} is not done ({record.status['status']})")
+    fields = {"name": str(folder), **_describe(record.summary, record.rows), **more}
+    return _make_card(str(folder), fields)
 
 
 def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fields of a card that a run's records tell."""
-    spec, data = summary["spec"], summary["data"]
+    spec, data, matrix = summary["spec"], summary["data"], summary["test/confusion_matrix"]
     return {
         "model": spec["model"],
         "options": spec["model_options"],
         "task": spec["task"],
         "num_classes": spec["num_classes"],
-        "class_names": data["class_names"],
+        "class_names": data.get("class_names") or [str(number) for number in range(len(matrix))],
         "data": data["name"],
         "data_sha256": data["sha256"],
         "seed": summary["seed"],
         "epochs": summary["kept_epoch"],
-        "val_accuracy": rows[summary["kept_epoch"] - 1]["val/accuracy"],
-        "test_accuracy": summary["test/accuracy"],
-        "test_f1": summary["test/f1"],
-        "test_confusion_matrix": summary["test/confusion_matrix"],
+        "val_accuracy": float(rows[summary["kept_epoch"] - 1]["val/accuracy"]),
+        "test_accuracy": float(summary["test/accuracy"]),
+        "test_f1": float(summary["test/f1"]),
+        "test_confusion_matrix": matrix,
         "parameters": summary["parameters"],
         "seconds": sum(row["seconds"] for row in rows),
-        "device": summary["device"],
+        "device": list(summary["device"].items()),
         "identity": summary["identity"],
     }
 
@@ -124,11 +120,12 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
     """The variables that a run kept, of its last epoch or its best one, by their path in `model.init`'s.
 
-    ConfigError for a folder without a checkpoint, or with none that is whole.
+    ConfigError for a folder without a checkpoint, or with none that is whole, of this run and of its end.
     """
-    checkpoint = records.load_checkpoint(folder)
-    if checkpoint is None:
-        raise ConfigError(f"{folder} holds no checkpoint")
+    checkpoint, record = checkpoints.load_checkpoint(folder), records.read_record(folder)
+    if checkpoint is None or record.summary is None:
+        raise ConfigError(f"{folder} holds no checkpoint of a run that is done")
+    records.check_final(checkpoint.path, checkpoint.meta, record.summary, len(record.rows))
     best, state = {}, {}
     for path, array in checkpoint.arrays.items():
         if path.startswith("best/"):
@@ -142,21 +139,26 @@ def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
     """The file of a packaged model."""
     meta = to_plain(card)
     del meta["sha256"]
-    return records.encode_checkpoint(arrays, meta)
+    return checkpoints.encode_checkpoint(arrays, meta)
 
 
-def _read_weights(name: str) -> records.Checkpoint:
+def _read_weights(name: str) -> checkpoints.Checkpoint:
     names = list_models(pretrained=True)
     if name not in names:
         raise unknown("pretrained model", name, names)
-    return records.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
+    return checkpoints.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _make_card(weights: records.Checkpoint) -> Card:
-    known = {field.name for field in dataclasses.fields(Card)}
-    values = {key: freeze(value) for key, value in weights.meta.items() if key in known}
-    return Card(**values, sha256=weights.sha256)
+def _make_card(where: str, fields: Mapping[str, Any], sha256: str = "") -> Card:
+    """The card of these fields; DamagedFile, which names where they are from, if one is missing or wrong."""
+    known = {field.name for field in dataclasses.fields(Card)} - {"sha256"}
+    plain = {key: to_plain(value) for key, value in fields.items() if key in known}
+    records.check_fields(where, {"command": None, "tried": [], "members": 1, **plain}, CARD_FIELDS)
+    classes = len(plain["test_confusion_matrix"])
+    if len(plain["class_names"]) != classes:
+        raise files.DamagedFile(f"{where} is damaged: class_names must be {classes} names")
+    return Card(**{key: freeze(value) for key, value in plain.items()}, sha256=sha256)

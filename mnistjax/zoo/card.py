@@ -6,6 +6,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mnistjax import checks
+from mnistjax.checks import Check
+from mnistjax.records import is_square
+
 
 @dataclass(frozen=True)
 class Card:
@@ -45,7 +49,7 @@ class Card:
 
     def __str__(self) -> str:
         images, device = sum(map(sum, self.test_confusion_matrix)), dict(self.device)
-        machine = device.get("processor", "CPU") if device["platform"] == "cpu" else device["kind"]
+        machine = device.get("processor", "CPU") if device.get("platform") == "cpu" else device.get("kind")
         time = f"{self.seconds:,.0f} s in all, {machine}"
         one = f"seed {self.seed}, epoch {self.epochs} kept"
         facts = {
@@ -65,3 +69,34 @@ class Card:
             for name, *cells in rows
         ]
         return "\n".join([self.name, *(f"  {key:<15}{fact}" for key, fact in facts.items() if fact), *matrix])
+
+
+def _is_try(value: Any) -> bool:
+    return type(value) is list and len(value) == 3 and all(map(NUMBER.holds, value))
+
+
+NUMBER = checks.FINITE
+CARD_FIELDS: dict[str, Check] = {
+    "name": checks.TEXT,
+    "model": checks.TEXT,
+    "options": checks.PAIRS,
+    "task": checks.choice("multiclass", "binary"),
+    "num_classes": checks.whole(1),
+    "class_names": checks.TEXTS,
+    "data": checks.TEXT,
+    "data_sha256": checks.TEXT,
+    "seed": checks.SEED,
+    "epochs": checks.whole(0),
+    "val_accuracy": NUMBER,
+    "test_accuracy": NUMBER,
+    "test_f1": NUMBER,
+    "test_confusion_matrix": Check(is_square, "a square matrix of whole numbers"),
+    "parameters": checks.whole(0),
+    "seconds": NUMBER,
+    "device": checks.PAIRS,
+    "identity": checks.TEXT,
+    "command": checks.optional(checks.TEXT),
+    "tried": checks.list_of(Check(_is_try, "seed and two accuracies"), "a list of seeds with two accuracies"),
+    "members": checks.whole(1, highest=64),
+}
+"""Of a card in a file: what its fields must be."""

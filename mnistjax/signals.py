@@ -1,0 +1,103 @@
+"""Signals that stop a run: after the segment at hand, or within seconds if that takes longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mnistjax.progress import tell
+
+GRACE_SECONDS = 5.0  # for the segment at hand, which usually takes about one
+AGAIN_SECONDS = 1.0  # after a second signal
+
+
+class Stop:
+    """Whether a signal asked for a stop: called after each segment, as `fit` does."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []  # numbers of signals
+        self._noticed = False
+        self._turn = threading.Lock()
+
+    def __call__(self) -> bool:
+        if self.received:
+            with self._turn:  # never free again once the process is being ended
+                self._noticed = True
+        return bool(self.received)
+
+    @contextlib.contextmanager
+    def limit(self, abandon: Callable[[int], None]) -> Iterator[None]:
+        """Inside, a signal not noticed within GRACE_SECONDS ends the process through `abandon(number)`.
+
+        A thread waits for that, because Python runs no handler while the main thread waits for a device.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._watch, args=(reader, abandon), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._noticed = True
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+            thread.join()
+            os.close(reader)
+
+    def _watch(self, reader: int, abandon: Callable[[int], None]) -> None:
+        number, deadline = 0, float("inf")
+        while True:
+            left = None if number == 0 else max(0.0, deadline - time.monotonic())
+            if select.select([reader], [], [], left)[0]:
+                received = os.read(reader, 1)
+                if not received:
+                    return
+                if received[0] in STOPPING:
+                    patience = GRACE_SECONDS if number == 0 else AGAIN_SECONDS
+                    number, deadline = number or received[0], min(deadline, time.monotonic() + patience)
+                continue
+            with self._turn:
+                if not self._noticed:
+                    abandon(number)
+            return
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Inside, SIGINT, SIGTERM and SIGHUP ask for a stop; a second one interrupts at once.
+
+    SIGHUP stays ignored under nohup. Outside the main thread signals are left alone.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        stop.received.append(number)
+        if len(stop.received) > 1:
+            raise KeyboardInterrupt
+        tell(f"{signal.Signals(number).name}: saving and stopping; once more stops at once")
+
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in STOPPING if not (number == signal.SIGHUP and ignored)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""Signals: obeyed after a segment, and within seconds inside one that does not end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+import faulty
+from mnistjax import records, signals
+from mnistjax.data import load_data
+from mnistjax.models import MODELS
+from mnistjax.plan import make_plan
+from mnistjax.signals import Stop, stop_signals
+from mnistjax.train import initial_state
+
+COMMAND = """
+import sys
+import faulty
+from mnistjax import cli, register_model
+
+if __name__ == "__main__":
+    register_model("faulty", faulty.Faulty)
+    cli.command()
+"""
+FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
+HEAVY = ["data=digits", "model=mlp", "model.hidden=[6000,6000,6000]", "train.batch_size=all"]  # 5e11 flops
+
+
+@pytest.fixture
+def hang(work, monkeypatch):
+    """A function that starts a command whose runs hang inside their first step, and waits until they do."""
+    monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    plan = make_plan(load_data("digits"), model="faulty", schedule="constant", batch_size=230)
+    states = [initial_state(plan.spec, plan.hyper, jax.random.key(seed)) for seed in range(2)]
+    (work / "faults.json").write_text(json.dumps({f"{float(x.params['mark']):.5f}": "hang" for x in states}))
+    (work / "command.py").write_text(COMMAND)
+    paths = [str(Path(records.__file__).parents[1]), str(Path(__file__).parent)]
+    own = {"PYTHONPATH": os.pathsep.join(paths), faulty.FAULTS: str(work / "faults.json")}
+    processes = []
+
+    def start(statuses, *words, faults=FAULTY):
+        process = subprocess.Popen(
+            [sys.executable, "command.py", *faults, *words],
+            env={**os.environ, **own},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        end = time.monotonic() + 60
+        while not all(Path(status).exists() for status in statuses):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(4)  # to compile, and to hang
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_run_that_hangs_inside_a_segment_ends_within_seconds(number, code, hang):
+    process = hang(["run/status.json"], "hydra.run.dir=run")
+    began = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < signals.GRACE_SECONDS + 5
+    assert process.returncode == code
+    assert "to go on: mnistjax" in said
+    assert "Traceback" not in said
+    status = records.read_status("run")
+    assert status is not None
+    assert status["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_second_signal_is_not_waited_for(hang):
+    process = hang(["run/status.json"], "hydra.run.dir=run", faults=HEAVY)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 4
+    assert process.returncode == 130
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "inline"])
+def test_a_sweep_that_hangs_inside_a_segment_ends_within_seconds(executor, hang):
+    words = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", f"sweep.executor={executor}", "sweep.timeout=600"]
+    process = hang(["sweep/0/status.json"], *words)  # the other one waits for the same program
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 143
+    assert "sweep.resume=sweep" in said
+    status = records.read_status("sweep/0")
+    assert status is not None
+    assert status["status"] == "interrupted"
+    end = time.monotonic() + 5
+    while list(living(process.pid)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def living(group):
+    """The processes of a process group that are no zombies."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            yield int(path.parent.name), state
+
+
+def test_a_signal_is_noticed_and_a_second_one_interrupts():
+    with stop_signals() as stop, stop.limit(lambda number: pytest.fail("nothing hangs")):
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        assert stop.received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+
+
+def test_what_was_not_noticed_is_abandoned_once(monkeypatch):
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 0.2)
+    abandoned = []
+    with stop_signals() as stop, stop.limit(abandoned.append):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.6)
+    assert abandoned == [signal.SIGTERM]
+
+
+def test_handlers_are_put_back_and_nohup_stays():
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+    assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
+
+
+def test_another_thread_leaves_signals_alone():
+    found = []
+
+    def work():
+        with stop_signals() as stop, stop.limit(lambda number: None):
+            found.append((isinstance(stop, Stop), stop()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(True, False)]
