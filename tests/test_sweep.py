@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 import faulty
-from mnistjax import records
+from mnistjax import checkpoints, records
 from mnistjax.cli import main
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
@@ -41,7 +42,7 @@ def without_times(folder):
 
 def bits(folder):
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
-    return Path(folder, records.CHECKPOINT).read_bytes(), rows
+    return Path(folder, checkpoints.CHECKPOINT).read_bytes(), rows
 
 
 def status(folder):
@@ -340,7 +341,11 @@ def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch,
     assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
     monkeypatch.delenv(faulty.FAULTS)
     monkeypatch.delenv("PYTHONPATH")
-    assert main(["-m", "sweep.resume=sweep"]) == 1
+    assert main(["-m", "sweep.resume=sweep"]) == 2  # it is for the command line to start programs
+    told = capsys.readouterr().err.strip()
+    again = "mnistjax -m sweep.resume=sweep sweep.executor=submitit_local 'sweep.submitit={timeout_min:9}'"
+    assert told.endswith(again)
+    assert main(shlex.split(again)[1:]) == 1
     assert "on the cluster failed: ModuleNotFoundError: No module named 'faulty'" in capsys.readouterr().err
     assert main(["-m", "sweep.resume=sweep", "sweep.executor=processes"]) == 0
     assert without_times("sweep") == without_times("whole")

@@ -49,6 +49,10 @@ class Driver(Protocol):
         """The end of a job that was over, or has not begun."""
         ...
 
+    def refuse(self, error: OSError) -> None:
+        """Tells that Hydra's files of a job can't be written."""
+        ...
+
 
 class FusedLauncher(Launcher):
     """Trains a batch of jobs in groups of one Spec; Hydra writes the folder of each and calls its callbacks
@@ -123,13 +127,19 @@ class FusedLauncher(Launcher):
                 raise JobFailed(end.reason)
             return float("nan") if end.value is None else end.value
 
-        result = run_job(
-            hydra_context=self._context,
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        try:
+            result = run_job(
+                hydra_context=self._context,
+                task_function=task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        except OSError as error:  # a full disk: the run's own files are there, or the job has failed
+            type(self).driver.refuse(error)
+            result = finished(end)
+            if end.status != "done":
+                result.status, result.return_value = JobStatus.FAILED, JobFailed(end.reason)
         return result if result.status == JobStatus.COMPLETED else Settled(**vars(result))
 
 

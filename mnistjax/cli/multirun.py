@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mnistjax import records
+from mnistjax import files, records
+from mnistjax.cli.folders import find_folder, owning
 from mnistjax.cli.jobs import Preparer, call_hydra, prepare_jobs, report
 from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.overrides import (
@@ -20,13 +20,18 @@ from mnistjax.cli.overrides import (
     is_jobs_own,
     parse_overrides,
     postpone,
-    quote,
     to_plain_config,
 )
+from mnistjax.cli.plugins import telling
+from mnistjax.cli.stored import take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
-from mnistjax.job import Job, Outcome, run_job, stop_signals
-from mnistjax.progress import relative, tell
+from mnistjax.job import Job, Outcome, run_job
+from mnistjax.progress import find_answer_code, relative, tell
+from mnistjax.signals import stop_signals
+from mnistjax.sweep.ledger import LEDGER, Ledger, check_unused, load_ledger
+from mnistjax.tracking import leave_agent
+from mnistjax.words import folder_word, quote, shell_join
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,29 +40,30 @@ if TYPE_CHECKING:
     from mnistjax.sweep.worker import Ended
 
 
-def run_multirun(words: list[str]) -> int:
-    """The exit code of a sweep, by our launcher or by the one that was asked for."""
+def run_multirun(words: list[str], resume: str | None) -> int:
+    """The exit code of a sweep, new or in the folder to resume, by our launcher or by the one asked for."""
     from omegaconf import OmegaConf
 
-    from mnistjax.sweep.ledger import LEDGER, Ledger, load_ledger
     from mnistjax.sweep.run import Options, Sweep, show_plan
 
+    if line := leave_agent():
+        tell(line)
     # The worker trains; this process must not take a GPU's memory first.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    places = [word.partition("=")[2] for word in words if word.startswith("sweep.resume=")]
-    words = [word for word in words if not word.startswith("sweep.resume=")]
-    ledger = load_ledger(Path(places[-1]).absolute()) if places else None
+    words = [word for word in words if not word.lstrip("+").startswith("sweep.resume=")]
+    ledger = load_ledger(Path(resume).absolute()) if resume else None
     with composing():
         if ledger and not any(map(is_jobs_own, parse_overrides(words))):
-            words = [*ledger.arguments, *words]
+            words = [*take_arguments(ledger, words), *words]
         cfg = compose(base_overrides(words))
+        options = read_sweep(to_plain_config(cfg, resolve=True))
+        folder = ledger.folder if ledger else find_folder(cfg, "sweep")
         own, tasks = expand(words, cfg)
-        earlier = [entry.overrides for entry in ledger.entries.values()] if ledger else []
+        earlier = take_jobs(ledger) if ledger else []
         known = list(dict.fromkeys(map(tuple, [*earlier, *tasks])))  # a resumed job is among both
         prepared = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
         jobs = {tuple(task): prepared[tuple(task)] for task in tasks}
         argv = postpone(words)
-        options = read_sweep(to_plain_config(cfg, resolve=True))
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
         return run_apart(jobs, [*argv, "--multirun"])
     subdir = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))["subdir"]
@@ -66,21 +72,36 @@ def run_multirun(words: list[str]) -> int:
             f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
         )
     if cfg.sweep.plan:
-        print("\n".join(show_plan([jobs[tuple(task)] for task in tasks], Options(**options))))
-        return 0
-    folder = ledger.folder if ledger else Path(cfg.hydra.sweep.dir).absolute()
+        with telling("the plan"):  # which compiles what may be too large for any machine
+            lines = show_plan([jobs[tuple(task)] for task in tasks], Options(**options))
+        print("\n".join(lines))
+        return find_answer_code()
     place = relative(folder)
+    go_on = shell_join(["mnistjax", "-m", folder_word("sweep.resume", place)])
     if ledger is None and (folder / LEDGER).exists():
-        raise ConfigError(f"{place} holds a sweep already; mnistjax -m sweep.resume={place} goes on with it")
-    ledger = ledger or Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), words)
+        raise ConfigError(f"{place} holds a sweep already; {go_on} goes on with it")
+    if ledger is None:
+        check_unused(folder)
+    arguments = [word for word in words if not word.lstrip("+").startswith("hydra.sweep.dir=")]
+    ledger = ledger or Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), arguments)
     driver = Driver(Sweep(ledger, Options(**options)))
     for task, job in prepared.items():
         driver.know(task, job)
     try:
-        with records.lock(folder), driver:
+        with owning(folder), driver:
             code = call_hydra([*argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"])
+    except OSError as error:
+        reason = files.describe(error, folder)
+        if not driver.begun:
+            raise ConfigError(reason) from None
+        tell(f"the sweep could not be saved: {reason}")
+        driver.report()
+        tell(f"to go on: {go_on}")
+        return 1
     except KeyboardInterrupt:
-        tell(f"interrupted; to go on: mnistjax -m sweep.resume={shlex.quote(place)}")
+        tell(f"interrupted; to go on: {go_on}")
+        if driver.hangs:
+            os._exit(128 + driver.signal)
         return 128 + driver.signal
     return code or driver.report()
 
@@ -92,6 +113,8 @@ class Driver:
         from rich.console import Console
 
         self.signal = 2  # that ended the sweep
+        self.begun = False
+        self._refused = False  # whether the disk took not all of what Hydra writes
         self._sweep, self._console = sweep, Console()
         self._numbers: dict[tuple[str, ...], int] = {}
         self._prepare = Preparer()
@@ -99,10 +122,16 @@ class Driver:
 
     def __enter__(self) -> Driver:
         self._sweep.__enter__()
+        self.begun = True
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._sweep.__exit__(*error)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a thread of this process is left that trains and does not end."""
+        return self._sweep.hangs
 
     def know(self, words: Sequence[str], job: Job) -> None:
         """The job of these overrides is part of the sweep."""
@@ -128,21 +157,27 @@ class Driver:
         from mnistjax.sweep.view import show_sweep
         from mnistjax.sweep.worker import Ended
 
-        with stop_signals() as received:
+        with stop_signals() as stop:
             try:
                 with show_sweep(self._console, self._sweep.begin()) as show:
-                    for report in self._sweep.run(lambda: bool(received)):
+                    for report in self._sweep.run(stop):
                         show(report)
                         if isinstance(report, Ended):
                             yield report
             finally:
-                self.signal = (received or [self.signal])[0]
-        if received:
+                self.signal = (stop.received or [self.signal])[0]
+        if stop.received:
             raise KeyboardInterrupt
 
     def end(self, number: int) -> Ended:
         """The end of a job as the records have it."""
         return self._sweep.end(number)
+
+    def refuse(self, error: OSError) -> None:
+        """Tells once that the disk does not take what Hydra writes; the runs' own files are not concerned."""
+        if not self._refused:
+            tell(f"warning: {files.describe(error, self._sweep.ledger.folder)}; Hydra's files are not whole")
+        self._refused = True
 
     def report(self) -> int:
         """Prints the table and the failures; the exit code."""
@@ -157,7 +192,7 @@ class Driver:
             tell(f"{len(entries) - len(lines)} of {len(entries)} jobs done")
         for line in lines:
             tell(line)
-        return int(bool(lines))
+        return int(bool(lines) or self._refused)
 
 
 def run_apart(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:

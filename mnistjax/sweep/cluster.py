@@ -8,6 +8,7 @@ must see.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.sweep.plan import count_team, count_threads, data_key
-from mnistjax.sweep.supervisor import POLL_SECONDS, Supervisor, fail, registered_rows
+from mnistjax.sweep.supervisor import POLL_SECONDS, Supervisor, registered_rows, write_end
 from mnistjax.sweep.worker import Begun, Ended, Key, Progress, Report, Task, Ticket, add_rows
 
 FOLDER = "submitit"  # in the sweep folder: submitit's files, and ours
@@ -128,8 +129,7 @@ class Cluster:
     ) -> Iterator[Report]:
         """As `Supervisor.run`; the data is loaded where it is needed. One task at a time on this machine."""
         waiting, stopping = deque(tasks), False
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / STOP).unlink(missing_ok=True)
+        self._folder = make_new_folder(self._folder)
         executor = self._make_executor(self._folder)
         while waiting or self._sent:
             if not stopping and stop():
@@ -154,6 +154,19 @@ class Cluster:
         errand = Errand(task, registered_rows(), self._timeout, self._folder.absolute(), name, owner)
         with _deaf():
             return Sent(executor.submit(errand), self._folder / name, task)
+
+
+def make_new_folder(folder: Path) -> Path:
+    """A new, empty folder below, "0" or the next that is free.
+
+    Submitit loads pickles by the names of its tasks: they must be none that lay in a stranger's sweep.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            (folder / str(number)).mkdir()
+            return folder / str(number)
+    raise AssertionError
 
 
 class Sent:
@@ -188,5 +201,5 @@ class Sent:
             trace = str(error).split("-" * 22)[1]  # between two lines of them
             reason = f"its task {self.job.job_id} on the cluster failed: {trace.strip().splitlines()[-1]}"
         for number, ticket in self._left.items():
-            fail(ticket, reason)
+            write_end(ticket, "failed", reason)
             yield Ended(number, "failed", reason)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mnistjax import records
+from mnistjax import checks, files, records
+from mnistjax.checks import Check
 from mnistjax.compose import flatten
-from mnistjax.config import ConfigError, to_plain
-from mnistjax.metrics import badness
+from mnistjax.config import ConfigError, Spec, badness, freeze, to_plain
+from mnistjax.files import DamagedFile
 
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
@@ -25,6 +27,38 @@ METRICS = ("loss", "accuracy", "f1")
 TESTED = ("test/accuracy", "test/f1")  # of the tables
 TIMES = ("seconds_per_epoch", "compile_seconds")
 SILENT = ("sweep", "wandb", "resume", "seed")  # keys that make no other result, or have a column
+LARGEST = 512 * files.MIB  # bytes of a ledger
+MOST_JOBS = 10_000_000  # of a sweep, ever
+
+ENTRY_FIELDS: dict[str, Check] = {
+    "number": checks.whole(0, highest=MOST_JOBS),
+    "identity": checks.TEXT,
+    "overrides": checks.TEXTS,
+    "seed": checks.SEED,
+    "group": checks.whole(0),
+    "status": checks.choice("waiting", *records.STATUSES),
+    "reason": checks.optional(checks.ANY_TEXT),
+    "attempts": checks.whole(0),
+    "wandb": checks.optional(checks.ANY_TEXT),
+    "config": checks.MAPPING,
+}
+GROUP_FIELDS: dict[str, Check] = {
+    "spec": checks.MAPPING,
+    "data": Check(lambda x: checks.TEXTS.holds(x) and len(x) == 3, "name, SHA-256 and positive class"),
+    "jobs": checks.list_of(checks.whole(0, highest=MOST_JOBS), "numbers of jobs"),
+    "width": checks.whole(1, highest=65_536),
+    "threads": checks.whole(1, highest=65_536),
+}
+LEDGER_FIELDS: dict[str, Check] = {
+    "id": checks.TEXT,
+    "created": checks.TIME,
+    "ended": checks.optional(checks.TIME),
+    "wandb": checks.optional(checks.ANY_TEXT),
+    "arguments": checks.TEXTS,
+    "machine": checks.MAPPING,
+    "groups": checks.list_of(checks.MAPPING, "a list of groups"),
+    "jobs": checks.list_of(checks.MAPPING, "a list of jobs"),
+}
 
 
 @dataclass
@@ -78,15 +112,52 @@ class Ledger:
 
 
 def load_ledger(folder: Path) -> Ledger:
-    """The ledger of a sweep folder; ConfigError where there is none."""
+    """The ledger of a sweep folder; ConfigError if there is none, DamagedFile if it is not what we wrote."""
+    path = folder / LEDGER
     try:
-        content = json.loads((folder / LEDGER).read_bytes())
-        entries = {job["number"]: Entry(**job) for job in content.pop("jobs")}
+        content = files.read_json(path, limit=LARGEST)
     except FileNotFoundError:
         raise ConfigError(f"{folder} is no sweep folder: it holds no {LEDGER}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / LEDGER} can't be read: {error}") from None
-    return Ledger(folder=folder, entries=entries, **content)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} can't be read: {files.describe(error, path)}") from None
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path} is damaged: a mapping is expected")
+    records.check_fields(str(path), content, LEDGER_FIELDS)
+    entries: dict[int, Entry] = {}
+    for job in content["jobs"]:
+        records.check_fields(f"{path}, job {job.get('number')!r}"[:400], job, ENTRY_FIELDS)
+        if job["number"] in entries:
+            raise DamagedFile(f"{path} is damaged: two jobs have the number {job['number']}")
+        entries[job["number"]] = Entry(**{name: job[name] for name in ENTRY_FIELDS})
+    for group in content["groups"]:
+        records.check_fields(f"{path}, a group", group, GROUP_FIELDS)
+        group["spec"] = _read_spec(path, group["spec"])
+    own = {name: content[name] for name in LEDGER_FIELDS if name != "jobs"}
+    return Ledger(folder=folder, entries=entries, **own)
+
+
+def check_unused(folder: Path) -> None:
+    """ConfigError if a folder without a ledger has files with names that a sweep would write."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name in (RESULTS, "multirun.yaml", "submitit") or path.name.isdecimal():
+            raise ConfigError(
+                f"{path} is there, and no {LEDGER} beside it: this is no sweep of ours, or a damaged one; "
+                f"choose another folder with hydra.sweep.dir"
+            )
+
+
+def _read_spec(path: Path, plain: Mapping[str, Any]) -> Spec:
+    """The Spec of a group in the ledger."""
+    try:
+        spec = Spec(**{name: freeze(value) for name, value in plain.items()})
+        hash(spec)
+    except TypeError as error:
+        raise DamagedFile(f"{path} is damaged: the Spec of a group: {error}") from None
+    return spec
 
 
 def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -134,16 +205,22 @@ def shown(value: Any) -> str:
 
 def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
     """A row of `results.csv`."""
-    summary = records.read_summary(folder) or {}
-    rows = records.read_rows(folder) if folder.exists() else []
+    status, reason, rows, summary = entry.status, entry.reason, [], {}
+    try:
+        record = records.read_record(folder, whole=False)
+        rows, summary = record.rows, record.summary or {}
+    except FileNotFoundError:
+        pass  # not begun
+    except (ConfigError, OSError) as error:
+        status, reason = ("failed", str(error)) if status == "done" else (status, reason)
     kept = summary.get("kept_epoch", len(rows))
     last = rows[kept - 1] if 0 < kept <= len(rows) else {}
     return {
         "number": entry.number,
         **{key: shown(value) for key, value in entry.config.items()},
         "seed": entry.seed,
-        "status": entry.status,
-        "reason": entry.reason or "",
+        "status": status,
+        "reason": reason or "",
         "epoch": len(rows),
         **{f"{part}/{name}": last.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
         **{f"test/{name}": summary.get(f"test/{name}", "") for name in (*METRICS, "precision", "recall")},
@@ -166,8 +243,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    records.replace_file(path, text.getvalue().encode())
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    files.replace(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    """A value for a table that a spreadsheet may open: text that it would take for a formula is quoted."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=@\t\r]|[+-](?![\d.]|inf)", value) else value
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mnistjax import records
+from mnistjax import files, records
 from mnistjax.backend import cores
-from mnistjax.config import ConfigError, Spec, freeze, to_plain
+from mnistjax.config import ConfigError, badness, to_plain
 from mnistjax.job import Job, load_examples, tracker_options
-from mnistjax.metrics import badness
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
 from mnistjax.sweep.ledger import Entry, Ledger, read_result, seeds_table, short_name, varying, write_results
 from mnistjax.sweep.plan import Group, Mode, count_team, count_threads, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
-from mnistjax.sweep.worker import Begun, Ended, Key, Report, Task, Ticket
+from mnistjax.sweep.worker import Begun, Ended, Report, Task, Ticket
 from mnistjax.tracking import Tracker, find_address, make_run_id
 from mnistjax.train import count_shares
 
@@ -53,26 +52,36 @@ class Sweep:
         self._trainer = make_trainer(options, ledger.folder)
         self._groups: list[Group] = []
         self._saved = 0.0  # seconds on the clock
+        self._told = False  # that saving failed
         self._tracker: Tracker | None = None
 
     def __enter__(self) -> Sweep:
+        """Writes the ledger, which makes the folder that of a sweep; OSError if it can't be written."""
+        self.ledger.save()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        """Ends the processes first, whatever else fails; then the records, and W&B's run."""
+        try:
+            self._trainer.__exit__(*error)
+        finally:
+            self._end_records(complete=error[0] is None)
+
+    def _end_records(self, *, complete: bool) -> None:
         self.ledger.ended = records.now()
         self._find_addresses()
         self.save()
-        if self._tracker:
-            if error[0] is None:
-                self._show_best()
-            self._tracker.log_tables(
-                {"jobs": self.results(), "by_seed": seeds_table(self.results(), self.monitor)}
-            )
-            counts = Counter(entry.status for entry in self.entries)
-            done = counts["done"] == len(self.entries)
-            summary = {f"jobs/{status}": count for status, count in counts.items()}
-            self._tracker.finish("done" if done else "failed", summary)
-        self._trainer.__exit__(*error)
+        if not self._tracker:
+            return
+        if complete:
+            self._show_best()
+        self._tracker.log_tables(
+            {"jobs": self.results(), "by_seed": seeds_table(self.results(), self.monitor)}
+        )
+        counts = Counter(entry.status for entry in self.entries)
+        done = counts["done"] == len(self.entries)
+        summary = {f"jobs/{status}": count for status, count in counts.items()}
+        self._tracker.finish("done" if done else "failed", summary)
 
     def _find_addresses(self) -> None:
         """The ledger says where the W&B runs lie."""
@@ -87,9 +96,17 @@ class Sweep:
                 entry.wandb = address and address.removeprefix(f"{folder}/")
 
     def _run_id(self, number: int) -> str | None:
-        """The id of a job's W&B run; None of one that was not begun."""
-        status = records.read_status(self.ledger.job_folder(number))
+        """The id of a job's W&B run; None of one that was not begun, or whose status can't be read."""
+        try:
+            status = records.read_status(self.ledger.job_folder(number))
+        except (ConfigError, OSError):
+            return None
         return make_run_id(self.ledger.entries[number].identity, status["started"]) if status else None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a thread of this process is left that trains and does not end."""
+        return isinstance(self._trainer, Inline) and self._trainer.hangs
 
     @property
     def entries(self) -> list[Entry]:
@@ -106,7 +123,8 @@ class Sweep:
 
     def begin(self) -> Tally:
         """Plans the jobs that were added, at the widths that the ledger has; the count of those to do."""
-        widths = {_key(group): group["width"] for group in self.ledger.groups}
+        self._check_done()
+        widths = {(group["spec"], tuple(group["data"])): group["width"] for group in self.ledger.groups}
         options = self.options
         self._groups = make_groups(self.jobs, mode=options.mode, lanes=options.lanes, widths=widths)
         self._label()
@@ -120,6 +138,21 @@ class Sweep:
             {n: plan.stopping.epochs * plan.spec.train_count for n, plan in plans.items()},
             {number: entries[number].group for number in plans},
         )
+
+    def _check_done(self) -> None:
+        """A job whose files are not those of a run that is over is not over: it is trained again."""
+        for entry in self.entries:
+            if entry.status not in OVER:
+                continue
+            try:
+                status = records.read_record(self.ledger.job_folder(entry.number)).status
+                if (status["status"], status["identity"]) == (entry.status, entry.identity):
+                    continue
+                reason = f"its folder has another run, {status['status']}"
+            except (ConfigError, OSError) as error:
+                reason = str(error)
+            entry.status, entry.reason = "failed", reason
+            tell(f"job {entry.number} is damaged and trained again: {reason}")
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Report]:
         """Trains every job that is not over, after `begin`; what happens, as it happens."""
@@ -145,7 +178,7 @@ class Sweep:
                     failed = failed or status in ("failed", "diverged")
             yield report
             if time.monotonic() - self._saved > SAVE_SECONDS:
-                self.save()
+                self._try_save()
         for entry in self.entries:
             if entry.status == "running":
                 entry.status, entry.reason = "interrupted", "stopped at once"
@@ -155,6 +188,15 @@ class Sweep:
         self._saved = time.monotonic()
         self.ledger.save()
         write_results(self.ledger.folder, self.results())
+
+    def _try_save(self) -> None:
+        """Saves what is not needed to go on: a full disk is told once, and the jobs train on."""
+        try:
+            self.save()
+        except OSError as error:
+            if not self._told:
+                tell(f"warning: {files.describe(error, self.ledger.folder)}; saving is tried again")
+            self._told = True
 
     def results(self) -> list[dict[str, Any]]:
         """The rows of `results.csv`."""
@@ -201,7 +243,11 @@ class Sweep:
         job, ledger = next(iter(self.jobs.values())), self.ledger
         self._tracker = Tracker(
             ledger.folder,
-            config={"sweep": ledger.arguments, "groups": ledger.groups, "machine": ledger.machine},
+            config={
+                "sweep": ledger.arguments,
+                "groups": to_plain(ledger.groups),
+                "machine": ledger.machine,
+            },
             run_id=make_run_id(ledger.id, ledger.created),
             group=ledger.id,
             name=f"sweep {ledger.id}",
@@ -244,7 +290,7 @@ class Sweep:
         for index, group in enumerate(self._groups):
             for number in group.jobs:
                 self.ledger.entries[number].group = index
-        self.ledger.groups = [to_plain(asdict(group)) for group in self._groups]
+        self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
         self.ledger.machine = machine()
         self.ledger.ended = None
         self.save()
@@ -302,11 +348,6 @@ def show_plan(jobs: Sequence[Job], options: Options) -> list[str]:
     """What a sweep of these jobs would do, for people."""
     numbered = dict(enumerate(jobs))
     return describe_plan(make_groups(numbered, mode=options.mode, lanes=options.lanes), numbered)
-
-
-def _key(group: Mapping[str, Any]) -> tuple[Spec, Key]:
-    """The key of a group in the ledger."""
-    return Spec(**{name: freeze(value) for name, value in group["spec"].items()}), tuple(group["data"])
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ several are split and run again apart, at the same lane width, until it is found
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import pickle
 import queue
@@ -36,8 +37,10 @@ from mnistjax.sweep.worker import (
     serve,
 )
 
+INTERRUPTED = "stopped inside a segment; goes on from the last checkpoint"
 POLL_SECONDS = 0.2  # at most, between two looks at signals and silence
 GRACE_SECONDS = 20.0  # for a worker to end by itself
+STOP_SECONDS = 8.0  # for jobs to end after a signal, from one report to the next; a segment takes about one
 
 
 def registered_rows() -> dict[str, Any]:
@@ -135,13 +138,13 @@ class Supervisor:
         self, tasks: Iterable[Task], datasets: Mapping[Key, Dataset], stop: Callable[[], bool]
     ) -> Iterator[Report]:
         """What the workers report, each job's `Ended` once. After a true `stop` no job begins."""
-        self._pending, stopping = deque(tasks), False
+        self._pending, stopped = deque(tasks), math.inf  # when, seconds on the clock
         while self._pending or any(worker.task for worker in self._workers):
-            if not stopping and stop():
-                stopping = True
+            if stopped == math.inf and stop():
+                stopped = time.monotonic()
                 for worker in self._workers:
                     worker.stop()
-            if stopping:
+            if stopped < math.inf:
                 self._pending.clear()
             self._give(datasets)
             busy = {worker.connection: worker for worker in self._workers if worker.task}
@@ -155,6 +158,9 @@ class Supervisor:
                     yield from self._hear(worker, report)
             for worker in [worker for worker in self._workers if worker.task]:
                 now = time.monotonic()
+                if now - max(stopped, worker.last) > STOP_SECONDS and worker.heard:
+                    yield from self._interrupt(worker)
+                    continue
                 silent = [n for n, heard in worker.heard.items() if now - heard > self._timeout]
                 if silent or (not worker.heard and now - worker.last > self._timeout):
                     yield from self._lose(worker, silent, f"no progress within {self._timeout:g} s")
@@ -202,12 +208,21 @@ class Supervisor:
             self._pending.appendleft(replace(task, tickets=tuple(worker.left.values())))
         yield from self._suspect(task, tickets, reason or died_of)
 
+    def _interrupt(self, worker: Worker) -> Iterator[Report]:
+        """Ends a worker whose jobs did not end in time after a signal; they go on at their checkpoints."""
+        worker.kill()
+        self._workers.remove(worker)
+        for number in list(worker.heard):
+            if ticket := worker.left.get(number):
+                write_end(ticket, "interrupted", INTERRUPTED)
+                yield Ended(number, "interrupted", INTERRUPTED)
+
     def _suspect(
         self, task: Task, suspects: list[Ticket], reason: str, traceback: str | None = None
     ) -> Iterator[Report]:
         """One suspect has failed; several run again, apart."""
         if len(suspects) == 1:
-            fail(suspects[0], reason)
+            write_end(suspects[0], "failed", reason)
             yield Ended(suspects[0].number, "failed", reason, traceback)
             return
         half = len(suspects) // 2
@@ -216,16 +231,16 @@ class Supervisor:
             self._pending.append(replace(task, tickets=tuple(tickets), threads=1, team=1))
 
 
-def fail(ticket: Ticket, reason: str) -> None:
-    """The run folder of a job that could not say so itself says that it failed."""
-    status = records.read_status(ticket.folder) or {}
-    with contextlib.suppress(OSError):
+def write_end(ticket: Ticket, status: records.Status, reason: str) -> None:
+    """Writes how a job ended that could not write it itself."""
+    with contextlib.suppress(OSError, ConfigError):
+        before = records.read_status(ticket.folder) or {}
         records.write_status(
             ticket.folder,
-            "failed",
+            status,
             identity=ticket.plan.identity,
-            epoch=status.get("epoch", 0),
-            started=status.get("started", records.now()),
+            epoch=before.get("epoch", 0),
+            started=before.get("started", records.now()),
             ended=records.now(),
             reason=reason,
         )
@@ -233,6 +248,9 @@ def fail(ticket: Ticket, reason: str) -> None:
 
 class Inline:
     """As a Supervisor, in this process: for debugging; a job that kills or hangs takes all along."""
+
+    def __init__(self) -> None:
+        self.hangs = False  # whether a thread is left that does not end
 
     def __enter__(self) -> Inline:
         return self
@@ -245,6 +263,9 @@ class Inline:
     ) -> Iterator[Report]:
         """As `Supervisor.run`."""
         reports: queue.Queue[Report | None] = queue.Queue()
+        last, left = time.monotonic(), dict[int, Ticket]()  # jobs that have begun and not ended
+        tasks = list(tasks)
+        tickets = {ticket.number: ticket for task in tasks for ticket in task.tickets}
 
         def work() -> None:
             for task in tasks:
@@ -252,8 +273,28 @@ class Inline:
             reports.put(None)
 
         threading.Thread(target=work, daemon=True).start()
-        while (report := reports.get()) is not None:
-            if isinstance(report, Broken):
-                yield from (Ended(n, "failed", report.reason, report.traceback) for n in report.numbers)
-            else:
-                yield report
+        while True:
+            try:
+                report = reports.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if stop() and left and time.monotonic() - last > STOP_SECONDS:
+                    self.hangs = True
+                    for number, ticket in left.items():
+                        write_end(ticket, "interrupted", INTERRUPTED)
+                        yield Ended(number, "interrupted", INTERRUPTED)
+                    return
+                continue
+            last = time.monotonic()
+            match report:
+                case None:
+                    return
+                case Broken(numbers, reason, traceback):
+                    for number in numbers:
+                        left.pop(number, None)
+                        yield Ended(number, "failed", reason, traceback)
+                    continue
+                case Begun(number):
+                    left[number] = tickets[number]
+                case Ended(number):
+                    left.pop(number, None)
+            yield report

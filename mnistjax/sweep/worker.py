@@ -22,12 +22,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnistjax import records
+from mnistjax import checkpoints, files, records
 from mnistjax.backend import prepare_backend
 from mnistjax.compose import Settings
 from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.data import Dataset
-from mnistjax.job import Ending, Job, Work, find_outcome, restore
+from mnistjax.job import Job, Work, find_outcome, open_run
+from mnistjax.progress import relative, tell
+from mnistjax.recorder import Ending, Start, set_aside
+from mnistjax.signals import STOPPING
 from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ def serve(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None
 
     `rows` are those of the open tables that a script registered.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and says when to stop
+    for number in STOPPING:  # the parent gets them too, and says when to stop
         signal.signal(number, signal.SIG_IGN)
     prepare_backend()
     add_rows(rows)
@@ -154,7 +157,7 @@ def make_teams(task: Task) -> list[Team]:
     together: dict[Any, list[Ticket]] = {}
     for ticket in task.tickets:
         spec = ticket.plan.spec
-        alike = task.team > 1 and not (ticket.folder / records.CHECKPOINT).exists()
+        alike = task.team > 1 and not (ticket.folder / checkpoints.CHECKPOINT).exists()
         key = (spec, order_seed(spec, ticket.plan.seed)) if alike else (spec, None, ticket.number)
         together.setdefault(key, []).append(ticket)
     return [
@@ -276,22 +279,37 @@ class Bench:
         job = Job(dataset=self._data, **fields)
         try:
             stack.enter_context(records.lock(ticket.folder))
-            if find_outcome(job, ticket.folder, resume=True):
+            start = self._open(job, ticket)
+            if start is None:
                 stack.close()
-                status = records.read_status(ticket.folder)
-                assert status is not None
-                self._send(Ended(ticket.number, status["status"], status["reason"]))
                 return None
-            start = restore(job.plan, ticket.folder)
             work = Work(job, ticket.folder, start, group=ticket.group, name=ticket.name)
         except (ConfigError, OSError) as error:
             stack.close()
-            self._send(Ended(ticket.number, "failed", str(error)))
+            reason = str(error) if isinstance(error, ConfigError) else files.describe(error, ticket.folder)
+            self._send(Ended(ticket.number, "failed", reason))
             return None
         compiled = functools.partial(self._line.compiled, ticket.plan.spec)
         run = work.run(Reporter(ticket.number, self._send, compiled))
         self._works[id(run)] = ticket, work, stack
         return run
+
+    def _open(self, job: Job, ticket: Ticket) -> Start | None:
+        """Where a job begins in its locked folder; None if it is over already, which is reported.
+
+        Damaged files are set aside, and the job begins again.
+        """
+        try:
+            if not find_outcome(job, ticket.folder, resume=True, hydra_was_here=True):
+                return open_run(job, ticket.folder, self._width)
+            status = records.read_status(ticket.folder)
+            assert status is not None
+            self._send(Ended(ticket.number, status["status"], status["reason"]))
+            return None
+        except ConfigError as damage:
+            place = set_aside(ticket.folder)
+            tell(f"job {ticket.number} begins again, its damaged files are in {relative(place)}: {damage}")
+            return open_run(job, ticket.folder, self._width)
 
     def _end(self, run: Run, result: Result) -> None:
         ticket, work, stack = self._works.pop(id(run))

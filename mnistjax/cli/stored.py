@@ -1,0 +1,86 @@
+"""What is taken from the arguments that lie in a sweep's folder: which jobs there are, and nothing else.
+
+A folder may be a stranger's. Nothing of Hydra's own (launchers, callbacks, logging), no program that starts
+others and no place is taken from there, and no interpolation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mnistjax.checks import shorten
+from mnistjax.cli.overrides import parse_overrides
+from mnistjax.config import ConfigError
+from mnistjax.progress import relative, tell
+from mnistjax.sweep.ledger import LEDGER, Ledger
+from mnistjax.words import folder_word, shell_join
+
+NEEDED = {  # to go on alike, unless the command line says what instead
+    "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
+    "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
+}
+PLACES = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # of an earlier command
+LONGEST_KEY = 100  # characters
+TAKEN = ("data", "task", "model", "optimizer", "schedule", "augment", "train", "wandb", "seed", "experiment")
+HOW = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")  # of a sweep, taken too
+
+
+def is_taken(override: Any) -> bool:
+    """Whether an override that is stored in a folder is taken from there: one of a key of our own schema that
+    says what the jobs are, by plain values and the names of our own files. Nothing of Hydra's, no
+    interpolation, no program that starts others, no place for data that is not there already.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    key, line = override.key_or_group, override.input_line
+    if override.package is not None or "${" in line or len(key) > LONGEST_KEY:
+        return False
+    if key not in HOW and re.split(r"[./]", key)[0] not in TAKEN:
+        return False
+    text = line.partition("=")[2]
+    if key == "data.dir":
+        return (Path(text.strip("'\"")).expanduser() / "mnistjax").is_dir()
+    if GlobalHydra.instance().config_loader().get_group_options(key):
+        return re.fullmatch(r"[\w\-,() ]*", text) is not None  # no path to another file
+    return True
+
+
+def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
+    """The stored arguments of a sweep that are taken from its folder; the user is told of the others.
+
+    ConfigError if it had a sweeper or a cluster: those are for the command line to say.
+    """
+    words = [o.input_line for o in parse_overrides(ledger.arguments) if is_taken(o)]
+    place, known = relative(ledger.folder), {*words, *given}
+    left = [word for word in ledger.arguments if word not in known and not word.startswith(PLACES)]
+    needed = [
+        word
+        for instead, keys in NEEDED.items()
+        for word in left
+        if word.lstrip("+").startswith(keys) and not any(other.startswith(instead) for other in given)
+    ]
+    if needed:
+        again = shell_join(["mnistjax", "-m", folder_word("sweep.resume", place), *needed])
+        raise ConfigError(f"these are not taken from {place}, but only from the command line: {again}")
+    if left:
+        tell(f"not taken from {place}/{LEDGER}: {shell_join(left)[:400]}")
+    return words
+
+
+def take_jobs(ledger: Ledger) -> list[list[str]]:
+    """The stored overrides of each job of a sweep, but for those that say how a sweep is run; ConfigError for
+    another one that is not taken from a folder."""
+    jobs = []
+    for entry in ledger.entries.values():
+        overrides = parse_overrides(entry.overrides)
+        jobs.append([o.input_line for o in overrides if is_taken(o)])
+        for override in overrides:
+            if not is_taken(override) and not override.key_or_group.startswith(("sweep.", "data.dir")):
+                raise ConfigError(
+                    f"job {entry.number} of {relative(ledger.folder)} has the override "
+                    f"{shorten(override.input_line)!r}, which is not taken from a stored sweep"
+                )
+    return jobs

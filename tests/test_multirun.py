@@ -1,0 +1,294 @@
+"""A sweep's folder: a full disk, damaged jobs, other people's folders, what is taken from a stored one."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mnistjax import checkpoints, files, records
+from mnistjax.cli import main
+from mnistjax.cli.overrides import composing, parse_overrides
+from mnistjax.cli.report import main as report
+from mnistjax.cli.stored import is_taken
+from mnistjax.report.runs import read_runs
+
+SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
+INLINE = "sweep.executor=inline"  # no process to start
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of a sweep of three jobs that is done."""
+    home = tmp_path_factory.mktemp("swept")
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        words = ["-m", *SMALL, "seed=0,1,2", INLINE, "wandb.mode=disabled", "hydra.sweep.dir=sweep"]
+        assert main(words) == 0
+    finally:
+        os.chdir(before)
+    return home / "sweep"
+
+
+@pytest.fixture
+def sweep(swept, work):
+    """A copy of that sweep."""
+    shutil.copytree(swept, work / "sweep")
+    return work / "sweep"
+
+
+def ledger_of(folder):
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def edit_ledger(folder, change):
+    ledger = ledger_of(folder)
+    change(ledger)
+    (folder / "sweep.json").write_text(json.dumps(ledger))
+
+
+def checkpoint_bytes(folder):
+    return [(folder / f"{number}" / checkpoints.CHECKPOINT).read_bytes() for number in range(3)]
+
+
+# A full disk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [8, 24, 60, 100, 160, 200])
+def test_a_sweep_on_a_full_disk_ends_in_lines_and_with_no_process_left(kilobytes, disk, work):
+    place = disk(f"size={kilobytes}k")
+    code = "import sys; from mnistjax.cli import main; sys.exit(main())"
+    words = ["-m", *SMALL, "seed=0,1,2,3", "wandb.mode=disabled", f"hydra.sweep.dir={place}/sweep"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(records.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    _, said = process.communicate(timeout=100)
+    assert process.returncode in (1, 2)
+    assert f"{place}/sweep" in said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    for number in range(4):
+        folder = place / "sweep" / str(number)
+        try:
+            status = records.read_status(folder)
+        except files.DamagedFile:
+            continue
+        if status and status["status"] == "done":
+            records.read_record(folder)
+    end = time.monotonic() + 5
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).returncode == 0:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+# Damaged jobs
+
+
+DAMAGE = {
+    "rows are junk": lambda job: (job / "metrics.jsonl").write_text("junk\n"),
+    "rows are lost": lambda job: (job / "metrics.jsonl").unlink(),
+    "summary is empty": lambda job: (job / "summary.json").write_text(""),
+    "summary is lost": lambda job: (job / "summary.json").unlink(),
+    "status is empty": lambda job: (job / "status.json").write_text(""),
+    "status is lost": lambda job: (job / "status.json").unlink(),
+    "config is a list": lambda job: (job / "config.yaml").write_text("[1, 2]"),
+    "checkpoint is lost": lambda job: (job / "checkpoint.safetensors").unlink(),
+    "checkpoint is junk": lambda job: (job / "checkpoint.safetensors").write_text("junk"),
+    "all is of another job": lambda job: [
+        shutil.copy(file, job) for file in (job.parent / "2").iterdir() if file.is_file()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_job_is_named_and_trained_again_and_the_others_stay(damage, sweep, swept, capsys):
+    DAMAGE[damage](sweep / "0")
+    before = {path: path.read_bytes() for path in sweep.glob("[12]/*.json*")}
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    assert "job 0 is damaged and trained again: " in capsys.readouterr().err
+    assert checkpoint_bytes(sweep) == checkpoint_bytes(swept)
+    assert {path: path.read_bytes() for path in before} == before
+    assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
+    assert [job["attempts"] for job in ledger_of(sweep)["jobs"]] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_report_shows_the_others_too(damage, sweep):
+    DAMAGE[damage](sweep / "0")
+    runs = read_runs([sweep])
+    assert [run.status for run in runs[-2:]] == ["done", "done"]
+    for run in runs[:-2]:
+        assert run.damaged or damage in ("status is lost", "checkpoint is lost")
+        assert not run.damaged or (run.status == "failed" and run.reason)
+
+
+@pytest.mark.parametrize("mode", ["map", "chunk"])
+def test_a_job_too_large_for_memory_fails_alone_and_with_the_reason(mode, work, capsys):
+    words = ["-m", *SMALL, "model.hidden=8,1000000000", "seed=0,1", f"sweep.mode={mode}", INLINE]
+    assert main([*words, "hydra.sweep.dir=sweep"]) == 1
+    said = capsys.readouterr().err
+    assert "2 of 4 jobs done" in said
+    jobs = ledger_of(work / "sweep")["jobs"]
+    assert [job["status"] for job in jobs] == ["done", "done", "failed", "failed"]
+    assert all("RESOURCE_EXHAUSTED" in job["reason"] for job in jobs[2:])
+
+
+# Folders of others
+
+
+@pytest.mark.parametrize("name", ["results.csv", "multirun.yaml", "0/config.yaml", "lock", "submitit/x"])
+def test_a_folder_of_the_users_own_is_not_ours(name, work, capsys):
+    (work / "mine" / name).parent.mkdir(parents=True)
+    (work / "mine" / name).write_text("mine")
+    assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=mine"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path for path in (work / "mine").rglob("*") if path.is_file()] == [work / "mine" / name]
+    assert (work / "mine" / name).read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(work, capsys):
+    (work / "file").write_text("")
+    for folder in ("file/sweep", "x" * 300, "/dev/null/x", "/proc/sweep"):
+        assert main(["-m", *SMALL, "seed=0,1", f"hydra.sweep.dir={folder}"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in work.iterdir()] == ["file"]
+
+
+def test_a_job_folder_that_is_a_link_is_not_written_through(sweep, capsys):
+    outside = sweep.parent / "outside"
+    (sweep / "0").rename(outside)
+    (sweep / "0").symlink_to(outside)
+    (outside / "summary.json").unlink()
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 2
+    assert "is a link out of" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+# W&B's agent
+
+
+@pytest.mark.slow
+def test_under_an_agent_each_job_has_a_run_of_its_own(work, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "r1")
+    assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 0
+    assert "WANDB_SWEEP_ID, WANDB_RUN_ID unset" in capsys.readouterr().err
+    runs = [path.name.rpartition("-")[2] for path in (work / "sweep").rglob("offline-run-*") if path.is_dir()]
+    assert len(set(runs)) == 3
+    assert "r1" not in runs
+    assert all(job["wandb"] for job in ledger_of(work / "sweep")["jobs"])
+
+
+# What is taken from a stored sweep
+
+
+EVIL = [
+    "hydra.job_logging.handlers.file.filename=precious",
+    "+hydra.callbacks.evil._target_=subprocess.run",
+    "hydra/launcher=basic",
+    "hydra.searchpath=[file:///tmp]",
+    "hydra.sweep.subdir=../../x",
+    "model@hydra.callbacks=mlp",
+    "experiment=../../../tmp/x",
+    "wandb.tags=['${oc.env:HOME}']",
+    "data.dir=/tmp/nowhere",
+]
+ASKED = [
+    "hydra/sweeper=optuna",
+    "+hydra.sweeper.params.seed=0",
+    "sweep.executor=submitit_local",
+    "sweep.submitit={slurm_setup:[touch precious]}",
+    "sweep.submitit.setup=x",
+]
+
+
+@pytest.mark.parametrize("word", EVIL)
+def test_only_our_own_keys_are_taken_from_a_stored_sweep(word, sweep, capsys):
+    (sweep.parent / "precious").write_text("precious")
+    edit_ledger(sweep, lambda ledger: ledger["arguments"].append(word))
+    (sweep / "0/summary.json").unlink()
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    assert "not taken from sweep/sweep.json" in capsys.readouterr().err
+    assert (sweep.parent / "precious").read_text() == "precious"
+    assert {path.name for path in sweep.parent.iterdir()} == {"sweep", "precious"}
+
+
+@pytest.mark.parametrize("word", [word for word in EVIL if not word.startswith("data.dir")])
+def test_nor_from_its_jobs(word, sweep, capsys):
+    edit_ledger(sweep, lambda ledger: ledger["jobs"][0]["overrides"].append(word))
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "job 0 of sweep has the override" in said
+
+
+@pytest.mark.parametrize("word", ASKED)
+def test_a_stored_sweeper_or_cluster_is_asked_for_again(word, sweep, capsys):
+    edit_ledger(sweep, lambda ledger: ledger["arguments"].insert(0, word))
+    assert main(["-m", "sweep.resume=sweep"]) == 2
+    said = capsys.readouterr().err
+    assert "not taken from sweep, but only from the command line: mnistjax -m sweep.resume=sweep" in said
+    assert shlex.quote(word) in said
+    assert said.count("\n") == 1
+
+
+def test_what_says_which_jobs_there_are_is_taken():
+    words = [*SMALL, "seed=range(3)", "experiment=quickstart", "optimizer=adam,sgd", "sweep.mode=map"]
+    words += [
+        "wandb.project=mine",
+        "~augment",
+        "+optimizer.b1=0.5",
+        "optimizer.learning_rate=choice(0.1,0.2)",
+    ]
+    with composing():
+        assert all(map(is_taken, parse_overrides(words)))
+
+
+def change_job(ledger, **fields):
+    return {**ledger, "jobs": [{**ledger["jobs"][0], **fields}, *ledger["jobs"][1:]]}
+
+
+def change_group(ledger, **fields):
+    return {**ledger, "groups": [{**ledger["groups"][0], **fields}]}
+
+
+LEDGERS = {
+    "null": lambda ledger: None,
+    "a list": lambda ledger: [],
+    "no id": lambda ledger: {k: v for k, v in ledger.items() if k != "id"},
+    "jobs are a mapping": lambda ledger: {**ledger, "jobs": {}},
+    "a number out of the folder": lambda ledger: change_job(ledger, number="../../../etc"),
+    "a negative number": lambda ledger: change_job(ledger, number=-1),
+    "a number twice": lambda ledger: {**ledger, "jobs": [ledger["jobs"][0], *ledger["jobs"]]},
+    "a status of its own": lambda ledger: change_job(ledger, status="<b>"),
+    "a Spec with a foreign key": lambda ledger: change_group(ledger, spec={"evil": 1}),
+    "a width of 0": lambda ledger: change_group(ledger, width=0),
+    "arguments are no text": lambda ledger: {**ledger, "arguments": [1]},
+}
+
+
+@pytest.mark.parametrize("damage", LEDGERS)
+def test_a_damaged_ledger_is_one_line(damage, sweep, capsys):
+    (sweep / "sweep.json").write_text(json.dumps(LEDGERS[damage](ledger_of(sweep))))
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*")}
+    for command, words in ((main, ["-m", "sweep.resume=sweep"]), (report, ["sweep"])):
+        assert command(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert "sweep.json" in said
+        assert said.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
