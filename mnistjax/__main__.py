@@ -1,7 +1,5 @@
 """`python -m mnistjax` is `mnistjax`."""
 
-import sys
+from mnistjax.cli import command
 
-from mnistjax.cli import main
-
-sys.exit(main())
+command()

@@ -10,15 +10,30 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mnistjax.checks import FLAG, SEED, TEXT, TEXTS, Check, check_value, choice, optional, shorten, whole
+from mnistjax.backend import import_jax
+from mnistjax.checks import (
+    FLAG,
+    FOLDER,
+    SEED,
+    TEXT,
+    TEXTS,
+    Check,
+    check_value,
+    choice,
+    optional,
+    shorten,
+    whole,
+)
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
 from mnistjax.data import Dataset, load_data, to_binary
+from mnistjax.files import describe
 
 SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
-    "data.dir": optional(TEXT),
+    "data.dir": optional(FOLDER),
     "data.raw_dir": optional(TEXT),
     "task.name": choice("multiclass", "binary"),
     "train.epochs": whole(1),
@@ -34,6 +49,7 @@ SCHEMA: dict[str, Check] = {
     "wandb.tags": TEXTS,
     "sweep.mode": choice("auto", "map", "vmap", "chunk"),
     "sweep.lanes": whole(1, "auto"),
+    "sweep.max_jobs": whole(1),
     "sweep.plan": FLAG,
     "sweep.resume": optional(TEXT),
     "sweep.timeout": whole(1),
@@ -45,6 +61,7 @@ SCHEMA: dict[str, Check] = {
 SUBMITIT = "sweep.submitit"  # whose options submitit knows
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
+LARGEST = 2**32 - 1  # of a whole number in a config
 OPEN = (*OPEN_GROUPS, "augment")  # which has options, and no name
 
 
@@ -96,9 +113,35 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {shorten(group)!r}")
         names[name] = group["name"]
         options[name] = {key: value for key, value in group.items() if key != "name"}
+    for key, value in flatten(config):
+        check_size(key, value)
+    for key in ("data.dir", "data.raw_dir"):
+        check_folder(key, values[key])
     settings = Settings(values, names, options)
     check_options(settings)
     return settings
+
+
+def check_size(key: str, value: Any) -> None:
+    """ConfigError for a number that no array, step or file can have."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and abs(number) > LARGEST:
+            raise ConfigError(f"{key} must be at most {LARGEST:,}; got {shorten(number)}")
+
+
+def check_folder(key: str, folder: str | None) -> None:
+    """ConfigError for a folder that no system could have; whether it is there is for others to say."""
+    try:
+        if folder is not None:
+            Path(folder).expanduser().stat()
+    except RuntimeError:  # no HOME, or ~NAME that nobody has
+        raise ConfigError(
+            f"{key}={shorten(folder)}: no such home folder; set HOME, or write it out"
+        ) from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {describe(error, folder or '')}") from None
 
 
 def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +157,7 @@ def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
         if f"sweep.{name}" not in SCHEMA:
             raise unknown_key(f"sweep.{name}", list(SCHEMA))
         check_value(f"sweep.{name}", value, SCHEMA[f"sweep.{name}"])
-    return {name: value for name, value in node.items() if name not in ("plan", "resume")}
+    return {name: value for name, value in node.items() if name not in ("max_jobs", "plan", "resume")}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,6 +171,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
     """The error for a wrong key: the keys of its section where that is known, else the nearest of all."""
+    key = str(shorten(key))
+    if own := [name for name in known if name.startswith(f"{key}.")]:
+        return ConfigError(f"{key!r} is a section, set its keys: {', '.join(sorted(own))}")
     section = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == section]
     if section and siblings:
@@ -141,6 +187,7 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
 
 def check_options(settings: Settings) -> None:
     """ConfigError for a wrong name, option or value of the model, the optimizer or the schedule."""
+    import_jax()
     from mnistjax.augment import check_augmentation
     from mnistjax.models import create_model
     from mnistjax.optim import make_hyper
@@ -174,9 +221,8 @@ def label(dataset: Dataset, settings: Settings) -> Dataset:
         return dataset
     positive = settings["task.positive"]
     if positive >= dataset.num_classes:
-        raise ConfigError(
-            f"task.positive must be a class of {dataset.name}, 0 to {dataset.num_classes - 1}; got {positive}"
-        )
+        allowed = f"a class of {dataset.name}, 0 to {dataset.num_classes - 1}"
+        raise ConfigError(f"task.positive must be {allowed}; got {shorten(positive)}")
     return to_binary(dataset, positive)
 
 

@@ -1,13 +1,24 @@
-"""What a run shows while it trains and when it ends: a live bar at a terminal, plain lines elsewhere."""
+"""What a run shows while it trains and when it ends: a live bar at a terminal, plain lines elsewhere.
+
+Showing never ends a run: what can't be written, because the reader left or the disk is full, is dropped.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
+import io
+import logging
+import os
+import select
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mnistjax.files import open_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +28,118 @@ if TYPE_CHECKING:
 LINE_SECONDS = 1.0  # between two plain lines
 MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns
 CONFUSIONS = 10  # shown of a wider one
+AS_BYTES = "mnistjax.as_bytes"  # a way to write what an encoding can't, for Python's codecs
+
+
+@contextlib.contextmanager
+def guard_output() -> Iterator[None]:
+    """Inside, writing to the process's own stdout and stderr never fails; others' streams stay as they are.
+
+    A stream that the shell closed (`>&-`) has a descriptor again, so that no file of ours can take its place.
+    """
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+    before = sys.stdout, sys.stderr, logging.raiseExceptions
+    logging.raiseExceptions = False
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _guard(sys.stdout, 1)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _guard(sys.stderr, 2)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Guarded):
+                stream.flush()
+        sys.stdout, sys.stderr, logging.raiseExceptions = before
+
+
+def find_answer_code() -> int:
+    """0, or 1 if some of what was printed to stdout is lost, which is told.
+
+    Nothing is lost on a reader that left, as `head` does.
+    """
+    if not isinstance(sys.stdout, Guarded):
+        return 0
+    sys.stdout.flush()
+    if loss := sys.stdout.descriptor.loss:
+        tell(f"error: the answer can't be written to stdout: {loss}")
+    return int(bool(loss))
+
+
+class Guarded(io.TextIOWrapper):
+    """Text to a descriptor; what its encoding can't show is a question mark, or a file name's own bytes."""
+
+    def __init__(self, descriptor: Unfailing, encoding: str) -> None:
+        errors = AS_BYTES if "?".encode(encoding) == b"?" else "replace"
+        super().__init__(io.BufferedWriter(descriptor), encoding, errors, line_buffering=True)
+        self.descriptor = descriptor
+
+
+class Unfailing(io.FileIO):
+    """A descriptor that takes everything; `loss` says why some of it did not arrive."""
+
+    def __init__(self, descriptor: int, *, missing: bool) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._missing, self.loss = missing, None
+
+    def write(self, content: Any) -> int:
+        try:
+            while (written := super().write(content)) is None:  # a pipe that does not block, and is full
+                select.select([], [self], [])
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # of `mnistjax ... | head`
+                self.loss = error.strerror
+            return len(content)
+        if self._missing:
+            self.loss = "it is closed"
+        return written
+
+
+def _guard(stream: Any, number: int) -> Guarded:
+    """What takes the place of a stream, which is None if the shell closed it."""
+    if stream is None:
+        return Guarded(Unfailing(number, missing=True), "utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    return Guarded(Unfailing(stream.fileno(), missing=False), stream.encoding)
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For a byte of a file name that Python could not decode, that byte; for other characters a ?."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    try:
+        return character.encode("ascii", "surrogateescape"), error.start + 1
+    except UnicodeEncodeError:
+        return "?", error.start + 1
+
+
+codecs.register_error(AS_BYTES, _as_bytes)
+
+
+class LogFile(logging.FileHandler):
+    """The log of a run folder: a plain file there, opened when there is something to log.
+
+    A link in its place is not followed, and a full disk ends no run.
+    """
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", delay=True)
+
+    def _open(self) -> Any:
+        descriptor = open_plain(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().emit(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().close()
 
 
 def show_banner(text: str) -> None:
@@ -146,16 +269,23 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
     for name in class_names:
         table.add_column(name[:5], justify="right")
     for i, (name, row) in enumerate(zip(class_names, matrix, strict=True)):
-        cells = [f"[bold]{count}[/]" if i == j else str(count or "·") for j, count in enumerate(row)]
+        cells = [f"[bold]{count}[/]" if i == j else str(count or ".") for j, count in enumerate(row)]
         table.add_row(name[:11], *cells)
     return table
 
 
 def tell(line: str) -> None:
-    """Prints one line to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints one line to stderr, whatever characters it has."""
+    print(f"{printable(line)}\n", end="", file=sys.stderr, flush=True)  # at once, because threads tell too
+
+
+def printable(text: str) -> str:
+    """The text as one line in which nothing commands a terminal: "a\\nb" for a line break."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: Path) -> str:
-    """The path as seen from the working folder, where it lies below it."""
+    """The path as seen from the working folder, if it lies below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

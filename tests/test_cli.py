@@ -12,7 +12,7 @@ import flax.linen as nn
 import pytest
 import yaml
 
-from mnistjax import job, models, progress, records
+from mnistjax import checkpoints, job, models, progress, records
 from mnistjax.cli import main
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
@@ -96,8 +96,8 @@ def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work,
 
 def start(*words, save_seconds=None, **options):
     """A process that runs the command, with its own time between checkpoints where one is given."""
-    save = "" if save_seconds is None else f"job.SAVE_SECONDS = {save_seconds};"
-    code = f"import sys; from mnistjax import cli, job; {save} sys.exit(cli.main())"
+    save = "" if save_seconds is None else f"recorder.SAVE_SECONDS = {save_seconds};"
+    code = f"import sys; from mnistjax import cli, recorder; {save} sys.exit(cli.main())"
     environment = {**os.environ, "PYTHONPATH": str(Path(job.__file__).parents[1])}
     return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
 
@@ -209,7 +209,7 @@ def stop_at(monkeypatch, step):
 def outcome(folder):
     """What must be equal between equal runs."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
-    return rows, (Path(folder) / records.CHECKPOINT).read_bytes()
+    return rows, (Path(folder) / checkpoints.CHECKPOINT).read_bytes()
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
@@ -341,7 +341,7 @@ def test_a_signal_saves_and_stops(work, number, code):
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert "hydra.run.dir=run resume=true" in error
-    status, checkpoint = records.read_status("run"), records.load_checkpoint("run")
+    status, checkpoint = records.read_status("run"), checkpoints.load_checkpoint("run")
     assert status is not None
     assert checkpoint is not None
     assert status["status"] == "interrupted"

@@ -17,9 +17,10 @@ from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("backend", "config", "checks", "files", "data", "ops", "augment", "metrics", "models", "optim"),
-    *("plan", "checkpoint", "records"),
-    *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "job", "sweep", "report"),
+    *("config", "checks", "files", "words", "compile_cache", "backend", "data"),
+    *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
+    *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "signals", "recorder", "job"),
+    *("sweep", "report"),
     *("cli", "__main__"),
 ]
 ALONE = {

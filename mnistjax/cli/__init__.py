@@ -9,36 +9,73 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from mnistjax.cli.folders import find_folder
 from mnistjax.cli.jobs import call_hydra, prepare_jobs, run_single
-from mnistjax.cli.overrides import add_rows, base_overrides, compose, composing
+from mnistjax.cli.overrides import add_rows, base_overrides, compose, composing, read_resume
+from mnistjax.cli.plugins import check_hydra
 from mnistjax.config import ConfigError, unknown
+from mnistjax.files import describe
 from mnistjax.job import find_version
-from mnistjax.progress import tell
+from mnistjax.progress import find_answer_code, guard_output, tell
+from mnistjax.signals import STOPPING
+from mnistjax.words import read_words
+
+STOPPED = tuple(128 + number for number in STOPPING)  # exit codes after a signal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command: 0 done, 1 failed, 2 a wrong config or argument, 130 or 143 stopped."""
-    return find_code(run_command, argv)
+    """The exit code of a command: 0 done, 1 failed, 2 a wrong config or argument, 129, 130 or 143 stopped."""
+    return find_code(run_command, argv, answers=False)
+
+
+def command() -> None:
+    """Runs `main` for a process of its own, and ends it.
+
+    After a signal without waiting for what the device still computes, which Python's own end would.
+    """
+    code = main()
+    if code in STOPPED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def find_code(
-    run: Callable[[list[str]], int], argv: Sequence[str] | None, stopped: str = "interrupted"
+    run: Callable[[list[str]], int],
+    argv: Sequence[str] | None,
+    stopped: str = "interrupted",
+    *,
+    answers: bool = True,
 ) -> int:
-    """The exit code of what the arguments, or the process's own, ask for; an error is told in one line."""
+    """The exit code of what the arguments, or the process's own, ask for; an error is told in one line.
+
+    It is 1 if what a command `answers` on stdout is lost, on a full disk say.
+    """
+    with guard_output():
+        try:
+            check_working_folder()
+            code = run(sys.argv[1:] if argv is None else list(argv))
+            return (code or find_answer_code()) if answers else code
+        except ConfigError as error:
+            tell(f"error: {error}")
+            return 2
+        except OSError as error:  # a full disk, say, of a run or a report that had begun
+            tell(f"error: {describe(error, os.curdir)}")
+            return 1
+        except KeyboardInterrupt:
+            tell(stopped)
+            return 130
+
+
+def check_working_folder() -> None:
+    """ConfigError if the working folder was deleted, or may not be read."""
     try:
-        return run(sys.argv[1:] if argv is None else list(argv))
-    except ConfigError as error:
-        tell(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        tell(stopped)
-        return 130
-    except BrokenPipeError:  # `mnistjax --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"no working folder: {error.strerror}; change to one that exists") from None
 
 
 def run_command(argv: list[str]) -> int:
@@ -46,23 +83,31 @@ def run_command(argv: list[str]) -> int:
     args = parse_arguments(argv)
     if args.version:
         print(f"mnistjax {find_version()}")
-        return 0
-    words, question = args.overrides, args.help or args.cfg or args.info
+        return find_answer_code()
+    words = read_words(args.overrides, multirun=args.multirun)
+    question = args.help or args.cfg or args.info
     if question:
         with composing():
             compose(words)  # for our messages, not Hydra's
     if question or args.shell_completion or args.hydra_help:
         add_rows()
-        return call_hydra([*words, *(word for word in argv if word not in words)])
+        code = call_hydra([*words, *(word for word in argv if word not in args.overrides)])
+        return code or find_answer_code()
+    if args.multirun and not __debug__:  # in which Hydra's parser of range() works (hydra#2570)
+        raise ConfigError("a sweep needs Python's assertions: without -O, and without PYTHONOPTIMIZE")
     with composing():
         cfg = compose(base_overrides(words) if args.multirun else words)
+        check_hydra(cfg)
         multirun = args.multirun or str(cfg.hydra.mode) == "RunMode.MULTIRUN"
+        if not multirun and (cfg.sweep.plan or cfg.sweep.resume):
+            raise ConfigError(f"sweep.{'plan' if cfg.sweep.plan else 'resume'} goes with -m")
+        folder = None if multirun else find_folder(cfg, "run")
         jobs = [] if multirun else prepare_jobs([words])
-    if multirun:
+    if folder is None:
         from mnistjax.cli.multirun import run_multirun
 
-        return run_multirun(words)
-    return run_single(jobs[0], Path(cfg.hydra.run.dir))
+        return run_multirun(words, read_resume(cfg))
+    return run_single(jobs[0], folder)
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import records
 from mnistjax.backend import keep_one_device, prepare_backend
-from mnistjax.cli.overrides import Composer, quote
+from mnistjax.cli.folders import owning
+from mnistjax.cli.overrides import Composer
 from mnistjax.compose import Settings, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir
 from mnistjax.data import Dataset
-from mnistjax.job import Job, Outcome, find_outcome, restore, train_job
-from mnistjax.progress import show_banner, tell
+from mnistjax.job import Job, Outcome, find_outcome, open_run, train_job
+from mnistjax.progress import printable, show_banner, tell
 from mnistjax.tracking import resolve_mode
+from mnistjax.words import quote
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,8 +88,6 @@ def call_hydra(argv: list[str], task: Callable[[DictConfig], None] = lambda cfg:
         hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except SystemExit as exit:
         return 2 if exit.code else 0
-    except BrokenPipeError:
-        raise
     except (HydraException, OSError, ValueError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
     finally:
@@ -107,18 +107,15 @@ def run_single(job: Job, folder: Path) -> int:
     folder, outcomes = folder.absolute(), []
     if outcome := find_outcome(job, folder, resume=job.settings["resume"]):
         if outcome.code == 0:
-            print(outcome.reason)
+            print(printable(str(outcome.reason)))
         return report([("", outcome)])
     _settle(job)
-    try:
-        with records.lock(folder):  # before Hydra writes there
-            start = restore(job.plan, folder)
-            code = call_hydra(
-                [*job.overrides, f"hydra.run.dir={quote(folder)}"],
-                lambda cfg: outcomes.append(("", train_job(job, folder, start))),
-            )
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror or error}") from error
+    with owning(folder):  # before Hydra writes there
+        start = open_run(job, folder)
+        code = call_hydra(
+            [*job.overrides, f"hydra.run.dir={quote(folder)}"],
+            lambda cfg: outcomes.append(("", train_job(job, folder, start))),
+        )
     return report(outcomes) if outcomes else code
 
 

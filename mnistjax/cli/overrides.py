@@ -6,13 +6,15 @@ import contextlib
 import copy
 import importlib
 import importlib.metadata
+import math
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from mnistjax.compose import flatten, unknown_key
-from mnistjax.config import ConfigError, conf_dir, to_plain, unknown
+from mnistjax.checks import check_value, shorten
+from mnistjax.compose import SCHEMA, flatten, unknown_key
+from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,6 +24,8 @@ TABLES = {  # group -> (module of its open table, its names, the options of one,
     "model": ("mnistjax.models", "list_models", "model_options", "mnistjax.models"),
     "optimizer": ("mnistjax.optim", "list_optimizers", "optimizer_options", "mnistjax.optimizers"),
 }
+
+MANY = 10**12  # jobs, beyond which a message counts no more
 
 
 def add_rows() -> None:
@@ -58,39 +62,34 @@ def composing() -> Iterator[None]:
 def compose(overrides: list[str]) -> DictConfig:
     """The composed config, with Hydra's own node; ConfigError says what is wrong with the overrides."""
     import hydra
-    import yaml
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     try:
         return hydra.compose("config", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
-        raise explain(error, overrides) from error
+    except Exception as error:  # of any kind: Hydra, OmegaConf, YAML and the parser each have their own
+        raise explain(error, overrides) from None
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
     """The one line for what Hydra raised: the first override to blame, else Hydra's own first line."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import OverrideParseException
 
-    broken = [word for word in overrides if word.startswith("=")]
-    if isinstance(error, OverrideParseException) or broken:
-        word = getattr(error, "override", *broken[:1])
-        return ConfigError(f"{word!r} can't be read; write KEY=VALUE, like train.epochs=5")
+    for word in overrides:
+        if word.startswith("="):
+            return unreadable(word)
     loader, choices, others = GlobalHydra.instance().config_loader(), [], []
     for override in parse_overrides(overrides):
-        key, value = override.key_or_group, override.value()
+        key, value, shown = override.key_or_group, override.value(), shorten(override.input_line)
         options = loader.get_group_options(key)
         if override.is_sweep_override():
             return ConfigError(
-                f"{override.input_line} has several values; add -m to run them all, or write {key}=[...]"
+                f"{shown} has several values; add -m to run them all, or write {shorten(key)}=[...]"
             )
         if options and not override.is_delete():
             if not isinstance(value, (dict, list)) and str(value) not in options:
-                return unknown(key, override.get_value_element_as_str(), options)
+                return unknown(key, shorten(override.get_value_element_as_str()), options)
             if override.is_add():
-                return ConfigError(f"{key} is chosen already; write {key}={value} without the +")
+                return ConfigError(f"{key} is chosen already; write {shown[1:]} without the +")
             choices.append(override.input_line)
         elif not override.is_hydra_override():
             others.append(override)
@@ -100,11 +99,16 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         for override in others:
             key = override.key_or_group
             if override.is_add() and key in known:
-                return ConfigError(f"{key} is there already; write {override.input_line[1:]}")
+                return ConfigError(f"{key} is there already; write {shorten(override.input_line)[1:]}")
             if key not in known:
                 return ConfigError(f"{unknown_key(key, known)}{_owners(key)}")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
-    return ConfigError(" ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines))
+    return ConfigError(" ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines) or one_line(error))
+
+
+def unreadable(word: str) -> ConfigError:
+    """The error for a word that Hydra's parser does not take."""
+    return ConfigError(f"{shorten(word)!r} can't be read; write KEY=VALUE, like train.epochs=5")
 
 
 def _owners(key: str) -> str:
@@ -142,7 +146,46 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
     if base.hydra.sweeper._target_ != BasicSweeperConf._target_:
         return own, []
     task = [o for o in parsed if not o.is_hydra_override()]
+    check_count(task, base.sweep.max_jobs)
     return own, BasicSweeper.split_arguments(task, None)[0]
+
+
+def check_count(overrides: Sequence[Any], limit: int) -> None:
+    """ConfigError if a sweep would have no job, or more than the limit; no value of it is made."""
+    counts = {o.get_key_element(): count_values(o) for o in overrides}  # of a key given twice the last holds
+    jobs = math.prod(counts.values())
+    if jobs > limit:
+        shown = f"{jobs:,}" if jobs < MANY else f"over {MANY:,}"
+        raise ConfigError(
+            f"{shown} jobs are more than sweep.max_jobs={limit}; give fewer, or a larger sweep.max_jobs"
+        )
+
+
+def count_values(override: Any) -> int | float:
+    """How many values an override has, infinity for an endless range; ConfigError for none."""
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
+
+    value, shown = override.value(), shorten(override.input_line)
+    match value:
+        case RangeSweep():
+            count = _count_range(value.start or 0, value.stop or 0, value.step)
+        case ChoiceSweep():
+            count = len(value.list)
+        case Glob():
+            count = sum(1 for _ in override.sweep_string_iterator())
+        case IntervalSweep():
+            raise ConfigError(f"{shown}: a grid has no interval; write range(...), or choose a hydra/sweeper")
+        case _:
+            return 1
+    if count < 1:
+        raise ConfigError(f"{shown} has no values, so there is no job")
+    return count
+
+
+def _count_range(start: float, stop: float, step: float) -> int | float:
+    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
+        return math.inf
+    return math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
 
 
 def postpone(overrides: list[str]) -> list[str]:
@@ -163,16 +206,25 @@ def postpone(overrides: list[str]) -> list[str]:
     return words
 
 
-def parse_overrides(overrides: list[str]) -> Any:
+def parse_overrides(overrides: list[str]) -> list[Any]:
     """The overrides, parsed; ConfigError for a word that is no KEY=VALUE."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
-    try:
-        return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(overrides)
-    except HydraException as error:
-        raise explain(error, overrides) from error
+    parser, parsed = OverridesParser.create(GlobalHydra.instance().config_loader()), []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except Exception:  # of many kinds: a number of 5,000 digits is a ValueError of Python's own
+            raise unreadable(word) from None
+    return parsed
+
+
+def read_resume(cfg: DictConfig) -> str | None:
+    """The sweep folder to go on with; ConfigError for a wrong one."""
+    resume = to_plain_config(cfg, resolve=True)["sweep"]["resume"]
+    check_value("sweep.resume", resume, SCHEMA["sweep.resume"])
+    return resume
 
 
 def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
@@ -241,8 +293,3 @@ def replace_value(config: dict[str, Any], key: str, value: Any) -> bool:
 def is_jobs_own(override: Any) -> bool:
     """Whether an override says what the jobs are, and not how the sweep is run."""
     return not (override.is_hydra_override() or override.key_or_group.startswith("sweep."))
-
-
-def quote(folder: Path) -> str:
-    """The folder as the value of an override."""
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnistjax import files
 from mnistjax.cli import Parser, find_code
 from mnistjax.config import ConfigError
 from mnistjax.progress import relative, tell
@@ -28,20 +30,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
-    from mnistjax.backend import prepare_backend
+    from mnistjax.backend import import_jax, prepare_backend
+
+    import_jax()
     from mnistjax.zoo import load
     from mnistjax.zoo.digits import read_digits
 
     args = parse_arguments(argv)
+    explained = name_explained(args.explain, args.images) if args.explain else []
     prepare_backend()
     trained = load(args.model)
     found = [read_digits(path) for path in args.images]
     predictions = predict_digits(trained, found)
-    if args.explain:
-        explain(args.explain, args.images, found, predictions)
+    if explained:
+        explain(explained, args.images, found, predictions)
     if args.json:
-        files = zip(args.images, predictions, strict=True)
-        print(json.dumps([{"file": str(path), "digits": digits} for path, digits in files]))
+        read = zip(args.images, predictions, strict=True)
+        print(json.dumps([{"file": str(path), "digits": digits} for path, digits in read]))
     else:
         for path, digits in zip(args.images, predictions, strict=True):
             print(describe(path, digits))
@@ -101,26 +106,46 @@ def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
     return "\n".join([f"{path}: {read}", *lines])
 
 
+def name_explained(folder: Path, paths: Sequence[str]) -> list[Path]:
+    """The PNG that is to explain each picture, FOLDER/0-NAME.png, ...; ConfigError if it is there already, or
+    the SVG beside it, and not drawn by us."""
+    from mnistjax.report.figures import check_drawn
+
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
+    explained = [folder / f"{index}-{Path(path).stem}.png" for index, path in enumerate(paths)]
+    for path in explained:
+        with _telling_place(folder):
+            check_drawn(path)
+            check_drawn(path.with_suffix(".svg"))
+    return explained
+
+
 def explain(
-    folder: Path,
+    explained: Sequence[Path],
     paths: Sequence[str],
     found: Sequence[Sequence[Digit]],
     predictions: Sequence[Sequence[dict[str, Any]]],
 ) -> None:
-    """Writes for each picture where its digits are, and what the model saw of them: FOLDER/0-NAME.png, ...;
-    as SVG, too."""
+    """Draws for each picture where its digits are, and what the model saw of them, as PNG and as SVG."""
     import numpy as np
 
     from mnistjax.report.figures import picture_figure, save
     from mnistjax.zoo.picture import read_picture
 
+    for target, path, digits, told in zip(explained, paths, found, predictions, strict=True):
+        titles = [f"{one['class']}  {one['probability']:.1%}" for one in told]
+        boxes, images = [digit.box for digit in digits], [digit.image for digit in digits]
+        figure = picture_figure(read_picture(path), boxes, np.array(images), titles)
+        with _telling_place(target.parent):
+            save(figure, target)
+        tell(f"explained -> {relative(target)}")
+
+
+@contextlib.contextmanager
+def _telling_place(folder: Path) -> Iterator[None]:
+    """A context in which an OSError is a ConfigError that says where."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, path in enumerate(paths):
-            titles = [f"{one['class']}  {one['probability']:.1%}" for one in predictions[index]]
-            boxes, images = [digit.box for digit in found[index]], [digit.image for digit in found[index]]
-            figure = picture_figure(read_picture(path), boxes, np.array(images), titles)
-            written = save(figure, folder / f"{index}-{Path(path).stem}.png")
-            tell(f"explained -> {relative(written[0])}")
+        yield
     except OSError as error:
-        raise ConfigError(f"{folder} can't be written: {error.strerror or error}") from None
+        raise ConfigError(f"{folder} can't be written: {files.describe(error, folder)}") from None

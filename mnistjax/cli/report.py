@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mnistjax import files
 from mnistjax.cli import Parser, find_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import relative, tell
@@ -37,26 +39,30 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def check_folders(folders: Sequence[Path]) -> None:
     """ConfigError where one is none."""
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path's, it takes any name
             raise ConfigError(f"{folder} is no folder")
 
 
 def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
-    from mnistjax.backend import prepare_backend
+    from mnistjax.backend import import_jax, prepare_backend
+
+    import_jax()
     from mnistjax.report.dashboard import make_data, write_report
+    from mnistjax.report.output import check_output
 
     args = parse_arguments(argv)
+    out = args.out or args.folders[0] / "report"
+    check_output(out)
     runs = read_runs(args.folders)
     data = make_data(runs)
-    out = args.out or args.folders[0] / "report"
     title = ", ".join(folder.resolve().name for folder in args.folders)
     views = make_views(runs, data, args, title) if args.wandb else {}
     prepare_backend()
     try:
         page, missing = write_report(runs, data, out, title=title)
     except OSError as error:
-        raise ConfigError(f"{out} can't be written: {error.strerror or error}") from None
+        raise ConfigError(f"{out} can't be written: {files.describe(error, out)}") from None
     if missing:
         tell(f"without misclassified images: {missing}")
     tell(f"{len(runs):,} runs -> {relative(page)}")

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mnistjax import records
+from mnistjax import files, records
+from mnistjax.backend import import_jax
 from mnistjax.cli import Parser, find_code
 from mnistjax.cli.report import check_folders
+from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """The exit code of what the arguments ask for."""
+    import_jax()
     args = parse_arguments(argv)
     return sync(read_runs(args.folders), args.project, args.entity)
 
@@ -51,6 +54,11 @@ def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> 
         tell(f"{left:,} of {len(runs):,} runs are not over, or not whole; they are left out")
 
     def bring(run: RunRecord) -> bool:
+        try:
+            files.check_links(run.folder)  # W&B's client writes there
+        except ConfigError as error:
+            tell(str(error))
+            return False
         tracker = Tracker(
             run.folder,
             config=records.read_config(run.folder),

@@ -1,0 +1,110 @@
+"""The folder of a run or a sweep: found in the config, checked before anything is made, owned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mnistjax import records
+from mnistjax.config import ConfigError
+from mnistjax.files import describe, make_folder
+from mnistjax.sweep.ledger import LEDGER, RESULTS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SHOWN = 200  # characters of a path in a message
+WRITTEN_FIRST = (  # in the folder of a run or a sweep
+    *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+    *("multirun.yaml", LEDGER, RESULTS, records.LOCK, records.STATUS, records.CONFIG),
+)
+MAX_NAME = 255  # bytes, of a file or folder
+MAX_PATH = 3_800  # bytes, of a folder: Linux takes 4,095, and there are files in it
+
+
+def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
+    """The folder of a run or a sweep, absolute; ConfigError if none can be made there."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    key = f"hydra.{kind}.dir"
+    try:
+        given, subdir = cfg.hydra[kind].dir, cfg.hydra.output_subdir
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    if not isinstance(given, str) or not given:
+        raise ConfigError(f"{key} must be a folder; got {given!r}")
+    folder = Path(given).absolute()
+    if "${" in str(folder):
+        raise ConfigError(f"{key}={given}: Hydra can't have a folder with ${{ in its path")
+    check_path(key, folder)
+    if subdir:
+        check_path("hydra.output_subdir", folder / subdir)
+    return folder
+
+
+def check_path(key: str, folder: Path) -> None:
+    """ConfigError if a folder can't be made, as far as that can be told before anything is made."""
+    shown = _cut(folder)
+    size, part = len(os.fsencode(folder)), max(folder.parts, key=lambda name: len(os.fsencode(name)))
+    if size > MAX_PATH or len(os.fsencode(part)) > MAX_NAME:
+        raise ConfigError(
+            f"{key}={shown} is too long: {size:,} bytes, the longest name {len(os.fsencode(part)):,}; "
+            f"at most {MAX_PATH:,} and {MAX_NAME} are possible"
+        )
+    for place in (folder, *folder.parents):
+        try:
+            is_folder = stat.S_ISDIR(place.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if not place.is_symlink():
+                continue
+            raise ConfigError(f"{key}={shown}: {_cut(place)} is a link to nothing") from None
+        except OSError as error:
+            raise ConfigError(f"{key}={shown}: {describe(error, place)}") from None
+        if not is_folder:
+            raise ConfigError(f"{key}={shown}: {_cut(place)} is no folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(f"{key}={shown}: {_cut(place)} may not be written")
+        return
+
+
+def _cut(path: Path) -> str:
+    """The path for a message; only one that is no use is too long for it."""
+    text = str(path)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
+
+
+@contextlib.contextmanager
+def owning(folder: Path) -> Iterator[None]:
+    """Inside, a folder is there and ours alone; if it is refused before a job, nothing is left of it."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with contextlib.ExitStack() as stack:
+        try:
+            make_folder(folder)
+            stack.enter_context(records.lock(folder))
+        except OSError as error:
+            discard(missing)
+            raise ConfigError(f"this folder can't be written: {describe(error, folder)}") from None
+        try:
+            yield
+        except ConfigError:
+            discard(missing)
+            raise
+
+
+def discard(made: Sequence[Path]) -> None:
+    """Removes the folders that were made, innermost first, if they hold only what is written before a job."""
+    if not made:
+        return
+    folder = made[0]
+    files = [folder / name for name in WRITTEN_FIRST]
+    with contextlib.suppress(OSError):
+        if {*folder.rglob("*")} <= {*files, folder / ".hydra"}:
+            for file in files:
+                file.unlink(missing_ok=True)
+            for place in (folder / ".hydra", *made):
+                if place.exists():
+                    place.rmdir()

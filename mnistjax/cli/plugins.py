@@ -1,0 +1,79 @@
+"""What Hydra makes of its own node of a config, tried before anything is made of it in earnest."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from logging.config import DictConfigurator
+from typing import TYPE_CHECKING, Any, cast
+
+from mnistjax.checks import Check, check_value, whole
+from mnistjax.config import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+VERBOSE = Check(lambda x: isinstance(x, (bool, Sequence)), "true, false, or names of loggers")
+
+
+def check_hydra(cfg: DictConfig) -> None:
+    """ConfigError for a launcher, a sweeper or a logging that can't be made, with what the maker said."""
+    from hydra.core.plugins import Plugins
+
+    for kind in ("launcher", "sweeper"):
+        with telling(f"hydra/{kind}"):
+            Plugins.instance()._instantiate(cfg.hydra[kind])
+    if "max_batch_size" in cfg.hydra.sweeper:
+        check_value("hydra.sweeper.max_batch_size", cfg.hydra.sweeper.max_batch_size, whole(1, None))
+    verbose = cfg.hydra.verbose
+    check_value("hydra.verbose", verbose, VERBOSE)
+    for kind in ("hydra_logging", "job_logging"):
+        with telling(f"hydra/{kind}"):
+            try_logging(read_logging(cfg, kind))
+
+
+@contextlib.contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Inside, whatever goes wrong is a ConfigError about `name`."""
+    try:
+        yield
+    except Exception as error:  # a plugin's, or a logging handler's: of any kind
+        raise ConfigError(f"{name} can't be made: {one_line(error)}") from None
+
+
+def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
+    """The logging of a config, resolved; its files are the null device, because their folder is not there."""
+    from omegaconf import OmegaConf
+
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.update(cfg, "hydra.runtime.output_dir", os.curdir, force_add=True)
+    if cfg.hydra[kind] is None:
+        return None
+    node = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra[kind], resolve=True))
+    for handler in (node.get("handlers") or {}).values():
+        if "filename" in handler:
+            handler["filename"] = os.devnull
+    return node
+
+
+def try_logging(node: dict[str, Any] | None) -> None:
+    """Makes the handlers of a logging configuration and closes them; raises what `dictConfig` would."""
+    if node is None:
+        return
+    if node.get("version") != 1:
+        raise ValueError(f"its version is {node.get('version')!r}; there is only 1")
+    maker = DictConfigurator(node)
+    parts = {"formatters": maker.configure_formatter, "filters": maker.configure_filter}
+    for part, make in (parts | {"handlers": maker.configure_handler}).items():
+        made = maker.config.setdefault(part, {})
+        for name in made:
+            made[name] = make(made[name])
+    for handler in maker.config["handlers"].values():
+        handler.close()
+    for logger in (node.get("root") or {}, *(node.get("loggers") or {}).values()):
+        logging.NullHandler().setLevel(logger.get("level") or 0)
+        if unknown := {*(logger.get("handlers") or ())} - {*maker.config["handlers"]}:
+            raise ValueError(f"there is no handler {', '.join(sorted(unknown))}")

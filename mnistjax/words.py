@@ -1,0 +1,125 @@
+"""Words of the command line, KEY=VALUE: folders in them, which Hydra's grammar would not take as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from mnistjax.checks import shorten
+from mnistjax.config import ConfigError
+
+OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # which a sweep has one of
+DATA_KEYS = ("data.dir", "data.raw_dir")
+FOLDER_WORD = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, OUTPUT_KEYS + DATA_KEYS))})=(.*)", re.DOTALL)
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)  # by the user, for Hydra
+PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # what Hydra takes as it is
+SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
+NULL = "null"
+LONGEST = 50_000  # characters of a word: 10,000 seeds, one by one
+DEEPEST = 30  # brackets in brackets
+
+
+def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
+    """The words as Hydra is to read them: a folder is taken as it is written, whatever characters it has.
+
+    What stays Hydra's: a value in quotes, ${...}, and under -m several values of a data folder.
+    ConfigError for a word that is no text.
+
+    >>> read_words(["hydra.run.dir=lr=0.1", "seed=1"])
+    ["hydra.run.dir='lr=0.1'", 'seed=1']
+    """
+    for word in words:
+        check_text(word)
+        check_size(word)
+    return [_read_word(word, multirun) for word in words]
+
+
+def check_text(word: str) -> None:
+    """ConfigError for a word with a NUL, or with bytes that are no text; in an output folder they may be."""
+    if "\0" in word:
+        raise ConfigError(f"{shorten(word)!r} has a NUL, which no value can have")
+    match = FOLDER_WORD.fullmatch(word)
+    if match is None or match[2] not in OUTPUT_KEYS:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{shorten(word)!r} is no UTF-8 text, or the locale has no UTF-8") from None
+
+
+def check_size(word: str) -> None:
+    """ConfigError for a word that Hydra's parser would take minutes for, or all of Python's stack."""
+    if len(word) > LONGEST:
+        raise ConfigError(f"{shorten(word)!r} has {len(word):,} characters; at most {LONGEST:,} are read")
+    depth = deepest = 0
+    for mark in re.findall(r"[\[\](){}]", word):
+        depth += 1 if mark in "[({" else -1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise ConfigError(
+            f"{shorten(word)!r} has {deepest} brackets inside one another; at most {DEEPEST} may be"
+        )
+
+
+def _read_word(word: str, multirun: bool) -> str:
+    match = FOLDER_WORD.fullmatch(word)
+    if match is None:
+        return word
+    plus, key, value = match.groups()
+    if _is_hydras(key, value, multirun) or (PLAIN.fullmatch(value) and value.lower() not in _RESERVED):
+        return word
+    return f"{plus}{key}={quote(value, literal='${' not in value)}"
+
+
+_RESERVED = (NULL, "true", "false", "inf", "nan")
+
+
+def _is_hydras(key: str, value: str, multirun: bool) -> bool:
+    """Whether a value is Hydra's to read."""
+    nothing = value == NULL and key not in ("hydra.run.dir", "hydra.sweep.dir")
+    several = multirun and key in DATA_KEYS and SWEPT.fullmatch(value)
+    return nothing or bool(QUOTED.fullmatch(value) or several)
+
+
+def quote(text: str | Path, *, literal: bool = True) -> str:
+    """Text as the value of an override; ${...} in it is itself, unless not `literal`."""
+    text = str(text)
+    if literal:
+        text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)\Z", r"\1\1", text)
+    return f"'{text}'"
+
+
+def folder_word(key: str, folder: str | Path) -> str:
+    """KEY=FOLDER as it is to be typed, but for the shell's quotes."""
+    value = str(folder)
+    special = _is_hydras(key, value, multirun=True) or "${" in value
+    return f"{key}={quote(value) if special else value}"
+
+
+def shell_join(words: Iterable[str]) -> str:
+    """The words as one line that can be pasted into bash.
+
+    >>> print(shell_join(["mnistjax", "hydra.run.dir=a b", "x\\ny"]))
+    mnistjax 'hydra.run.dir=a b' $'x\\ny'
+    """
+    return " ".join(map(_shell_quote, words))
+
+
+def _shell_quote(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(_shell_escape(character) for character in word) + "'"
+
+
+def _shell_escape(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return {"\n": "\\n", "\t": "\\t"}.get(character) or "".join(
+        f"\\x{byte:02x}" for byte in os.fsencode(character)
+    )
