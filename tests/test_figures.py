@@ -1,5 +1,7 @@
 """Figures are files that equal runs have equal, and that any run can be drawn as."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnistjax import create_model
+from mnistjax.cli import predict
+from mnistjax.config import ConfigError
 from mnistjax.models import list_layers
 from mnistjax.report import figures
 
@@ -131,3 +136,66 @@ def test_report_uses_no_pyplot_and_loads_matplotlib_late():
         "r.curves([]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_figure_replaces_only_what_was_drawn(tmp_path):
+    first = [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")]
+    assert [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")] == first
+    (tmp_path / "curves.svg").write_text("<svg>mine</svg>")
+    with pytest.raises(ConfigError, match=r"curves\.svg is not drawn by mnistjax"):
+        figures.save(figures.curves(rows(3)), tmp_path / "curves")
+    assert (tmp_path / "curves.png").read_bytes() == first[0]
+    assert (tmp_path / "curves.svg").read_text() == "<svg>mine</svg>"
+
+
+def test_a_figure_follows_no_link_and_is_written_whole(tmp_path, monkeypatch):
+    drawn = figures.save(figures.curves(rows(2)), tmp_path / "own")[0].read_bytes()
+    (tmp_path / "link.png").symlink_to(tmp_path / "own.png")
+    with pytest.raises(ConfigError, match="is a link"):
+        figures.save(figures.curves(rows(3)), tmp_path / "link")
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        figures.save(figures.curves(rows(3)), tmp_path / "own")
+    assert (tmp_path / "own.png").read_bytes() == drawn
+    assert {path.name for path in tmp_path.iterdir()} == {"own.png", "own.svg", "link.png"}
+
+
+def test_a_name_with_dollar_signs_is_a_name(tmp_path):
+    figure = figures.confusion_matrix_figure([[1, 2], [3, 4]], ["$\\frac{$", "字"])
+    assert figures.save(figure, tmp_path / "matrix")
+
+
+@pytest.mark.parametrize("name", ["0-a.png", "0-a.svg"])
+def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
+    (work / "seen").mkdir()
+    (work / "seen" / name).write_text("mine")
+    before = sorted(work.rglob("*"))
+    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"seen/{name} is not drawn by mnistjax, so it is not replaced" in line
+    assert sorted(work.rglob("*")) == before
+    assert (work / "seen" / name).read_text() == "mine"
+
+
+def test_explaining_follows_no_link(work, capsys):
+    (work / "elsewhere").mkdir()
+    (work / "seen").symlink_to("elsewhere")
+    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seen is a link" in line
+
+
+def test_what_is_explained_twice_is_replaced(work, capsys):
+    drawing = np.full((60, 60), 255, np.uint8)
+    drawing[10:50, 28:34] = 0
+    Image.fromarray(drawing).save(work / "a.png")
+    words = ["lenet5.mnist", "a.png", "--explain", "seen"]
+    assert predict.main(words) == 0
+    first = {path: path.read_bytes() for path in (work / "seen").iterdir()}
+    assert {path.name for path in first} == {"0-a.png", "0-a.svg"}
+    assert predict.main(words) == 0
+    assert {path: path.read_bytes() for path in (work / "seen").iterdir()} == first

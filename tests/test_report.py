@@ -24,22 +24,9 @@ from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, Share, e
 from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
 from mnistjax.report.runs import RunRecord, name_runs, read_runs
 from mnistjax.sweep.ledger import Entry, Ledger
+from small import write_run
 
 ROOT = Path(__file__).parents[1]
-
-
-def write_run(folder, status: Any = "done", seed=0, reason=None, epochs=2, **config):
-    """A run folder as the records are written."""
-    folder.mkdir(parents=True)
-    records.write_config(folder, {"seed": seed, "train": {"monitor": "val/loss"}, **config})
-    keys = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1")]
-    for epoch in range(1, epochs + 1):
-        records.append_row(folder, {"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)})
-    if status == "done":
-        records.write_summary(folder, {"test/accuracy": 0.9, "test/f1": 0.8, "kept_epoch": epochs})
-    records.write_status(
-        folder, status, identity=f"{seed}", epoch=epochs, started="2026-01-01", reason=reason
-    )
 
 
 accuracy = conclusions.tested("test/accuracy")
@@ -56,7 +43,7 @@ def made(value=0.0, status="done", **config):
 
 def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
     write_run(tmp_path / "single", seed=7)
-    sweep = Ledger(tmp_path / "sweep", "id", "2026", [])
+    sweep = Ledger(tmp_path / "sweep", "id", "2026-01-01", [])
     for number, name in enumerate(("adam", "sgd", "sgd")):
         config = {"optimizer.name": name}
         sweep.entries[number] = Entry(number, str(number), [], seed=number, config=config)
@@ -76,7 +63,7 @@ def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
 
 
 def test_jobs_that_failed_before_they_began_have_their_reason(tmp_path):
-    sweep = Ledger(tmp_path, "id", "2026", [])
+    sweep = Ledger(tmp_path, "id", "2026-01-01", [])
     sweep.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
     sweep.save()
     (run,) = read_runs([tmp_path])

@@ -25,6 +25,7 @@ from mnistjax import records
 from mnistjax.cli import sync
 from mnistjax.sweep.ledger import Entry, Ledger
 from mnistjax.tracking import make_run_id
+from small import SUMMARY
 
 GOLDEN = Path(__file__).with_name("views.json")
 HISTORY = "wandb-history.jsonl"
@@ -172,10 +173,11 @@ def write_run(folder, identity, *, status: Any = "done", epochs=5, reason=None, 
     records.write_config(folder, config)
     for epoch in range(len(records.read_rows(folder)) + 1, epochs + 1):
         row = {"train/loss": 1 / epoch, "val/loss": 2 / epoch, "train/accuracy": 0.9, "val/accuracy": 0.8}
+        row |= {"train/f1": 0.9, "val/f1": 0.8, "examples_seen": 100 * epoch, "seconds": 0.5}
         records.append_row(folder, {"epoch": epoch, **row})
     if status == "done":
         tested = {"test/accuracy": 0.9, "test/f1": 0.8, "test/confusion_matrix": [[9, 1], [0, 8]]}
-        records.write_summary(folder, {**tested, "data": {}})
+        records.write_summary(folder, {**SUMMARY, **tested, "identity": identity, "kept_epoch": epochs})
     started = "2026-01-01T00:00:00+00:00"
     records.write_status(folder, status, identity=identity, epoch=epochs, started=started, reason=reason)
     return make_run_id(identity, started)
@@ -246,7 +248,7 @@ def test_rows_that_the_server_does_not_take_are_not_said_to_be_there(server, tmp
 
 @pytest.mark.slow
 def test_a_sweep_arrives_as_a_group_and_its_failures_as_such(server, tmp_path):
-    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
+    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026-01-01", [])
     states: list[Any] = ["done", "diverged", "failed", "waiting"]
     for number, status in enumerate(states):
         config = {"optimizer.name": f"o{number}"}
@@ -276,7 +278,7 @@ def test_without_a_login_nothing_is_done(server, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_runs_without_whole_records_are_left_out_and_the_others_arrive(server, tmp_path, capfd):
-    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
+    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026-01-01", [])
     ledger.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
     ledger.folder.mkdir()
     ledger.save()
@@ -293,7 +295,7 @@ def test_runs_without_whole_records_are_left_out_and_the_others_arrive(server, t
 @pytest.mark.slow
 def test_the_dashboard_becomes_a_workspace_and_a_report(server, tmp_path):
     """The server gets what tests/views.json has; to make that anew, delete it and run this test."""
-    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026", [])
+    ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026-01-01", [])
     for number, name in enumerate(("adam", "sgd")):
         ledger.entries[number] = Entry(number, str(number), [], seed=0, config={"optimizer.name": name})
         write_run(

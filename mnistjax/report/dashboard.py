@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
+import html
 import io
 import json
 import math
@@ -18,20 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from mnistjax import records
-from mnistjax.config import ConfigError, to_plain
+from mnistjax import files
+from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.job import load_examples, reopen
-from mnistjax.metrics import badness
 from mnistjax.report import figures
+from mnistjax.report.checked import CURVES, TESTED, TIMES, check_run, class_names, clean
+from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
 from mnistjax.sweep.ledger import SILENT, seeds_table, shown, write_csv
+from mnistjax.sweep.ledger import TESTED as TABLED
 from mnistjax.tracking import Examples, worst_errors
 
-PAGE = "index.html"
 WEB = Path(__file__).parent / "web"
-CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
-TESTED = ("test/accuracy", "test/f1", "test/loss")
-TIMES = ("seconds_per_epoch", "compile_seconds")
 EXAMPLES = 3  # runs whose misclassified images are shown
 TILES = 48  # images of each
 FEWEST = 8  # runs that an importance needs
@@ -44,29 +44,31 @@ def write_report(
     """Writes index.html, runs.csv, seeds.csv and figures/; returns the page, and why images are missing.
 
     `data` is what `make_data` says of the runs. The misclassified images need their data set and checkpoints.
+    The page comes first: it makes the folder ours, see `check_output`.
     """
     examples, missing = find_examples(runs, data["ranking"])
     errors = [describe_errors(*one) for one in examples]
     data = {**data, "examples": errors, "no_examples": missing or "No run is done."}
-    folder.mkdir(parents=True, exist_ok=True)
-    records.replace_file(folder / PAGE, fill_page(data, title).encode())
+    files.make_folder(folder)
+    files.replace(folder / PAGE, fill_page(data, title).encode())
     write_tables(data, folder)
-    draw_best(runs, data["ranking"], examples, folder / "figures")
+    draw_best(runs, data["ranking"], examples, folder)
     return folder / PAGE, missing
 
 
 def write_tables(data: dict[str, Any], folder: Path) -> None:
-    """`runs.csv` has a row for each run, `seeds.csv` one for runs that differ in their seed only."""
-    write_csv(folder / "runs.csv", list_rows(data))
-    write_csv(folder / "seeds.csv", seeds_table(distinct_rows(data), data["monitor"]))
+    """Writes `runs.csv`, a row for each run, and `seeds.csv`, one for runs that differ in their seed only."""
+    write_csv(folder / RUNS, list_rows(data))
+    write_csv(folder / SEEDS, seeds_table(distinct_rows(data), data["monitor"]))
 
 
 def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each run: its number, what differs, how it went, its metrics."""
     rows = []
+    names = dict.fromkeys([*data["metrics"], data["monitor"], *TABLED])
     for number, run in enumerate(data["runs"]):
         values = {key: shown(run["values"].get(key, "")) for key in data["keys"]}
-        metrics = {name: run["metrics"].get(name, "") for name in data["metrics"]}
+        metrics = {name: run["metrics"].get(name, "") for name in names}
         own = {name: run[name] for name in ("seed", "status", "reason", "epochs", "folder")}
         rows.append({"number": number, **values, **own, **metrics})
     return rows
@@ -85,55 +87,85 @@ def draw_best(
     examples: Sequence[tuple[int, Examples]],
     folder: Path,
 ) -> None:
-    """The best run's curves, confusion matrix and misclassified images, as PNG and SVG."""
-    for name in ("curves", "confusion_matrix", "misclassified"):  # of another best run, of an earlier call
-        for file in folder.glob(f"{name}.*"):
-            file.unlink()
-    if not ranking:
-        return
-    best = runs[ranking[0]]
-    figures.save(figures.curves(best.rows), folder / "curves")
-    matrix = best.summary["test/confusion_matrix"]
-    figures.save(figures.confusion_matrix_figure(matrix, class_names(best)), folder / "confusion_matrix")
-    for _, x in [(i, x) for i, x in examples if i == ranking[0]]:
-        grid = figures.misclassified_grid(x.images, x.labels, x.probabilities, x.class_names)
-        figures.save(grid, folder / "misclassified")
+    """Draws the best run's curves, confusion matrix and misclassified images, as PNG and SVG, and removes
+    those of an earlier report that this one has not."""
+    drawn: dict[str, Any] = {}
+    if ranking:
+        best = runs[ranking[0]]
+        matrix = best.summary["test/confusion_matrix"]
+        drawn["curves"] = figures.curves(best.rows)
+        drawn["confusion_matrix"] = figures.confusion_matrix_figure(matrix, class_names(best))
+    for x in [x for i, x in examples if i == ranking[0]]:
+        parts = x.images, x.labels, x.probabilities, x.class_names
+        drawn["misclassified"] = figures.misclassified_grid(*parts)
+    for name in DRAWN:
+        if name in drawn:
+            figures.save(drawn[name], folder / FIGURES / name)
+            continue
+        for path in find_pictures(folder, name):
+            path.unlink(missing_ok=True)
 
 
 def fill_page(data: dict[str, Any], title: str) -> str:
-    """The page with everything inside."""
+    """The page with everything inside. Its policy lets nothing run but our scripts, and nothing be loaded."""
     page = (WEB / "dashboard.html").read_text()
     table_style, table_script, plotly = read_libraries()
+    script = "".join((WEB / name).read_text() for name in ("parallel.js", "dashboard.js"))
+    table_script, script = escape_script(table_script), escape_script(script)
+    hashes = [f"'sha256-{_sha256(code)}'" for code in (table_script, script, plotly)]
+    rules = {
+        "default-src": ["'none'"],
+        "script-src": hashes,
+        "style-src": ["'unsafe-inline'"],  # both libraries set styles as they draw
+        "img-src": ["data:", "blob:"],
+        "base-uri": ["'none'"],
+        "form-action": ["'none'"],
+    }
     parts = {
-        "title": title.replace("&", "&amp;").replace("<", "&lt;"),
+        "policy": "; ".join(" ".join([name, *sources]) for name, sources in rules.items()),
+        "title": html.escape(clean(title)),
         "style": (WEB / "dashboard.css").read_text(),
-        "script": (WEB / "dashboard.js").read_text(),
+        "script": script,
         "table_style": table_style,
-        "table_script": base64.b64encode(table_script.encode()).decode(),
+        "table_script": table_script,
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)
 
 
+def escape_script(code: str) -> str:
+    """JavaScript with nothing in its texts and expressions that HTML would take for the end of a script."""
+    return re.sub(r"<(?=!--|/?script)", r"\\x3c", code, flags=re.IGNORECASE)
+
+
+def _sha256(code: str) -> str:
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+
+
 def read_libraries() -> tuple[str, str, str]:
-    """DataTables' style and script, and Plotly's script."""
+    """DataTables' style and script, which sets `DataTable`, and Plotly's script."""
     import itables
     from plotly.offline import get_plotlyjs
 
     folder = Path(itables.__file__).parent / "html"
-    return (folder / "dt_bundle.css").read_text(), (folder / "dt_bundle.js").read_text(), get_plotlyjs()
+    module = (folder / "dt_bundle.js").read_text()
+    script, exports = re.subn(r"\bexport\{[^}]*?(\w+) as default[^}]*\}", r"globalThis.DataTable=\1", module)
+    if exports != 1:
+        raise ConfigError("the installed itables is of a version that the report can't use")
+    return (folder / "dt_bundle.css").read_text(), script, get_plotlyjs()
 
 
 def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """What the page's script reads: see there."""
+    """What the page's script reads: see there. Runs whose records make no sense count as failed."""
+    runs = [check_run(run) for run in runs]
     named = name_runs(runs)
     keys = list(dict.fromkeys(key for _, values in named for key in values))
     flat = [{k: v for k, v in run.config.items() if not k.startswith(PRIVATE)} for run in runs if run.begun]
     config_keys = [
         key
         for key in dict.fromkeys(key for config in flat for key in config)
-        if len({json.dumps(to_plain(config.get(key))) for config in flat}) > 1
+        if len({json.dumps(config.get(key)) for config in flat}) > 1
     ]
     classes: list[list[str]] = []
     listed = []
@@ -142,14 +174,14 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         listed.append(
             {
                 "name": name,
-                "folder": str(run.folder),
+                "folder": clean(run.folder),
                 "identity": run.identity,
                 "status": run.status,
                 "reason": run.reason,
                 "seed": run.seed,
                 "epochs": len(run.rows),
-                "values": to_plain(values),
-                "config": {key: to_plain(run.config.get(key)) for key in ("seed", *config_keys)},
+                "values": values,
+                "config": {key: run.config.get(key) for key in ("seed", *config_keys)},
                 "metrics": _metrics(run),
                 "confusion": matrix,
                 "classes": _place(classes, class_names(run)) if matrix else None,
@@ -182,13 +214,6 @@ def _metrics(run: RunRecord) -> dict[str, float]:
     found = {name: float(row[name]) for name in CURVES if name in row}
     found |= {name: float(run.summary[name]) for name in (*TESTED, *TIMES) if name in run.summary}
     return {name: float(f"{value:.7g}") for name, value in found.items() if math.isfinite(value)}
-
-
-def class_names(run: RunRecord) -> list[str]:
-    """Of the run's task; numbers where its records are older than their names."""
-    if names := run.summary["data"].get("class_names"):
-        return list(names)
-    return [str(number) for number in range(len(run.summary["test/confusion_matrix"]))]
 
 
 def _place(items: list[list[str]], item: list[str]) -> int:
@@ -231,7 +256,7 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
             columns.append(numbers[key])
             owners.append(key)
             continue
-        words = [json.dumps(to_plain(value)) for value in values]
+        words = [json.dumps(value) for value in values]
         for word in sorted(set(words)):
             columns.append(np.array([other == word for other in words], float))
             owners.append(key)
@@ -260,8 +285,8 @@ def find_examples(
         folder = runs[index].folder
         try:
             found.append((index, load_examples(*reopen(folder), folder)))
-        except (ConfigError, OSError) as error:
-            missing = str(error)
+        except Exception as error:  # a stranger's checkpoint may be wrong in any way; the page has the rest
+            missing = clean(error if isinstance(error, ConfigError) else one_line(error))
     return found, missing
 
 

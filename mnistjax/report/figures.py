@@ -5,7 +5,10 @@ N images, K classes. A confusion matrix has the true class in rows.
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnistjax import files
+from mnistjax.config import ConfigError
 from mnistjax.tracking import worst_errors
 
 if TYPE_CHECKING:
@@ -24,6 +29,12 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST, INK = "#0072B2", "#D55E00", "#009E73", "#222222"  # Okabe and Ito: safe for the colour-blind
 LOWEST_LOSS = 1e-5  # that is drawn; nothing is to be seen below
 GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # theirs, too
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": "mnistjax"},
+    "svg": {"Date": None, "Creator": "mnistjax"},
+}
+MARKS = {".png": b"Software\0mnistjax", ".svg": b"<dc:title>mnistjax</dc:title>"}  # how files have these
+HEAD = 4096  # bytes of a file, among which its mark is
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
@@ -43,6 +54,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "mnistjax",  # else the ids inside are random
     "text.color": INK,
+    "text.parse_math": False,  # a name with dollar signs is a name
 }
 
 
@@ -270,14 +282,35 @@ def picture_figure(
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """The files written: `path` as PNG and as SVG, whatever its suffix; equal figures give equal files."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    with _style():
-        figure.savefig(written[0], metadata={"Software": None})
-        figure.savefig(written[1], metadata={"Date": None, "Creator": None})
-    return written
+    """The files written: `path` as PNG and as SVG, whatever its suffix; equal figures give equal files.
+
+    ConfigError, and nothing is written, if a file of that name is there that we did not draw.
+    """
+    contents = {}
+    with _style(), warnings.catch_warnings():
+        # Names in letters that the font lacks, or that leave no room, are drawn all the same.
+        warnings.simplefilter("ignore", UserWarning)
+        for kind, metadata in METADATA.items():
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=metadata)
+            contents[Path(path).with_suffix(f".{kind}")] = file.getvalue()
+    for target in contents:
+        check_drawn(target)
+    files.make_folder(Path(path).parent)
+    for target, content in contents.items():
+        files.replace(target, content)
+    return [*contents]
+
+
+def check_drawn(path: Path) -> None:
+    """ConfigError if something has this name that `save` did not write."""
+    try:
+        with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
+            head = file.read(HEAD)
+    except FileNotFoundError:
+        return
+    if MARKS[path.suffix] not in head:
+        raise ConfigError(f"{path} is not drawn by mnistjax, so it is not replaced")
 
 
 def _style() -> Any:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnistjax import records
+from mnistjax import files, records
+from mnistjax.config import badness
 from mnistjax.data import Dataset
 from mnistjax.job import load_examples, reopen
-from mnistjax.metrics import badness
 from mnistjax.models import list_layers
 from mnistjax.report import figures
 from mnistjax.report.conclusions import SGD
@@ -91,7 +91,7 @@ def write_page(folder: Path, study: Study, record: Record) -> Path:
         '<meta name="viewport" content="width=device-width"><title>mnistjax: the report reproduced</title>'
         f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-    records.replace_file(folder / PAGE, page.encode())
+    files.replace(folder / PAGE, page.encode())
     return folder / PAGE
 
 

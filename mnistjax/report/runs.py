@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mnistjax import records
 from mnistjax.compose import flatten
-from mnistjax.config import ConfigError, one_line
+from mnistjax.config import ConfigError
 from mnistjax.sweep.ledger import LEDGER, load_ledger, short_name, varying
 
 PLACES = ("data.dir", "data.raw_dir")  # keys that say where, and make no other result
@@ -86,20 +84,21 @@ def read_run(folder: Path) -> RunRecord:
 
     One that a kill left "running" is interrupted; one whose files are damaged has failed.
     """
-    status = records.read_status(folder)
-    if status is None:
-        return RunRecord(folder, "waiting", None, {}, [], {})
-    state, reason, facts = status["status"], status["reason"], (status["started"], status["identity"])
-    if state == "running" and not records.is_locked(folder):
-        state, reason = "interrupted", "its process is gone"
+    state, reason, facts = "failed", None, ()
     config: dict[str, Any] = {}
     try:
+        status = records.read_status(folder)
+        if status is None:
+            return RunRecord(folder, "waiting", None, {}, [], {})
+        state, reason, facts = status["status"], status["reason"], (status["started"], status["identity"])
         config = dict(flatten(records.read_config(folder)))
-        summary = records.read_summary(folder) or {} if state == "done" else {}
-        return RunRecord(folder, state, reason, config, records.read_rows(folder), summary, *facts)
-    except (ConfigError, OSError, yaml.YAMLError) as error:
-        reason = reason if state == "failed" and reason else one_line(error)
+        record = records.read_record(folder, whole=False)
+    except (ConfigError, OSError) as error:
+        reason = reason if state == "failed" and reason else str(error)
         return RunRecord(folder, "failed", reason, config, [], {}, *facts, damaged=True)
+    if state == "running" and not records.is_locked(folder):
+        state, reason = "interrupted", "its process is gone"
+    return RunRecord(folder, state, reason, config, record.rows, record.summary or {}, *facts)
 
 
 def done(runs: Iterable[RunRecord]) -> list[RunRecord]:

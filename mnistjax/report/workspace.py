@@ -92,12 +92,12 @@ def describe(data: Mapping[str, Any]) -> str:
     table = seeds_table(distinct_rows(data), data["monitor"])
     cells = [[_cell(value) for value in row.values()] for row in table[:MOST]]
     states = Counter(run["status"] for run in data["runs"])
-    counts = ", ".join(f"{count:,} {status}" for status, count in states.items())
+    counts = ", ".join(f"{count:,} {_cell(status)}" for status, count in states.items())
     of = f"the best {MOST} of {len(table):,} configurations" if len(table) > MOST else "best first"
     text = f"{counts}. Means over seeds, {of} by {data['monitor']}.\n\n{markdown([[*table[0]], *cells])}"
     others = [run for run in data["runs"] if run["status"] != "done"]
     if others:
-        lines = [[_cell(run["name"]), run["status"], _cell(run["reason"])] for run in others[:MOST]]
+        lines = [[_cell(run[key]) for key in ("name", "status", "reason")] for run in others[:MOST]]
         text += f"\nNot finished, {len(lines):,} of {len(others):,}:\n\n"
         text += markdown([["run", "status", "why"], *lines])
     return text

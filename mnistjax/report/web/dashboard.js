@@ -1,9 +1,12 @@
 // The dashboard of runs. DATA is what mnistjax/report/dashboard.py says; DataTable is there, Plotly comes after the table.
+// The runs may be a stranger's: their texts go into the page as text, and none is looked up in an object with a prototype.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
+for (const run of RUNS) for (const part of [run.values, run.config, run.metrics]) Object.setPrototypeOf(part, null);
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#888888"]; // Okabe and Ito
 const DASHES = ["solid", "dash", "dot"];
+const STYLED = ["done", "failed", "diverged"]; // statuses that have a colour
 const MOST_GROUPS = COLORS.length * DASHES.length;
 const state = { shown: RUNS.map((_, i) => i), selected: [] };
 const $ = (id) => document.getElementById(id);
@@ -11,7 +14,8 @@ const $ = (id) => document.getElementById(id);
 // Text and elements
 
 const short = (key) => key.split(".").pop();
-const safe = (value) => shown(value).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`); // DataTables takes HTML
+const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;" }; // DataTables and Plotly take HTML
+const safe = (value) => shown(value).replace(/[&<>]/g, (c) => ENTITIES[c]);
 const brief = (name) => (name.length > 48 ? `${name.slice(0, 30)} … ${name.slice(-15)}` : name);
 
 const text = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : value === null ? "null" : String(value ?? ""));
@@ -37,15 +41,18 @@ function choices(select, options, chosen, changed) {
 
 // Plots
 
-// Its script is large: compressed in the page, it does not keep the table waiting.
+function bytesOf(base64) {
+  const words = atob(base64);
+  const bytes = new Uint8Array(words.length);
+  for (let i = 0; i < words.length; i++) bytes[i] = words.charCodeAt(i); // Uint8Array.from takes 10 times as long
+  return bytes;
+}
+
+// Its script is large: compressed in the page, it does not keep the table waiting. The page's policy knows its hash.
 async function loadPlotly() {
-  const packed = await fetch(`data:application/gzip;base64,${$("plotly").textContent}`);
-  const unpacked = await new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).blob();
-  const script = element("script", [], { src: URL.createObjectURL(unpacked) });
-  await new Promise((resolve, reject) => {
-    Object.assign(script, { onload: resolve, onerror: reject });
-    document.head.append(script);
-  });
+  const packed = new Blob([bytesOf($("plotly").textContent)]).stream();
+  const script = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(element("script", script));
 }
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -70,8 +77,7 @@ const decoded = {};
 
 function rowsOf(metric, run) {
   if (!decoded[metric]) {
-    const bytes = Uint8Array.from(atob(DATA.curves[metric]), (c) => c.charCodeAt(0));
-    decoded[metric] = new Float32Array(bytes.buffer);
+    decoded[metric] = new Float32Array(bytesOf(DATA.curves[metric]).buffer);
   }
   return decoded[metric].subarray(DATA.starts[run], DATA.starts[run] + RUNS[run].epochs);
 }
@@ -126,7 +132,7 @@ function drawCurves() {
   const traces = [];
   groups.forEach((group, i) => {
     const color = COLORS[i % COLORS.length];
-    const common = { x: group.epoch, mode: "lines", legendgroup: group.name };
+    const common = { x: group.epoch, mode: "lines", legendgroup: String(i) };
     if (band !== "none" && group.members.length > 1) {
       const low = band === "std" ? group.mean.map((m, e) => m - group.std[e]) : group.low;
       const high = band === "std" ? group.mean.map((m, e) => m + group.std[e]) : group.high;
@@ -134,34 +140,31 @@ function drawCurves() {
       traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: `${color}30` });
     }
     const dash = DASHES[Math.floor(i / COLORS.length)];
-    const name = `${brief(group.name)} (${group.members.length})`;
+    const name = `${safe(brief(group.name))} (${group.members.length})`;
     traces.push({ ...common, y: group.mean, name, line: { color, dash, width: 2 }, mode: group.epoch.length > 1 ? "lines" : "markers" });
   });
   const legend = { orientation: "v", x: 1.01, y: 1, font: { size: 11 } };
   return plot("curve-plot", traces, { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: metric }, type: axis }, legend, showlegend: true });
 }
 
-// Parallel coordinates
+// Parallel coordinates: their drawing is in parallel.js
 
 function axisOf(label, values) {
   if (values.every(isNumber) && new Set(values).size > 5) return { label, values };
-  const words = [...new Set(values.map(shown))];
-  if (values.every(isNumber)) words.sort((a, b) => a.replaceAll(",", "") - b.replaceAll(",", ""));
-  const places = values.map((value) => words.indexOf(shown(value)));
-  return { label, values: places, tickvals: words.map((_, i) => i), ticktext: words, range: [-0.1, words.length - 0.9] };
+  const ticktext = [...new Set(values.map(shown))];
+  if (values.every(isNumber)) ticktext.sort((a, b) => a.replaceAll(",", "") - b.replaceAll(",", ""));
+  return { label, values: values.map((value) => ticktext.indexOf(shown(value))), ticktext };
 }
 
 function drawParallel() {
   const metric = $("parallel-metric").value;
   const runs = state.shown.filter((run) => RUNS[run].status === "done" && isNumber(RUNS[run].metrics[metric]));
+  if (!runs.length) return $("parallel-plot").replaceChildren();
   const varies = (key) => new Set(runs.map((run) => text(RUNS[run].values[key]))).size > 1;
   const axes = DATA.keys.filter(varies).map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
-  const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m));
-  for (const name of metrics) axes.push({ label: name, values: runs.map((run) => RUNS[run].metrics[name]) });
-  const color = runs.map((run) => RUNS[run].metrics[metric]);
-  const line = { color, colorscale: "Viridis", showscale: true, reversescale: metric.endsWith("loss") };
-  const trace = { type: "parcoords", dimensions: axes, line, labelangle: axes.length > 8 ? -20 : 0 };
-  return plot("parallel-plot", [trace], { margin: { t: 60, r: 60, b: 30, l: 80 } });
+  const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m) && m !== metric);
+  for (const name of [...metrics, metric]) axes.push({ label: name, values: runs.map((run) => RUNS[run].metrics[name]) });
+  return parallel($("parallel-plot"), axes, { reversed: metric.endsWith("loss") });
 }
 
 // Importance
@@ -174,10 +177,11 @@ function drawImportance() {
   $("importance-note").textContent = note;
   $("importance-plot").hidden = !rows.length;
   if (!rows.length) return;
-  const y = rows.map((row) => row.key).reverse();
-  const bars = (name, color) => ({ type: "bar", orientation: "h", name, y, x: rows.map((row) => row[name]).reverse(), marker: { color } });
+  const y = rows.map((_, place) => rows.length - 1 - place); // places, as a category's name could be "constructor"
+  const yaxis = { tickvals: y, ticktext: rows.map((row) => safe(brief(row.key))) };
+  const bars = (name, color) => ({ type: "bar", orientation: "h", name, y, x: rows.map((row) => row[name]), marker: { color } });
   const traces = [bars("correlation", COLORS[1]), bars("importance", COLORS[0])];
-  return plot("importance-plot", traces, { xaxis: { range: [-1, 1] }, legend: { traceorder: "reversed" }, margin: { l: 200, t: 20, b: 40, r: 20 } });
+  return plot("importance-plot", traces, { xaxis: { range: [-1, 1] }, yaxis, legend: { traceorder: "reversed" }, margin: { l: 200, t: 20, b: 40, r: 20 } });
 }
 
 // Confusion matrix and errors
@@ -185,14 +189,16 @@ function drawImportance() {
 function drawConfusion() {
   const run = RUNS[Number($("confusion-run").value)];
   if (!run?.confusion) return;
-  const names = DATA.classes[run.classes];
+  const names = DATA.classes[run.classes].map((name) => safe(brief(name)));
+  const places = names.map((_, place) => place);
   const share = run.confusion.map((row) => row.map((count) => Math.sqrt(count / Math.max(1, row.reduce((a, b) => a + b)))));
   const shownText = run.confusion.map((row) => row.map((count) => (count ? count.toLocaleString("en") : "")));
+  const told = run.confusion.map((row, i) => row.map((count, j) => `true ${names[i]}, predicted ${names[j]}: ${count.toLocaleString("en")}`));
   const trace = {
-    type: "heatmap", x: names, y: names, z: share, text: shownText, texttemplate: names.length <= 20 ? "%{text}" : "",
-    hovertemplate: "true %{y}, predicted %{x}: %{text}<extra></extra>", colorscale: [[0, style("--paper")], [1, COLORS[0]]], zmin: 0, zmax: 1, showscale: false,
+    type: "heatmap", x: places, y: places, z: share, text: shownText, texttemplate: names.length <= 20 ? "%{text}" : "",
+    hovertext: told, hoverinfo: "text", colorscale: [[0, style("--paper")], [1, COLORS[0]]], zmin: 0, zmax: 1, showscale: false,
   };
-  const axis = { type: "category", showgrid: false };
+  const axis = { tickvals: places, ticktext: names, showgrid: false, zeroline: false };
   const yaxis = { ...axis, autorange: "reversed", title: { text: "true" } };
   return plot("confusion-plot", [trace], { xaxis: { ...axis, title: { text: "predicted" } }, yaxis });
 }
@@ -254,28 +260,30 @@ const watcher = new IntersectionObserver((entries) => {
 
 // The table
 
-// Numbers come before words, as in 32, 128, all.
+// Numbers come before words, as in 32, 128, all. What is searched is HTML, too, which DataTables
+// decodes; from the names of columns its SearchBuilder takes tags out.
 const padded = (value) => (isNumber(value) ? `0${value.toFixed(9).padStart(30, "0")}` : `1${text(value)}`);
-const keyed = { display: safe, filter: shown, sort: (value) => padded(value) };
+const keyed = { display: safe, filter: safe, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded };
+const bare = (name) => name.replaceAll("<", "‹").replaceAll(">", "›");
 
 // Runs without a metric come after those with it, where the best ones come first.
 function rendering(metric) {
   const lowerIsBetter = /loss|seconds/.test(metric);
-  return { display: safe, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
+  return { ...keyed, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
 }
 
 function makeTable() {
   const columns = [
-    { title: "run", data: (run) => run.name, render: { display: safe } },
-    { title: "status", data: (run) => run.status, className: "status" },
-    ...DATA.keys.map((key) => ({ title: safe(key), data: (run) => run.values[key] ?? "", render: keyed })),
-    { title: "seed", data: (run) => run.seed ?? "" },
-    { title: "epochs", data: (run) => run.epochs },
-    ...DATA.metrics.map((metric) => ({ title: metric, data: (run) => run.metrics[metric] ?? "", render: rendering(metric) })),
+    { title: "run", of: (run) => run.name, render: keyed },
+    { title: "status", of: (run) => run.status, className: "status", render: keyed },
+    ...DATA.keys.map((key) => ({ title: safe(key), searchBuilderTitle: bare(key), of: (run) => run.values[key] ?? "", render: keyed })),
+    { title: "seed", of: (run) => run.seed ?? "", render: keyed },
+    { title: "epochs", of: (run) => run.epochs },
+    ...DATA.metrics.map((metric) => ({ title: metric, of: (run) => run.metrics[metric] ?? "", render: rendering(metric) })),
   ];
   const first = columns.findIndex((column) => column.title === DATA.monitor);
   const table = new DataTable("#table", {
-    data: RUNS,
+    data: RUNS.map((run) => columns.map((column) => column.of(run))), // SearchBuilder takes no functions as data
     columns,
     order: first < 0 ? [] : [[first, DATA.monitor.endsWith("loss") ? "asc" : "desc"]],
     language: { searchBuilder: { title: { 0: "Filter", _: "Filter (%d)" }, add: "Add a condition" } },
@@ -284,7 +292,7 @@ function makeTable() {
     lengthMenu: [10, 25, 100],
     deferRender: true,
     select: { style: "multi" },
-    createdRow: (row, run) => row.querySelector(".status").classList.add(`status-${run.status}`),
+    createdRow: (row, [, status]) => STYLED.includes(status) && row.querySelector(".status").classList.add(`status-${status}`),
   });
   const indices = (rows) => rows.indexes().toArray();
   table.on("draw", () => {
@@ -320,6 +328,7 @@ function start() {
   drawDifferences();
   drawFailures();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
+  addEventListener("resize", () => refresh(["parallel"]));
   window.dashboard = { table, state }; // for a curious user's console
 }
 

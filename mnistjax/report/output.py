@@ -1,0 +1,78 @@
+"""Where a report may write: a folder of its own, in which only files that a report wrote are replaced."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from mnistjax import files
+from mnistjax.config import ConfigError
+from mnistjax.report.figures import check_drawn
+
+PAGE, RUNS, SEEDS, FIGURES = "index.html", "runs.csv", "seeds.csv", "figures"
+DRAWN = ("curves", "confusion_matrix", "misclassified")
+MARK = '<meta name="generator" content="mnistjax">'  # in our page
+HEAD = 1000  # bytes of a page, among which the mark is
+CHOOSE = "--out DIR chooses another folder"
+
+
+def check_output(folder: Path) -> None:
+    """ConfigError unless a report may be written to a folder: it is new, has none of our names, or is ours.
+
+    A page with our mark makes it ours. Links are refused: what is written would lie elsewhere.
+    """
+    try:
+        for place in (folder, folder / FIGURES):
+            if (mode := _mode(place)) is not None:
+                _check_kind(place, mode, stat.S_ISDIR, "no folder")
+        drawn = [path for name in DRAWN for path in find_pictures(folder, name)]
+        for path in (folder / PAGE, folder / RUNS, folder / SEEDS, *drawn):
+            if (mode := _mode(path)) is not None:
+                _check_kind(path, mode, stat.S_ISREG, "no regular file")
+                if not _is_ours(folder / PAGE):
+                    raise ConfigError(f"{path} is not of a report; {CHOOSE}")
+        for path in drawn:
+            check_drawn(path)
+        for place in (folder, folder / FIGURES):
+            _check_writable(place)
+    except OSError as error:
+        raise ConfigError(f"{files.describe(error, folder)}; {CHOOSE}") from None
+
+
+def find_pictures(folder: Path, name: str) -> list[Path]:
+    """The files of a figure of the report in a folder, written or not."""
+    return [folder / FIGURES / f"{name}.{kind}" for kind in ("png", "svg")]
+
+
+def _mode(path: Path) -> int | None:
+    """The type and permissions of what has that name, a link itself, say; None if nothing has it."""
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _check_kind(path: Path, mode: int, is_right: Callable[[int], bool], wrong: str) -> None:
+    if not is_right(mode):
+        raise ConfigError(f"{path} is {'a link' if stat.S_ISLNK(mode) else wrong}; {CHOOSE}")
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether a report wrote the page, if it is there."""
+    try:
+        with open(files.open_plain(page, os.O_RDONLY), "rb") as file:
+            return MARK.encode() in file.read(HEAD)
+    except FileNotFoundError:
+        return False
+
+
+def _check_writable(folder: Path) -> None:
+    """PermissionError unless the folder, or the lowest one above it that exists, can be written."""
+    place = folder.absolute()
+    while _mode(place) is None:
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
