@@ -135,6 +135,7 @@ class FusedLauncher(Launcher):
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
             )
+            result.cfg = result.hydra_cfg = None  # copies of 0.1 MB, which no sweeper reads
         except OSError as error:  # a full disk: the run's own files are there, or the job has failed
             type(self).driver.refuse(error)
             result = finished(end)
