@@ -80,6 +80,17 @@ def test_a_run_whose_end_cannot_be_saved_has_failed_and_goes_on(kilobytes, disk,
     ).read_bytes()
 
 
+@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 20])
+def test_a_disk_too_small_to_begin_is_one_line(kilobytes, disk, work, capsys):
+    place = disk(f"size={kilobytes}k")
+    assert main([*SMALL, "train.epochs=1", f"hydra.run.dir={place}/run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {place}/run")
+    assert said.endswith(": No space left on device\n")
+    assert said.count("\n") == 1
+    assert not list(place.iterdir())
+
+
 def test_an_older_checkpoint_is_not_served_as_the_end(finished, work):
     shutil.copytree(finished, "run")
     older = checkpoints.read_checkpoint(Path("run", checkpoints.CHECKPOINT))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnistjax import records
+from mnistjax import files, records
 from mnistjax.backend import keep_one_device, prepare_backend
 from mnistjax.cli.folders import owning
 from mnistjax.cli.overrides import Composer
@@ -76,8 +76,13 @@ class Preparer:
         return self._modes[asked]
 
 
-def call_hydra(argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None) -> int:
-    """The exit code of Hydra's own main, which makes the folders and calls the task in each."""
+def call_hydra(
+    argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None, folder: Path | None = None
+) -> int:
+    """The exit code of Hydra's own main, which makes the folders and calls the task in each.
+
+    ConfigError for what Hydra refuses, and for what can't be written in the `folder`.
+    """
     import hydra
     from hydra.errors import HydraException
 
@@ -88,7 +93,9 @@ def call_hydra(argv: list[str], task: Callable[[DictConfig], None] = lambda cfg:
         hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except SystemExit as exit:
         return 2 if exit.code else 0
-    except (HydraException, OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(files.describe(error, folder or os.curdir)) from error
+    except (HydraException, ValueError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
     finally:
         sys.argv = before[0]
@@ -111,10 +118,14 @@ def run_single(job: Job, folder: Path) -> int:
         return report([("", outcome)])
     _settle(job)
     with owning(folder):  # before Hydra writes there
-        start = open_run(job, folder)
+        try:
+            start = open_run(job, folder)
+        except OSError as error:
+            raise ConfigError(files.describe(error, folder)) from None
         code = call_hydra(
             [*job.overrides, f"hydra.run.dir={quote(folder)}"],
             lambda cfg: outcomes.append(("", train_job(job, folder, start))),
+            folder,
         )
     return report(outcomes) if outcomes else code
 

@@ -89,7 +89,7 @@ def run_multirun(words: list[str], resume: str | None) -> int:
         driver.know(task, job)
     try:
         with owning(folder), driver:
-            code = call_hydra([*argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"])
+            code = call_hydra([*argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"], folder=folder)
     except OSError as error:
         reason = files.describe(error, folder)
         if not driver.begun:
