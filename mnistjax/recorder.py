@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
 CLOSE_SECONDS = 3.0  # for another thread's writing to end, where the process must
-META_FIELDS: dict[str, Check] = {"epoch": checks.whole(0), "step": checks.whole(0)}  # of a checkpoint
+META_FIELDS: dict[str, Check] = {  # of a checkpoint; older ones tell no conditions
+    "epoch": checks.whole(0),
+    "step": checks.whole(0),
+    "conditions": checks.MAPPING,
+    "continued": checks.list_of(checks.MAPPING, "a list of mappings"),
+}
 
 
 class Start(NamedTuple):
@@ -111,12 +116,7 @@ def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]
     """What a checkpoint tells of itself; CheckpointError unless it is of this run."""
     meta, path = checkpoint.meta, checkpoint.path
     try:
-        records.check_fields(str(path), meta, META_FIELDS)
-        records.check_fields(
-            str(path),
-            {"conditions": {}, "continued": [], **meta},
-            {"conditions": checks.MAPPING, "continued": checks.list_of(checks.MAPPING, "a list of mappings")},
-        )
+        records.check_fields(str(path), {"conditions": {}, "continued": [], **meta}, META_FIELDS)
     except DamagedFile as error:
         raise checkpoints.CheckpointError(str(error)) from None
     if meta.get("identity", plan.identity) != plan.identity:  # older ones tell none

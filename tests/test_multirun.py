@@ -1,5 +1,6 @@
 """A sweep's folder: a full disk, damaged jobs, other people's folders, what is taken from a stored one."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -26,13 +27,9 @@ INLINE = "sweep.executor=inline"  # no process to start
 def swept(tmp_path_factory):
     """The folder of a sweep of three jobs that is done."""
     home = tmp_path_factory.mktemp("swept")
-    before = Path.cwd()
-    os.chdir(home)
-    try:
+    with contextlib.chdir(home):
         words = ["-m", *SMALL, "seed=0,1,2", INLINE, "wandb.mode=disabled", "hydra.sweep.dir=sweep"]
         assert main(words) == 0
-    finally:
-        os.chdir(before)
     return home / "sweep"
 
 

@@ -1,5 +1,6 @@
 """A run's folder: what is saved, what is found again, what is refused because it does not fit together."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,12 +23,8 @@ SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230"]
 def finished(tmp_path_factory):
     """The folder of a run of three epochs that is done."""
     home = tmp_path_factory.mktemp("finished")
-    before = Path.cwd()
-    os.chdir(home)
-    try:
+    with contextlib.chdir(home):
         assert main([*SMALL, "train.epochs=3", "wandb.mode=disabled", "hydra.run.dir=run"]) == 0
-    finally:
-        os.chdir(before)
     return home / "run"
 
 

@@ -16,7 +16,6 @@ CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss"
 TESTED = ("test/accuracy", "test/f1", "test/loss")
 TIMES = ("seconds_per_epoch", "compile_seconds")
 LONGEST = 40  # characters of a class name
-EXACT = 2**53  # whole numbers up to here are exact in a browser
 
 
 def check_run(run: RunRecord) -> RunRecord:
@@ -49,7 +48,7 @@ def plain(value: Any) -> Any:
     if value is None or type(value) is bool:
         return value
     if type(value) is int:
-        return value if abs(value) <= EXACT else hex(value)[:100]  # `str` refuses thousands of digits
+        return value if abs(value) <= records.EXACT else hex(value)[:100]  # `str` refuses thousands of digits
     if type(value) is float:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (list, tuple)) and not any(isinstance(x, (list, tuple, Mapping)) for x in value):
