@@ -47,6 +47,21 @@ def make_batches(spec, data: Dataset, rows: np.ndarray, shares: int = 1, mesh=No
     return Feed(data.train, shares, mesh or share_mesh(spec, spread=False)).take(rows)
 
 
+ODD: dict[str, Any] = {
+    "inf": float("inf"),
+    "nan": float("nan"),
+    "negative": -1,
+    "a flag": True,
+    "5,000 digits": 10**5000,
+    "-5,000 digits": -(10**5000),
+    "digits as text": "9" * 5000,
+    "long text": "x" * 5000,
+    "half a character": "\ud800",
+    "a long list": [1] * 5000,
+    "a mapping": {"a": 1},
+}
+"""Values that no option of a model or an optimizer takes."""
+
 SUMMARY: dict[str, Any] = {
     **{f"test/{name}": 0.1 + 0.2 for name in ("loss", "accuracy", "f1", "precision", "recall")},
     "test/count": 10,
