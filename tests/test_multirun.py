@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mnistjax import checkpoints, files, records
+from mnistjax import checkpoints, files, records, tracking
 from mnistjax.cli import main
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.report import main as report
@@ -175,6 +175,25 @@ def test_a_job_folder_that_is_a_link_is_not_written_through(sweep, capsys):
 
 
 # W&B's agent
+
+
+@pytest.mark.slow
+def test_the_ledger_has_addresses_even_if_wandb_starts_later_than_the_jobs_end(work, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    open_run = tracking._open
+
+    def open_late(folder, options, patience):
+        if options["job_type"] == "sweep":
+            jobs = [folder / "0", folder / "1"]
+            while not all(list(job.glob("wandb/offline-run-*")) for job in jobs):
+                time.sleep(0.05)
+            time.sleep(2)
+        return open_run(folder, options, patience)
+
+    monkeypatch.setattr(tracking, "_open", open_late)
+    assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 0
+    ledger = ledger_of(work / "sweep")
+    assert all((work / "sweep" / run["wandb"]).is_dir() for run in (ledger, *ledger["jobs"]))
 
 
 @pytest.mark.slow

@@ -69,7 +69,6 @@ class Sweep:
 
     def _end_records(self, *, complete: bool) -> None:
         self.ledger.ended = records.now()
-        self._find_addresses()
         self.save()
         if not self._tracker:
             return
@@ -82,18 +81,18 @@ class Sweep:
         done = counts["done"] == len(self.entries)
         summary = {f"jobs/{status}": count for status, count in counts.items()}
         self._tracker.finish("done" if done else "failed", summary)
+        self._find_addresses(self._tracker.address)
+        self.ledger.save()
 
-    def _find_addresses(self) -> None:
-        """The ledger says where the W&B runs lie."""
-        if not self._tracker or not self._tracker.address:
-            return
+    def _find_addresses(self, own: str | None) -> None:
+        """Writes into the ledger where the W&B runs lie; `own` is the address of the sweep's."""
         folder = self.ledger.folder
-        self.ledger.wandb = self._tracker.address.removeprefix(f"{folder}/")
+        self.ledger.wandb = own.removeprefix(f"{folder}/") if own else self.ledger.wandb
         for entry in self.entries:
             if run_id := self._run_id(entry.number):
                 place = self.ledger.job_folder(entry.number)
-                address = find_address(place, run_id, self.ledger.wandb)
-                entry.wandb = address and address.removeprefix(f"{folder}/")
+                address = find_address(place, run_id, own)
+                entry.wandb = address.removeprefix(f"{folder}/") if address else entry.wandb
 
     def _run_id(self, number: int) -> str | None:
         """The id of a job's W&B run; None of one that was not begun, or whose status can't be read."""
