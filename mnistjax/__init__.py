@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from mnistjax.backend import prepare_backend
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
-    from mnistjax.loop import Moment, Result, Run, fit, fit_lanes, fit_teams
+    from mnistjax.evaluation import evaluate, predict
+    from mnistjax.loop import Progress, Result, Run, fit, fit_runs
     from mnistjax.models import create_model, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
-    from mnistjax.train import State, evaluate, predict
+    from mnistjax.programs import make_program
+    from mnistjax.step import State
     from mnistjax.zoo import Card, list_models, load
     from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
@@ -27,11 +29,13 @@ _ROOMS = {
     "backend": ("prepare_backend",),
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
-    "loop": ("Moment", "Result", "Run", "fit", "fit_lanes", "fit_teams"),
+    "evaluation": ("evaluate", "predict"),
+    "loop": ("Progress", "Result", "Run", "fit", "fit_runs"),
     "models": ("create_model", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
-    "train": ("State", "evaluate", "predict"),
+    "programs": ("make_program",),
+    "step": ("State",),
     "zoo": ("Card", "list_models", "load"),
     "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
@@ -44,8 +48,8 @@ __all__ = [
     "Card",
     "ConfigError",
     "Dataset",
-    "Moment",
     "Plan",
+    "Progress",
     "Result",
     "Run",
     "Spec",
@@ -57,14 +61,14 @@ __all__ = [
     "export",
     "features",
     "fit",
-    "fit_lanes",
-    "fit_teams",
+    "fit_runs",
     "list_datasets",
     "list_models",
     "list_optimizers",
     "load",
     "load_data",
     "make_plan",
+    "make_program",
     "predict",
     "prepare_backend",
     "read_digits",

@@ -26,7 +26,7 @@ from mnistjax.tracking import Examples, Tracker, make_run_id
 from mnistjax.words import folder_word, shell_join
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Observer, Result, Run
+    from mnistjax.loop import Callback, Result, Run
 
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a record names
 log = logging.getLogger(__name__)
@@ -99,14 +99,16 @@ def train_job(job: Job, folder: Path, start: Start) -> Outcome:
     """The outcome of a run trained to its end or to a signal, with its records, progress and results."""
     from rich.console import Console
 
-    from mnistjax.loop import fit_lanes
+    from mnistjax.loop import fit_runs
+    from mnistjax.programs import make_program
 
     console, work = Console(), Work(job, folder, start)
     print(describe_job(job, folder, start), flush=True)
     with stop_signals() as stop:
         try:
             with show_progress(console) as progress, stop.limit(functools.partial(abandon, work)):
-                ends = fit_lanes(job.plan.spec, [work.run(progress)], data=job.dataset, stop=stop)
+                program = make_program(job.plan.spec, job.dataset)
+                ends = fit_runs(program, [[work.run(progress)]], stop=stop)
                 ((_, result),) = ends
             ending = work.end(result)
         except KeyboardInterrupt:
@@ -146,8 +148,8 @@ class Work:
             folder, config=job.config, run_id=self.run_id, group=group, name=name, **tracker_options(job)
         )
 
-    def run(self, *observers: Observer) -> Run:
-        """What `fit_lanes` takes; the records come before other observers."""
+    def run(self, *callbacks: Callback) -> Run:
+        """What `fit_runs` takes; the records come before other callbacks."""
         from mnistjax.loop import Run
 
         return Run(
@@ -156,7 +158,7 @@ class Work:
             self.job.plan.stopping,
             self._start.snapshot,
             self._start.rows,
-            [self.recorder, self.tracker, *observers],
+            [self.recorder, self.tracker, *callbacks],
         )
 
     def end(self, result: Result, *, examples: bool = True) -> Ending:
@@ -212,7 +214,7 @@ def load_examples(plan: Plan, dataset: Dataset, folder: Path) -> Examples:
 
 def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
     """The test images with what these variables make of them."""
-    from mnistjax.train import predict
+    from mnistjax.evaluation import predict
 
     test = dataset.test
     return Examples(test.images, test.labels, predict(plan.spec, variables, test.images), dataset.class_names)

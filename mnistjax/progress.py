@@ -23,7 +23,7 @@ from mnistjax.files import open_plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnistjax.loop import Moment, Observer
+    from mnistjax.loop import Callback, Progress
 
 LINE_SECONDS = 1.0  # between two plain lines
 MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns
@@ -151,23 +151,24 @@ def show_banner(text: str) -> None:
 
 
 @contextlib.contextmanager
-def show_progress(console: Console) -> Iterator[Observer]:
+def show_progress(console: Console) -> Iterator[Callback]:
     """The observer that shows a run's progress: a live bar at a terminal, else a line per epoch."""
     if not console.is_terminal:
         yield PlainLines()
         return
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console, refresh_per_second=5, expand=True) as progress:
+    with Bar(*columns, console=console, refresh_per_second=5, expand=True) as progress:
         task = progress.add_task("", total=None, epoch=0, epochs="?", text="compiling")
         pace = Pace()
 
-        def show(moment: Moment) -> None:
+        def show(moment: Progress) -> None:
             total = moment.epochs * moment.steps_per_epoch
             epoch = min(moment.epoch + (moment.row is None), moment.epochs)
             text = describe(moment, pace(moment))
@@ -184,7 +185,7 @@ class PlainLines:
         self._pace = Pace()
         self._printed = -LINE_SECONDS  # seconds on the clock
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Progress) -> None:
         speed, now = self._pace(moment), time.monotonic()
         if moment.row is None or (now - self._printed < LINE_SECONDS and not moment.final):
             return
@@ -196,9 +197,9 @@ class Pace:
     """Images per second and seconds left, from this process's second moment on: the first one compiles."""
 
     def __init__(self) -> None:
-        self._start: tuple[float, Moment] | None = None
+        self._start: tuple[float, Progress] | None = None
 
-    def __call__(self, moment: Moment) -> tuple[float, float] | None:
+    def __call__(self, moment: Progress) -> tuple[float, float] | None:
         now = time.monotonic()
         if self._start is None:
             self._start = now, moment
@@ -212,7 +213,7 @@ class Pace:
         )
 
 
-def describe(moment: Moment, pace: tuple[float, float] | None) -> str:
+def describe(moment: Progress, pace: tuple[float, float] | None) -> str:
     """The numbers of a moment; the accuracy on validation too where an epoch has ended."""
     numbers = f"loss {moment.train['loss']:.4f} accuracy {moment.train['accuracy']:.2%}"
     if moment.row is not None:

@@ -21,7 +21,7 @@ from mnistjax.progress import relative, tell
 from mnistjax.tracking import Examples
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Moment
+    from mnistjax.loop import Progress, Snapshot
 
 SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
 CLOSE_SECONDS = 3.0  # for another thread's writing to end, where the process must
@@ -37,7 +37,7 @@ class Start(NamedTuple):
     """Where a run begins."""
 
     started: str  # ISO 8601, of its first process
-    snapshot: dict[str, Any] | None  # None at the very beginning
+    snapshot: Snapshot | None  # None at the very beginning
     rows: list[dict[str, Any]]
     conditions: Mapping[str, Any]  # as `find_conditions` has them
     continued: list[dict[str, Any]]  # epochs after which the conditions were others, with both
@@ -60,11 +60,11 @@ class NotSaved(ConfigError):
 @functools.cache
 def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
     """What a run's bits depend on beside its identity: lanes, devices that share its work, JAX, processor."""
-    from mnistjax.train import count_shares, lane_mesh
+    from mnistjax.devices import count_shards, lane_mesh
 
     return {
         "lanes": width,
-        "devices": count_shares(spec) if width == 1 else lane_mesh(width).size,
+        "devices": count_shards(spec) if width == 1 else lane_mesh(width).size,
         "jax": importlib.metadata.version("jax"),
         "processor": processor(),
     }
@@ -126,11 +126,11 @@ def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]
     return meta
 
 
-def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
+def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
     """The `Snapshot` of a run in its checkpoint."""
     import jax
 
-    from mnistjax.train import init, variables_of
+    from mnistjax.step import init, variables_of
 
     state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
     kept = any(name.startswith("best/") for name in checkpoint.arrays)
@@ -161,7 +161,7 @@ class Recorder:
         if not (self._folder / records.CONFIG).exists():
             records.write_config(self._folder, self._config)
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Progress) -> None:
         with self._turn:
             self._epoch = moment.epoch
             if moment.row is not None:
@@ -174,7 +174,7 @@ class Recorder:
             except (OSError, DamagedFile) as error:
                 self._refuse(error, final=moment.final)
 
-    def _save(self, moment: Moment) -> None:
+    def _save(self, moment: Progress) -> None:
         """Saves a checkpoint; the rows reach the disk first, so that no checkpoint is ever ahead of them."""
         meta: dict[str, Any] = {"epoch": moment.epoch, "step": moment.step, "identity": self._plan.identity}
         meta["conditions"] = self._start.conditions

@@ -26,7 +26,7 @@ from mnistjax import checkpoints
 from mnistjax.config import ConfigError, one_line, unknown
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Moment
+    from mnistjax.loop import Progress
 
 MODES = {  # what wandb itself takes in WANDB_MODE
     "auto": "auto",
@@ -176,7 +176,7 @@ class Tracker:
         else:
             self._thread.start()
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Progress) -> None:
         """W&B gets the moment's row, if an epoch ended; costs microseconds here."""
         if moment.row is not None:
             row = dict(moment.row)

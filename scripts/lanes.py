@@ -3,9 +3,9 @@
     python scripts/lanes.py [--data mnist] [--runs 8] [--repeats 3] [--only NAME ...]
 
 Seconds per run and epoch, wall time with evaluation, compile excluded; medians of alternating repeats.
-`one` is one run after the other, `map` one run for each core at a time, `vmap` all runs as lanes of one
-program. Where all runs read the images in one order (one seed, or `train.shuffle=shared`), `teams` is `map`
-with a team for each core, whose runs take turns on the same batches, and `shared` is `vmap`.
+`one` trains one run after the other, `map` one run on each core at a time, `vmap` all runs as lanes of one
+program. The last two need runs that read the images in one order (one seed, or `train.shuffle=shared`):
+`in turn` is `map` with interleaved runs on each core, which share their batches, and `shared` is `vmap`.
 """
 
 import argparse
@@ -41,22 +41,21 @@ def ways(name: str, data: Dataset, count: int) -> tuple[dict[str, Callable[[], N
         plans = [mnistjax.make_plan(data, seed=seed, **options) for seed in range(count)]
         return plans[0].spec, [mnistjax.Run(plan.hyper, plan.seed, stopping) for plan in plans]
 
-    def train(spec: Spec, runs: list[mnistjax.Run], width: int = 1) -> None:
-        for _ in mnistjax.fit_lanes(spec, runs, data=data, width=width):
+    def train(spec: Spec, groups: list[list[mnistjax.Run]], width: int = 1) -> None:
+        for _ in mnistjax.fit_runs(mnistjax.make_program(spec, data, width=width), groups):
             pass
 
-    def spread(spec: Spec, teams: list[list[mnistjax.Run]]) -> None:
+    def in_threads(spec: Spec, groups: list[list[mnistjax.Run]]) -> None:
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(lambda team: list(mnistjax.fit_teams(spec, [team], data=data)), teams))
+            list(pool.map(lambda group: train(spec, [group]), groups))
 
-    own, shared = make("own"), make("shared")
-    spec, runs = shared
+    (own, own_runs), (shared, shared_runs) = make("own"), make("shared")
     return {
-        "one": lambda: train(*own),
-        "map": lambda: spread(own[0], [[run] for run in own[1]]),
-        "vmap": lambda: train(*own, width=count),
-        "teams": lambda: spread(spec, [runs[i :: cores()] for i in range(cores())]),
-        "shared": lambda: train(*shared, width=count),
+        "one": lambda: train(own, [[run] for run in own_runs]),
+        "map": lambda: in_threads(own, [[run] for run in own_runs]),
+        "vmap": lambda: train(own, [own_runs], width=count),
+        "in turn": lambda: in_threads(shared, [shared_runs[i :: cores()] for i in range(cores())]),
+        "shared": lambda: train(shared, [shared_runs], width=count),
     }, stopping.epochs
 
 

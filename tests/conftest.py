@@ -59,3 +59,14 @@ def disk(tmp_path):
 
     yield mount
     subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # some library may hold a file open
+
+
+@pytest.fixture
+def carrying():
+    """The name of a registered model with batch statistics and dropout."""
+    from mnistjax.models import MODELS, register_model
+    from small import Carrying
+
+    register_model("carrying", Carrying)
+    yield "carrying"
+    del MODELS["carrying"]

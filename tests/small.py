@@ -4,14 +4,19 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import linen as nn
 
-from mnistjax import checkpoints, records
+from mnistjax import checkpoints, programs, records
+from mnistjax.batches import HostBatches
 from mnistjax.config import Stopping
 from mnistjax.data import Dataset, Split
-from mnistjax.feed import Feed
+from mnistjax.devices import shard_mesh
+from mnistjax.loop import Result, fit
 from mnistjax.plan import make_plan
-from mnistjax.train import Batch, share_mesh
+from mnistjax.programs import segment_program
+from mnistjax.step import Batch, State
 
 
 @functools.cache
@@ -42,9 +47,66 @@ def small_plan(*, epochs: int = 2, data: Dataset | None = None, model: str = "ml
     return make_plan(data, model=model, **options), data
 
 
-def make_batches(spec, data: Dataset, rows: np.ndarray, shares: int = 1, mesh=None) -> Batch:
-    """The batches of a segment's rows, in one share and for one device unless told otherwise."""
-    return Feed(data.train, shares, mesh or share_mesh(spec, spread=False)).take(rows)
+class Carrying(nn.Module):
+    """A model with batch statistics and dropout."""
+
+    num_classes: int = 10
+    rate: float = 0.3
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.reshape(len(images), -1) / 255
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(12)(x))
+        return nn.Dense(self.num_classes)(nn.Dropout(self.rate, deterministic=not train)(nn.relu(x)))
+
+
+def fit_plan(plan, data: Dataset, **more) -> Result:
+    """The Result of a Plan."""
+    return fit(plan.spec, plan.hyper, seed=plan.seed, data=data, stopping=plan.stopping, **more)
+
+
+def without_seconds(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def assert_same(one, other):
+    """Asserts that two trees, or two Results but for their times, have the same bits."""
+    if isinstance(one, Result):
+        assert_same((one.state, one.variables), (other.state, other.variables))
+        assert without_seconds(one.rows) == without_seconds(other.rows)
+        assert (one.status, one.test, one.kept_epoch) == (other.status, other.test, other.kept_epoch)
+        return
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def count_traces(monkeypatch) -> list[str]:
+    """The models of the training programs that are traced from now on, one for each trace.
+
+    Programs of before are forgotten.
+    """
+    traced: list[str] = []
+    programs.segment_program.cache_clear()
+    programs.lanes_program.cache_clear()
+    real = programs.start_segment
+
+    def start_segment(spec, state):
+        traced.append(spec.model)
+        return real(spec, state)
+
+    monkeypatch.setattr(programs, "start_segment", start_segment)
+    return traced
+
+
+def train_segment(spec, hyper, key, state, batches: Batch, mesh=None) -> State:
+    """The State after these batches, by the compiled program of one device unless told otherwise."""
+    return segment_program(spec, mesh or shard_mesh(spec, spread=False))(hyper, key, state, batches, None)
+
+
+def make_batches(spec, data: Dataset, rows: np.ndarray, shards: int = 1, mesh=None) -> Batch:
+    """The batches of a segment's rows, in one shard and for one device unless told otherwise."""
+    return HostBatches(data.train, shards, mesh or shard_mesh(spec, spread=False)).take(rows)
 
 
 ODD: dict[str, Any] = {

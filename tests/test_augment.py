@@ -22,9 +22,11 @@ from mnistjax.augment import (
 )
 from mnistjax.config import ConfigError
 from mnistjax.data import load_data
+from mnistjax.evaluation import evaluate
+from mnistjax.layout import epoch_rows
 from mnistjax.loop import fit
-from mnistjax.train import epoch_rows, evaluate, init, train_segment
-from small import make_batches, small_plan
+from mnistjax.step import init
+from small import count_traces, make_batches, small_plan, train_segment
 
 
 def new_key():
@@ -167,19 +169,18 @@ def test_without_any_the_plan_is_as_it_was():
     assert set(given.spec.hyper_names) - set(plain.spec.hyper_names) == {"augment.shift"}
 
 
-def test_another_strength_is_no_new_program():
+def test_another_strength_is_no_new_program(monkeypatch):
     plans = [small_plan(augment_options={"shift": shift})[0] for shift in (1, 2)]
     data = small_plan()[1]
     assert plans[0].spec == plans[1].spec
-    programs: Any = train_segment
-    rows, before = epoch_rows(plans[0].spec, seed=0, epoch=0), programs._cache_size()
+    rows, traced = epoch_rows(plans[0].spec, seed=0, epoch=0), count_traces(monkeypatch)
     states = []
     for plan in plans:
         key = jax.random.key(0)
         hyper = jax.tree.map(jnp.float32, plan.hyper)
         state = init(plan.spec, hyper, key)
-        states.append(train_segment(plan.spec, hyper, key, state, make_batches(plan.spec, data, rows[0])))
-    assert programs._cache_size() == before + 1
+        states.append(train_segment(plan.spec, hyper, key, state, make_batches(plan.spec, data, rows)))
+    assert len(traced) == 1
     assert not np.array_equal(*(jax.tree.leaves(state.params)[1] for state in states))
 
 
@@ -193,17 +194,15 @@ def test_training_sees_the_changed_images_and_an_evaluation_does_not():
     assert_array_equal(one.loss, other.loss)
 
 
-def test_only_the_first_epochs_have_changed_images():
+def test_only_the_first_epochs_have_changed_images(monkeypatch):
     """Another number of them is no new program, and with 0 the run is as one without augmentation."""
-    programs: Any = train_segment
-    losses, sizes = [], []
+    losses, traced = [], count_traces(monkeypatch)
     for epochs in (0, 1, 2, 3):
         options = dict.fromkeys(LIMITS, 0.5) | {"epochs": epochs}
         plan, data = small_plan(augment_options=options, epochs=3)
         result = fit(plan.spec, plan.hyper, seed=0, data=data, stopping=plan.stopping)
         losses.append([row["train/loss"] for row in result.rows])
-        sizes.append(programs._cache_size())
-    assert sizes[0] == sizes[-1]
+    assert len(traced) == 1
     plain = small_plan(epochs=3)[0]
     rows = fit(plain.spec, plain.hyper, seed=0, data=data, stopping=plain.stopping).rows
     assert_allclose(losses[0], [row["train/loss"] for row in rows], rtol=1e-5)

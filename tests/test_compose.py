@@ -12,7 +12,7 @@ from mnistjax.data import DATASETS, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
 from mnistjax.plan import make_plan
-from mnistjax.train import init
+from mnistjax.step import init
 
 GROUPS = {file.parent.name: [] for file in conf_dir().glob("*/*.yaml")}
 for file in sorted(conf_dir().glob("*/*.yaml")):

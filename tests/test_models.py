@@ -8,8 +8,9 @@ from flax import linen as nn
 
 from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
+from mnistjax.layout import flops
 from mnistjax.models import ACTIVATIONS, MODELS, list_layers, model_options
-from mnistjax.train import flops, init
+from mnistjax.step import init
 from small import ODD, small_plan
 
 MIXER = (16 * 64 + 64) + 4 * (2 * 128 + 2 * 49 * 64 + 64 + 49 + 2 * 64 * 128 + 128 + 64) + 128 + 650

@@ -9,7 +9,9 @@ import pytest
 
 from mnistjax.augment import LIMITS
 from mnistjax.config import ConfigError
-from mnistjax.loop import Run, fit, fit_lanes
+from mnistjax.evaluation import evaluate, predict
+from mnistjax.layout import epoch_rows
+from mnistjax.loop import Run, fit, fit_runs
 from mnistjax.models import list_models
 from mnistjax.optim import (
     OPTIMIZERS,
@@ -22,7 +24,8 @@ from mnistjax.optim import (
     register_optimizer,
     schedule_options,
 )
-from mnistjax.train import epoch_rows, evaluate, initial_state, predict, train_step
+from mnistjax.programs import make_program
+from mnistjax.step import initial_state, train_step
 from mnistjax.zoo import load
 from mnistjax.zoo.classify import classify
 from small import ODD, make_batches, small_plan
@@ -88,14 +91,14 @@ def check_types(**options):
     plan, data = small_plan(batch_size=8, **options)
     key = jax.random.key(0)
     expected = types(jax.eval_shape(functools.partial(initial_state, plan.spec), plan.hyper, key))
-    rows = epoch_rows(plan.spec, seed=0, epoch=0)[0]
-    batches = jax.tree.map(lambda leaf: leaf[:, 0], make_batches(plan.spec, data, rows))
+    rows = epoch_rows(plan.spec, seed=0, epoch=0)
+    batch = jax.tree.map(lambda leaf: leaf[0, 0, 0], make_batches(plan.spec, data, rows))
     with jax.enable_x64(True):
         assert jnp.zeros(()).dtype == jnp.float64
         state = jax.eval_shape(functools.partial(initial_state, plan.spec), plan.hyper, key)
         assert types(state) == expected
         step = functools.partial(train_step, plan.spec)
-        assert types(jax.eval_shape(step, plan.hyper, key, state, batches)) == expected
+        assert types(jax.eval_shape(step, plan.hyper, key, state, batch)) == expected
 
 
 @pytest.mark.parametrize("optimizer", list_optimizers())
@@ -127,7 +130,8 @@ def test_runs_have_the_same_bits_where_the_default_is_64():
     def results():
         run = fit(plan.spec, plan.hyper, data=data, stopping=plan.stopping)
         lanes = [Run(plan.hyper, seed, plan.stopping) for seed in (0, 1)]
-        lanes = [result.state for _, result in fit_lanes(plan.spec, lanes, data=data, width=2)]
+        program = make_program(plan.spec, data, width=2)
+        lanes = [result.state for _, result in fit_runs(program, [[run] for run in lanes])]
         sums = evaluate(plan.spec, run.variables, images, data.test.labels)
         trained = load("lenet5.mnist")
         shares = (

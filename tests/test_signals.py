@@ -18,7 +18,7 @@ from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.signals import Stop, stop_signals
-from mnistjax.train import initial_state
+from mnistjax.step import initial_state
 
 COMMAND = """
 import sys

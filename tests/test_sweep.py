@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -22,10 +21,11 @@ from mnistjax.cli import main
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
+from mnistjax.step import initial_state
 from mnistjax.sweep import worker
 from mnistjax.sweep.ledger import aggregate, short_name, varying
 from mnistjax.sweep.plan import TEAM, count_team
-from mnistjax.train import initial_state, train_segment
+from small import count_traces
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
 FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
@@ -83,15 +83,14 @@ def test_inline_is_the_same_in_this_process(work):
     assert bits("inline/3") == bits("apart/3")
 
 
-def test_a_sweep_traces_one_program_for_each_spec(work):
+def test_a_sweep_traces_one_program_for_each_spec(work, monkeypatch):
     """However its groups overlap: where one ends, another begins beside its last job."""
     words = ["optimizer=adam,sgd,momentum", "optimizer.learning_rate=0.1,0.01", "seed=0,1,2"]
-    programs: Any = train_segment
-    before = programs._cache_size()
+    traced = count_traces(monkeypatch)
     same = ["train.batch_size=231", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
     assert main(["-m", *SMALL, *words, *same]) == 0
     assert len(results("sweep")) == 18
-    assert programs._cache_size() - before == 3
+    assert len(traced) == 3
 
 
 def test_jobs_of_one_seed_train_as_a_team_with_the_bits_of_single_runs(work, monkeypatch):

@@ -131,7 +131,7 @@ def run_single(job: Job, folder: Path) -> int:
 
 
 def _settle(job: Job) -> None:
-    from mnistjax.train import has_large_steps
+    from mnistjax.devices import has_large_steps
 
     if not has_large_steps(job.plan.spec):
         keep_one_device()

@@ -28,7 +28,7 @@ from mnistjax.report.kept import (
 )
 from mnistjax.report.paper import FULL_BATCH, Study, pick
 from mnistjax.report.runs import RunRecord, done
-from mnistjax.train import build_model
+from mnistjax.step import build_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

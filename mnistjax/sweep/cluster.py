@@ -25,12 +25,12 @@ from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.sweep.plan import count_team, count_threads, data_key
 from mnistjax.sweep.supervisor import POLL_SECONDS, Supervisor, registered_rows, write_end
-from mnistjax.sweep.worker import Begun, Ended, Key, Progress, Report, Task, Ticket, add_rows
+from mnistjax.sweep.worker import Begun, Ended, JobProgress, Key, Report, Task, Ticket, add_rows
 
 FOLDER = "submitit"  # in the sweep folder: submitit's files, and ours
 STOP = "stop"  # the file that tells errands to stop
 MINUTES = 24 * 60  # of an errand, unless told
-REPORTS = {kind.__name__: kind for kind in (Begun, Progress, Ended)}
+REPORTS = {kind.__name__: kind for kind in (Begun, JobProgress, Ended)}
 
 
 @dataclass(frozen=True, eq=False)

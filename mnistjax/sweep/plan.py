@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
+from mnistjax.devices import count_shards
 from mnistjax.job import Job
+from mnistjax.layout import SEGMENT_FLOPS, epoch_flops
+from mnistjax.step import build_model, init
 from mnistjax.sweep.worker import Key
-from mnistjax.train import SEGMENT_FLOPS, build_model, count_shares, epoch_flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 
@@ -96,7 +98,7 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
 def count_threads(spec: Spec, jobs: int) -> int:
     """Programs of one lane that run side by side, where the memory is enough: each on as many devices as its
     steps have shares, or on one where there are jobs enough to keep all busy."""
-    devices, shares = jax.device_count(), count_shares(spec)
+    devices, shares = jax.device_count(), count_shards(spec)
     at_once = devices // shares
     if -(-jobs // devices) * shares * SPREAD_SPEED < -(-jobs // at_once):
         at_once = devices

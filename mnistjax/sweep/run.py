@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mnistjax import files, records
 from mnistjax.backend import cores
 from mnistjax.config import ConfigError, badness, to_plain
+from mnistjax.devices import count_shards
 from mnistjax.job import Job, load_examples, tracker_options
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import Cluster
@@ -23,7 +24,6 @@ from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally
 from mnistjax.sweep.worker import Begun, Ended, Report, Task, Ticket
 from mnistjax.tracking import Tracker, find_address, make_run_id
-from mnistjax.train import count_shares
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
 BEST = 3  # jobs whose images and checkpoints W&B gets
@@ -330,7 +330,7 @@ def merge(tasks: Iterable[Task]) -> list[Task]:
 
 
 def _shares(task: Task) -> int:
-    return count_shares(task.tickets[0].plan.spec)
+    return count_shards(task.tickets[0].plan.spec)
 
 
 def make_trainer(options: Options, folder: Path) -> Supervisor | Inline | Cluster:

@@ -28,8 +28,8 @@ from mnistjax.sweep.worker import (
     Broken,
     Ended,
     Finished,
+    JobProgress,
     Key,
-    Progress,
     Report,
     Task,
     Ticket,
@@ -186,7 +186,7 @@ class Supervisor:
                 for number in numbers:
                     worker.heard.pop(number, None)
                 yield from self._suspect(worker.task, suspects, reason, traceback)
-            case Begun(number) | Progress(number):
+            case Begun(number) | JobProgress(number):
                 worker.heard[number] = time.monotonic()
                 yield report
             case Ended(number):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax.progress import format_seconds
 from mnistjax.sweep.ledger import Aggregate, Entry, rank
-from mnistjax.sweep.worker import Begun, Ended, Progress, Report
+from mnistjax.sweep.worker import Begun, Ended, JobProgress, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ class Tally:
         match report:
             case Begun(number):
                 self.running.add(number)
-            case Progress(number, _, seen, row):
+            case JobProgress(number, _, seen, row):
                 self._began = self._began or time.monotonic()
                 self._first.setdefault(number, seen)
                 self._seen[number] = seen

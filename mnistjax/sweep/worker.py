@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import os
 import queue
 import signal
@@ -34,7 +33,7 @@ from mnistjax.signals import STOPPING
 from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Moment, Result, Run
+    from mnistjax.loop import Progress, Result, Run
 
 Key = tuple[str, ...]
 """Of a data set: name, SHA-256, positive class."""
@@ -72,7 +71,7 @@ class Begun(NamedTuple):
     number: int
 
 
-class Progress(NamedTuple):
+class JobProgress(NamedTuple):
     number: int
     epoch: int
     examples_seen: int
@@ -99,7 +98,7 @@ class Finished(NamedTuple):
     """The task is over; jobs that it did not begin are left."""
 
 
-Report = Begun | Progress | Ended | Broken | Finished
+Report = Begun | JobProgress | Ended | Broken | Finished
 
 
 def serve(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -152,7 +151,7 @@ Team = tuple[Ticket, ...]
 
 def make_teams(task: Task) -> list[Team]:
     """The tickets by Spec; and those that read the images in one order, from the first step on, together."""
-    from mnistjax.train import order_seed
+    from mnistjax.layout import order_seed
 
     together: dict[Any, list[Ticket]] = {}
     for ticket in task.tickets:
@@ -199,11 +198,11 @@ def run_task(task: Task, data: Dataset, send: Callable[[Report], None], stop: Ca
     """Every job of the task is over, or stopped, or reported as broken."""
     import jax
 
-    from mnistjax.train import count_shares
+    from mnistjax.devices import count_shards
 
     line, devices = Line(make_teams(task), stop), jax.devices()
     each = len(devices) // task.threads  # of a program, from its default one on
-    spread = each >= count_shares(task.tickets[0].plan.spec) > 1
+    spread = each >= count_shards(task.tickets[0].plan.spec) > 1
     if devices[0].platform == "cpu" and not spread:
         each = 0  # a device has threads enough for several programs, and one device compiles each once
     trackers: list[Tracker] = []
@@ -242,7 +241,8 @@ class Bench:
 
     def run(self, first: Team) -> None:
         """Trains this team and those of its Spec that come next; jobs that are left are for another Bench."""
-        from mnistjax.loop import fit_lanes, fit_teams
+        from mnistjax.loop import fit_runs
+        from mnistjax.programs import make_program
 
         spec = first[0].plan.spec
 
@@ -253,13 +253,9 @@ class Bench:
                 team = self._line.take(spec)
 
         self._line.wait(spec)
-        options = {"data": self._data, "stop": self._stop}
         try:
-            if self._width == 1:
-                results = fit_teams(spec, teams(), spread=self._spread, **options)
-            else:
-                runs = itertools.chain.from_iterable(teams())
-                results = fit_lanes(spec, runs, width=self._width, **options)
+            program = make_program(spec, self._data, width=self._width, spread=self._spread)
+            results = fit_runs(program, teams(), stop=self._stop)
             for run, result in results:
                 self._end(run, result)
         except Exception as error:
@@ -357,10 +353,10 @@ class Reporter:
         self._number, self._send, self._compiled = number, send, compiled
         self._sent = 0.0  # seconds on the clock
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Progress) -> None:
         now = time.monotonic()
         if moment.row is not None:
             self._compiled()
         if moment.row is not None or now - self._sent >= REPORT_SECONDS:
             self._sent = now
-            self._send(Progress(self._number, moment.epoch, moment.examples_seen, moment.row))
+            self._send(JobProgress(self._number, moment.epoch, moment.examples_seen, moment.row))

@@ -8,7 +8,7 @@ import contender
 import mnistjax
 from mnistjax.backend import keep_one_device
 from mnistjax.data import Split
-from mnistjax.train import has_large_steps
+from mnistjax.devices import has_large_steps
 
 
 def build(task: dict, train: contender.Images, test: contender.Images) -> contender.Contender:

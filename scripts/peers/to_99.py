@@ -9,10 +9,11 @@ import sys
 import time
 
 import mnistjax
+from mnistjax.batches import HostBatches
 from mnistjax.cli import overrides
 from mnistjax.compose import plan_run, read_settings
-from mnistjax.feed import Feed
-from mnistjax.train import count_shares, epoch_rows, share_mesh
+from mnistjax.devices import count_shards, shard_mesh
+from mnistjax.layout import epoch_rows
 
 
 def main() -> None:
@@ -26,10 +27,10 @@ def main() -> None:
     result = mnistjax.fit(plan.spec, plan.hyper, seed=plan.seed, data=data, stopping=plan.stopping)
     seconds = time.perf_counter() - started
     assert result.test
-    started, feed = time.perf_counter(), Feed(data.train, count_shares(plan.spec), share_mesh(plan.spec))
+    started = time.perf_counter()
+    batches = HostBatches(data.train, count_shards(plan.spec), shard_mesh(plan.spec))
     for epoch in range(plan.stopping.epochs):
-        for rows in epoch_rows(plan.spec, seed=plan.seed + 1, epoch=epoch):  # not made before
-            feed.make(rows)
+        batches.prepare(epoch_rows(plan.spec, seed=plan.seed + 1, epoch=epoch))  # not made before
     shuffling = time.perf_counter() - started
     answer = {"seconds": seconds, "accuracy": result.test["accuracy"], "val": result.rows[-1]["val/accuracy"]}
     print(json.dumps({**answer, "compile": result.compile_seconds, "shuffle": shuffling}))

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,14 @@ import numpy as np
 import pytest
 
 from mnistjax.config import Stopping
-from mnistjax.loop import Run, fit, fit_lanes, fit_teams
-from mnistjax.train import (
-    evaluate_lanes,
-    initial_state,
-    lane_mesh,
-    train_lanes,
-    train_segment,
-    variables_of,
-)
-from small import made_up_data, small_plan
+from mnistjax.devices import lane_mesh
+from mnistjax.evaluation import evaluate_lanes
+from mnistjax.loop import Run, fit, fit_runs
+from mnistjax.programs import make_program
+from mnistjax.step import initial_state, variables_of
+from small import assert_same, count_traces, made_up_data, small_plan
+
+"""Many runs of one Spec through one program: bits, order, endings."""
 
 STOPPING = Stopping(3, keep="best", monitor="val/accuracy")
 
@@ -43,26 +40,13 @@ def make_runs(count, **options):
     return plans[0].spec, [Run(plan.hyper, plan.seed, plan.stopping) for plan in plans]
 
 
-def train(spec, runs, **more):
-    results = dict(fit_lanes(spec, runs, data=made_up_data(), **more))
+def train(spec, runs, width=1):
+    results = dict(fit_runs(make_program(spec, made_up_data(), width=width), [[run] for run in runs]))
     return [results[run] for run in runs]
 
 
 def fit_alone(spec, run):
     return fit(spec, run.hyper, data=made_up_data(), seed=run.seed, stopping=run.stopping)
-
-
-def without_seconds(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def assert_same(one, other):
-    for a, b in zip(jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert without_seconds(one.rows) == without_seconds(other.rows)
-    assert (one.status, one.test, one.kept_epoch) == (other.status, other.test, other.kept_epoch)
 
 
 def assert_close(one, other):
@@ -99,42 +83,42 @@ def test_a_lane_has_its_own_statistics_dropout_and_augmentation():
     assert not np.allclose(means[0], means[1], atol=1e-3)
 
 
-TEAMS = {"one seed": {}, "shared order": {"shuffle": "shared"}, "full batch": {"batch_size": "all"}}
+ORDERS = {"one seed": {}, "shared order": {"shuffle": "shared"}, "full batch": {"batch_size": "all"}}
 
 
-def make_team(kind):
+def make_interleaved(kind):
     """Four runs that read the images in one order, and the third for fewer epochs."""
-    spec, runs = make_runs(4, **TEAMS[kind])
+    spec, runs = make_runs(4, **ORDERS[kind])
     if kind == "one seed":
         runs = [dataclasses.replace(run, seed=5) for run in runs]
     runs[2] = dataclasses.replace(runs[2], stopping=Stopping(1))
     return spec, runs
 
 
-def train_team(spec, runs, **more):
-    results = dict(fit_teams(spec, [runs], data=made_up_data(), **more))
+def interleave(spec, runs, **more):
+    results = dict(fit_runs(make_program(spec, made_up_data()), [runs], **more))
     return [results[run] for run in runs]
 
 
-@pytest.mark.parametrize("kind", TEAMS)
-def test_a_team_has_the_bits_of_single_runs(kind):
-    spec, runs = make_team(kind)
-    for run, result in zip(runs, train_team(spec, runs), strict=True):
+@pytest.mark.parametrize("kind", ORDERS)
+def test_interleaved_runs_have_the_bits_of_single_runs(kind):
+    spec, runs = make_interleaved(kind)
+    for run, result in zip(runs, interleave(spec, runs), strict=True):
         assert_same(result, fit_alone(spec, run))
 
 
-@pytest.mark.parametrize("kind", TEAMS)
-def test_a_team_goes_on_when_one_of_it_diverges_or_fails(kind):
-    def fail(moment):
+@pytest.mark.parametrize("kind", ORDERS)
+def test_interleaved_runs_continue_when_one_diverges_or_fails(kind):
+    def fail(progress):
         raise RuntimeError("mine")
 
-    spec, runs = make_team(kind)
-    good = train_team(spec, runs)
+    spec, runs = make_interleaved(kind)
+    good = interleave(spec, runs)
     optimizer = {**runs[0].hyper["optimizer"], "learning_rate": 1e30}
     diverging = dataclasses.replace(runs[0], hyper={**runs[0].hyper, "optimizer": optimizer})
-    failing = dataclasses.replace(runs[3], observers=[fail])
+    failing = dataclasses.replace(runs[3], callbacks=[fail])
     mixed = [diverging, runs[1], runs[2], failing]
-    ended = list(fit_teams(spec, [mixed], data=made_up_data()))
+    ended = list(fit_runs(make_program(spec, made_up_data()), [mixed]))
     assert [mixed.index(run) for run, _ in ended][-1] == 1  # the others end before it, and are not kept
     results = dict(ended)
     assert [results[run].status for run in mixed] == ["diverged", "done", "done", "failed"]
@@ -142,15 +126,15 @@ def test_a_team_goes_on_when_one_of_it_diverges_or_fails(kind):
         assert_same(results[runs[index]], good[index])
 
 
-def test_a_team_of_two_orders_is_refused():
+def test_interleaved_runs_of_two_orders_are_refused():
     spec, runs = make_runs(2)
     with pytest.raises(ValueError, match="one seed"):
-        train_team(spec, runs)
+        interleave(spec, runs)
 
 
-def test_a_stop_ends_a_team_and_begins_no_other():
-    spec, runs = make_team("full batch")
-    ended = list(fit_teams(spec, [runs[:2], runs[2:]], data=made_up_data(), stop=lambda: True))
+def test_a_stop_ends_interleaved_runs_and_begins_no_other():
+    spec, runs = make_interleaved("full batch")
+    ended = list(fit_runs(make_program(spec, made_up_data()), [runs[:2], runs[2:]], stop=lambda: True))
     assert [result.status for _, result in ended] == ["interrupted"] * 2
 
 
@@ -193,12 +177,14 @@ def test_a_lane_that_diverges_changes_no_bit_of_its_neighbours(width, shuffle):
 def test_lanes_resume_to_the_same_bits(shuffle):
     """Each from where it was stopped, even if that is not where its neighbours were."""
     spec, runs = make_runs(3, shuffle=shuffle)
-    moments = {}
+    seen = {}
     watched = [
         dataclasses.replace(
             run,
-            observers=[
-                lambda moment, n=n: moments.setdefault((n, moment.epoch), (moment.snapshot(), moment.row))
+            callbacks=[
+                lambda progress, n=n: seen.setdefault(
+                    (n, progress.epoch), (progress.snapshot(), progress.row)
+                )
             ],
         )
         for n, run in enumerate(runs)
@@ -206,7 +192,7 @@ def test_lanes_resume_to_the_same_bits(shuffle):
     straight = train(spec, watched, width=2)
     stopped = [
         dataclasses.replace(
-            run, snapshot=moments[n, epoch][0], rows=[moments[n, e][1] for e in range(1, epoch + 1)]
+            run, snapshot=seen[n, epoch][0], rows=[seen[n, e][1] for e in range(1, epoch + 1)]
         )
         for n, (run, epoch) in enumerate(zip(runs, (2, 1, 2), strict=True))
     ]
@@ -222,38 +208,34 @@ def test_a_stop_ends_the_lanes_and_begins_no_other(width):
     def take():
         for run in runs:
             taken.append(run)
-            yield run
+            yield [run]
 
-    ended = list(fit_lanes(spec, take(), data=made_up_data(), width=width, stop=lambda: True))
+    ended = list(fit_runs(make_program(spec, made_up_data(), width=width), take(), stop=lambda: True))
     assert [result.status for _, result in ended] == ["interrupted"] * width
     assert len(taken) == width
 
 
 @pytest.mark.parametrize("width", [1, 2])
-def test_an_observer_that_raises_fails_its_run_alone(width):
-    def fail(moment):
+def test_a_callback_that_raises_fails_its_run_alone(width):
+    def fail(progress):
         raise RuntimeError("mine")
 
     spec, runs = make_runs(3)
-    bad = dataclasses.replace(runs[0], observers=[fail])
+    bad = dataclasses.replace(runs[0], callbacks=[fail])
     results = train(spec, [bad, *runs[1:]], width=width)
     assert [result.status for result in results] == ["failed", "done", "done"]
     assert results[0].reason == "RuntimeError: mine"
     with pytest.raises(RuntimeError, match="mine"):
-        fit(spec, bad.hyper, data=made_up_data(), observers=[fail])
+        fit(spec, bad.hyper, data=made_up_data(), callbacks=[fail])
 
 
-def count_programs(*jitted: Any) -> list[int]:
-    return [function._cache_size() for function in jitted]
-
-
-def test_lanes_are_one_program_for_all_learning_rates_and_seeds():
+def test_lanes_are_one_program_for_all_learning_rates_and_seeds(monkeypatch):
     spec, runs = make_runs(7, batch_size=46)
-    before = count_programs(train_segment, train_lanes)
+    traced = count_traces(monkeypatch)
     train(spec, runs)
     train(spec, runs, width=3)
     train(spec, runs[:2], width=3)
-    assert count_programs(train_segment, train_lanes) == [count + 1 for count in before]
+    assert len(traced) == 2
 
 
 def test_lanes_are_spread_over_every_device():

@@ -1,0 +1,109 @@
+"""The images of batches, gathered on the host or on the device.
+
+The host gathers for single runs, while the device trains on the batches before: a gather inside the program
+takes longer on CPU than a neuron's training, and NumPy copies whole images on a core that would be idle. For
+many lanes the device gathers.
+
+N training images, S shards of a batch, P micro-batches of a shard, M images of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh
+
+from mnistjax.data import Split
+from mnistjax.devices import place
+from mnistjax.layout import pad_rows
+from mnistjax.step import Batch
+
+ALIGNMENT = 64  # bytes; JAX reads a NumPy array on CPU in place if its memory begins at a multiple
+PADDING = -1  # the label of an image that an evaluation does not count
+
+
+class HostBatches:
+    """The batches of one segment after another, in two buffers.
+
+    When a segment's are taken, the device must have finished with those before the last.
+    """
+
+    def __init__(self, train: Split, shards: int, mesh: Mesh) -> None:
+        self._images, self._labels = train.images.reshape(len(train.images), -1), train.labels
+        self._shards, self._mesh = shards, mesh
+        self._buffers: list[np.ndarray] = []  # two: the device reads one while the other is filled
+        self._rows: np.ndarray | None = None
+        self._batches: Batch | None = None
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """The batches (S, steps, P, M, ...) of a segment's rows (steps, S * P, M), prepared before or not."""
+        self.prepare(rows)
+        assert self._batches is not None
+        return self._batches
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Gathers the batches of these rows and starts to send them to the devices."""
+        if self._rows is not None and np.array_equal(rows, self._rows):  # every epoch of a full batch
+            return
+        self._rows = rows
+        shards = split_shards(rows, self._shards)
+        index = np.where(shards < 0, ~shards, shards)
+        images = self._next_buffer((*index.shape, self._images.shape[1]))
+        np.take(self._images, index, axis=0, out=images, mode="clip")
+        parts = images, self._labels[index], (shards >= 0).astype(np.float32)
+        self._batches = Batch(*place(parts, self._mesh))
+
+    def _next_buffer(self, shape: tuple[int, ...]) -> np.ndarray:
+        if len(self._buffers) < 2:
+            self._buffers.append(aligned(shape))
+        else:
+            self._buffers.reverse()
+        return self._buffers[-1]
+
+
+def split_shards(rows: np.ndarray, shards: int) -> np.ndarray:
+    """Rows (steps, S * P, M) as (S, steps, P, M), with micro-batches of padding (~row) if there are fewer."""
+    rows = pad_rows(rows, shards)
+    steps, pieces, micro = rows.shape
+    return rows.reshape(steps, shards, pieces // shards, micro).swapaxes(0, 1)
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty uint8 array whose memory begins at a multiple of ALIGNMENT."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % ALIGNMENT
+    return memory[offset : offset + size].reshape(shape)
+
+
+def gather_rows(images: Array, labels: Array, rows: Array) -> Batch:
+    """The images (N, H, W) and labels of rows (...); a row ~r stands for r as padding, of weight 0.
+
+    Flat images behind a barrier: XLA would else gather in the model's image shape, pixel by pixel, and an
+    epoch of the neuron takes twice as long on CPU.
+    """
+    index = jnp.where(rows < 0, ~rows, rows).ravel()
+    pixels = images.reshape(len(images), -1)
+    taken = lax.optimization_barrier(pixels.at[index].get(mode="promise_in_bounds"))
+    weights = (rows >= 0).astype(jnp.float32)
+    return Batch(taken.reshape(*rows.shape, -1), labels[index].reshape(rows.shape), weights)
+
+
+def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
+    """Rows start to start + size.
+
+    Beyond the last row, earlier rows stand in with weight 0. A row labelled PADDING has weight 0, too.
+    """
+    first = jnp.minimum(start, len(images) - size)
+    taken = lax.dynamic_slice_in_dim(images, first, size).reshape(size, -1)
+    labels = lax.dynamic_slice_in_dim(labels, first, size)
+    weights = ((first + jnp.arange(size, dtype=jnp.int32) >= start) & (labels != PADDING)).astype(jnp.float32)
+    return Batch(taken, labels, weights)
+
+
+def pad_split(part: Split, count: int) -> Split:
+    """At least `count` images: black ones, which an evaluation does not count, are added."""
+    missing = max(0, count - len(part.images))
+    images = np.pad(part.images, ((0, missing), (0, 0), (0, 0)))
+    return Split(images, np.pad(part.labels, (0, missing), constant_values=PADDING))

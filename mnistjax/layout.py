@@ -1,0 +1,114 @@
+"""How an epoch is cut: which images make a batch, which micro-batches a batch, which steps a segment.
+
+N training images, B batch, P micro-batches of M images in a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mnistjax.config import Spec
+from mnistjax.data import order
+from mnistjax.step import build_model
+
+GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
+SEGMENT_FLOPS = 1e11  # about a second of a small CPU; a run can be saved and stopped between two segments
+
+
+class Layout(NamedTuple):
+    """The cut of an epoch. Its last segment may be shorter than the others."""
+
+    segment_steps: int  # a multiple of gather_steps
+    gather_steps: int  # steps whose images a device gathers at once; a divisor of the steps of an epoch
+
+    @property
+    def blocks(self) -> int:
+        """Gathers in a segment."""
+        return self.segment_steps // self.gather_steps
+
+
+@functools.cache
+def layout(spec: Spec) -> Layout:
+    """The cut of an epoch, a function of the Spec alone: a device gathers about GATHER_ROWS images at a time,
+    and a segment costs about SEGMENT_FLOPS."""
+    wanted = spec.steps_per_epoch * SEGMENT_FLOPS / max(1.0, epoch_flops(spec))  # steps of a segment
+    gather = largest_divisor(spec.steps_per_epoch, min(GATHER_ROWS // spec.batch_size, wanted))
+    blocks = spec.steps_per_epoch // gather
+    most = int(min(blocks, wanted / gather))
+    even = largest_divisor(blocks, most)
+    return Layout(gather * (even if 3 * even > 2 * most else most), gather)
+
+
+def largest_divisor(number: int, most: float) -> int:
+    """The largest divisor of a number that is at most `most`, and at least 1."""
+    return max(d for d in range(1, max(1, int(min(number, most))) + 1) if number % d == 0)
+
+
+def is_even(spec: Spec) -> bool:
+    """Whether all segments of an epoch have the same number of steps."""
+    return spec.steps_per_epoch % layout(spec).segment_steps == 0
+
+
+def steps_left(spec: Spec, step: int) -> int:
+    """Steps from this one, of the whole run, to the end of its segment."""
+    position, length = step % spec.steps_per_epoch, layout(spec).segment_steps
+    return min(length - position % length, spec.steps_per_epoch - position)
+
+
+@functools.cache
+def flops(spec: Spec) -> float:
+    """Floating-point operations of one image's forward pass, as XLA counts them."""
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.uint8)
+    model = build_model(spec)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    cost = jax.jit(model.apply).lower(variables, image).cost_analysis()
+    return float(cost["flops"]) if cost else 0.0
+
+
+def epoch_flops(spec: Spec) -> float:
+    """Approximate operations of an epoch of training: a gradient costs twice a forward pass."""
+    return 3 * flops(spec) * spec.train_count
+
+
+def order_seed(spec: Spec, seed: int) -> int:
+    """The seed of the order in which a run reads the images: its own, or 0 if all runs share one order."""
+    return 0 if spec.shuffle == "shared" or spec.full_batch else seed
+
+
+def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
+    """The rows of the training images that an epoch reads (steps, P, M) int32, read-only.
+
+    The last batch is padded with the epoch's first rows r, written ~r: they have no weight, but a model with
+    batch statistics sees real images. A full batch is not shuffled.
+    """
+    return _epoch_rows(spec, order_seed(spec, seed), 0 if spec.full_batch else epoch)
+
+
+@functools.lru_cache(maxsize=8)  # interleaved runs of one seed ask for the same rows
+def _epoch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
+    count, batch, micro = spec.train_count, spec.batch_size, spec.micro_batch
+    rows = np.arange(count, dtype=np.int32) if spec.full_batch else order(count, seed=seed, epoch=epoch)
+    rows = np.resize(rows, spec.steps_per_epoch * batch)
+    rows[count:] = ~rows[count:]
+    rows = pad_rows(rows.reshape(-1, batch), micro).reshape(spec.steps_per_epoch, -1, micro)
+    rows.flags.writeable = False
+    return rows
+
+
+def segment_rows(spec: Spec, *, seed: int, step: int, count: int) -> np.ndarray:
+    """The rows of `count` steps from this one on (segment_steps, P, M); what follows them is never read."""
+    epoch, position = divmod(step, spec.steps_per_epoch)
+    rows = epoch_rows(spec, seed=seed, epoch=epoch)[position : position + count]
+    missing = layout(spec).segment_steps - len(rows)
+    return np.pad(rows, ((0, missing), (0, 0), (0, 0))) if missing else rows
+
+
+def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """Rows (steps, X, ...) with X padded to a multiple by the first ones, written ~row."""
+    fill = rows[:, np.arange(-rows.shape[1] % multiple) % rows.shape[1]]
+    return np.concatenate([rows, np.where(fill < 0, fill, ~fill)], axis=1)

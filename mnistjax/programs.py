@@ -1,0 +1,326 @@
+"""The compiled programs of training, one for each Spec: one run at a time, or many lanes at once.
+
+A program holds the States of the runs in its lanes. The host advances them all by a segment, and reads their
+metrics in between. S shards, P micro-batches, M images of a micro-batch, W lanes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh
+
+from mnistjax.batches import HostBatches, gather_rows, pad_split, slice_rows
+from mnistjax.config import ConfigError, Hyper, Spec
+from mnistjax.data import Dataset, Split
+from mnistjax.devices import (
+    SHARDS,
+    count_shards,
+    lane_mesh,
+    over_lanes,
+    over_shards,
+    place,
+    shard_mesh,
+    sum_shards,
+)
+from mnistjax.evaluation import WIDE, evaluate, evaluate_lanes, evaluate_on
+from mnistjax.layout import layout
+from mnistjax.metrics import Sums
+from mnistjax.step import Batch, Gradient, State, accumulate, start_segment, train_step, variables_of
+
+
+def train_segment(
+    spec: Spec,
+    hyper: Hyper,
+    key: Array,
+    state: State,
+    batches: Batch,
+    count: Array | None = None,
+    axis: str | None = None,
+) -> State:
+    """Returns the State after a step on each of the first `count` batches (S, steps, P, M, ...), or on all.
+
+    Under an `axis` of devices each has one of the shards.
+    """
+    shards, steps, micro_batches = batches.labels.shape[:3]
+    whole = axis is None and shards == micro_batches == 1
+
+    def step(index: Array, state: State) -> State:
+        batch = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), batches)
+        if whole:
+            batch = jax.tree.map(lambda leaf: leaf[0, 0], batch)
+            return train_step(spec, hyper, key, state, batch)
+        return train_step(spec, hyper, key, state, batch, lambda grad: sum_shards(accumulate(grad), axis))
+
+    return lax.fori_loop(0, steps if count is None else count, step, start_segment(spec, state))
+
+
+@functools.cache
+def segment_program(spec: Spec, mesh: Mesh) -> Callable[..., State]:
+    """The compiled `train_segment` of a Spec, whose shards are spread over the devices of a mesh."""
+    train = functools.partial(train_segment, spec, axis=SHARDS if mesh.size > 1 else None)
+    program = over_shards(train, mesh, True, True, True, False, True)
+    return jax.jit(program, donate_argnums=2, compiler_options=WIDE)
+
+
+def train_lane(
+    spec: Spec,
+    hyper: Hyper,
+    key: Array,
+    state: State,
+    images: Array,
+    labels: Array,
+    rows: Array,
+    count: Array | None = None,
+) -> State:
+    """Returns a lane's State after the first `count` steps of a segment, or after all.
+
+    The device gathers: images (N, H, W) uint8, labels (N,) int32, rows (steps, P, M) int32 of
+    `segment_rows`.
+    """
+    gather = functools.partial(gather_rows, images, labels)
+    take = functools.partial(slice_rows, images, labels, size=spec.micro_batch)
+    blocks = rows.reshape(-1, layout(spec).gather_steps, *rows.shape[1:])
+
+    def block(index: Array, state: State) -> State:
+        batches = lax.dynamic_index_in_dim(blocks, index, keepdims=False)
+        transform: Callable[[Gradient], Gradient] = functools.partial(accumulate, read=gather)
+        if spec.micro_batch == spec.batch_size:  # several steps at once, which is faster
+            batches, transform = gather(batches[:, 0]), lambda gradient: gradient
+        elif spec.full_batch:  # not shuffled, so each micro-batch is a slice
+            batches, transform = batches[..., 0], functools.partial(accumulate, read=take)
+
+        def step(state: State, batch: Any) -> tuple[State, None]:
+            return train_step(spec, hyper, key, state, batch, transform), None
+
+        return lax.scan(step, state, batches)[0]
+
+    stop = len(blocks) if count is None else count // blocks.shape[1]
+    return lax.fori_loop(0, stop, block, start_segment(spec, state))
+
+
+@functools.cache
+def lanes_program(spec: Spec, lanes: int) -> Callable[..., State]:
+    """The compiled `train_lane` of W runs at once, whose Hypers, keys (W,) and States are stacked.
+
+    rows (W, steps, P, M), or without the W if `spec.shuffle` is "shared": a batch is then read once for all
+    lanes, and the first layer of an MLP is one product W times as wide.
+    """
+    axes = (0, 0, 0, None, None, None if spec.shuffle == "shared" else 0, None)
+    train = over_lanes(functools.partial(train_lane, spec), axes, lanes)
+    return jax.jit(train, donate_argnums=2, compiler_options=WIDE)
+
+
+class Program(Protocol):
+    """The States of the runs in the lanes of a program, by lane."""
+
+    spec: Spec
+    width: int  # lanes of the compiled program; 1 for runs that it trains in turn
+
+    def has_room(self, lanes: int) -> bool:
+        """Whether runs may join when so many lanes are taken."""
+        ...
+
+    def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
+        """Puts a run into a lane."""
+        ...
+
+    def remove(self, lane: int) -> None:
+        """Frees a lane whose run has ended."""
+        ...
+
+    def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
+        """Advances the runs in these lanes by the first `count` steps of their rows, or by all."""
+        ...
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Gathers the next batches while the device is busy, if that is the host's part."""
+        ...
+
+    def state(self, lane: int) -> State:
+        """The State of one lane, in arrays that the next segment may overwrite."""
+        ...
+
+    def sums(self) -> Mapping[int, Sums]:
+        """The sums of the current epoch by lane, on the host; waits for the device."""
+        ...
+
+    def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]:
+        """The sums over the validation images by lane, on the host."""
+        ...
+
+    def test(self, variables: Any) -> Sums:
+        """The sums of one run's variables over the test images, on the host."""
+        ...
+
+
+def make_program(spec: Spec, data: Dataset, *, width: int = 1, spread: bool = True) -> Program:
+    """The program of one run, or of `width` lanes.
+
+    Width 1 gives the bits of single runs. Another width gives bits of its own, which no neighbour changes.
+    Large steps of single runs are `spread` over the devices, or left to the default one, to the same bits.
+    ConfigError if the data is not what the Spec was made for.
+    """
+    check_fits(spec, data)
+    return LanesProgram(spec, data, width) if width > 1 else SingleProgram(spec, data, spread=spread)
+
+
+class SingleProgram:
+    """The program of a single run, for one run or for several that take turns on the same batches.
+
+    Interleaved runs share the cost of gathering, half of that of a neuron. They read the images in one order
+    and are at one step. The host gathers the next batches while the device is busy with those before.
+    """
+
+    width = 1
+
+    def __init__(self, spec: Spec, data: Dataset, *, spread: bool = True) -> None:
+        self.spec, self._data, self._mesh = spec, data, shard_mesh(spec, spread=spread)
+        self._train = segment_program(spec, self._mesh)
+        self._batches = HostBatches(data.train, count_shards(spec), self._mesh)
+        self._val = place_split(data.val, self._mesh)
+        self._lanes: dict[int, tuple[Hyper, Array]] = {}
+        self._states: dict[int, State] = {}
+
+    def has_room(self, lanes: int) -> bool:
+        return lanes == 0
+
+    def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
+        self._lanes[lane] = hyper, jax.random.key(seed)
+        self._states[lane] = place(state, self._mesh, shared=True)
+
+    def remove(self, lane: int) -> None:
+        del self._lanes[lane], self._states[lane]
+
+    def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
+        batches = self._batches.take(next(iter(rows.values())))
+        for lane in rows:
+            self._states[lane] = self._train(*self._lanes[lane], self._states[lane], batches, as_int32(count))
+
+    def prepare(self, rows: np.ndarray) -> None:
+        self._batches.prepare(rows)
+
+    def state(self, lane: int) -> State:
+        return self._states[lane]
+
+    def sums(self) -> Mapping[int, Sums]:
+        jax.block_until_ready(self._states)
+        return jax.device_get({lane: state.sums for lane, state in self._states.items()})
+
+    def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]:
+        run = functools.partial(evaluate_on, self._mesh, self.spec)
+        return jax.device_get({lane: run(variables_of(self._states[lane]), *self._val) for lane in lanes})
+
+    def test(self, variables: Any) -> Sums:
+        return jax.device_get(evaluate_on(self._mesh, self.spec, variables, *self._test))
+
+    @functools.cached_property
+    def _test(self) -> tuple[Array, Array]:
+        """The test images when a run has ended; padded to as many as `val`'s, to share its program."""
+        return place_split(pad_split(self._data.test, len(self._data.val.images)), self._mesh)
+
+
+class LanesProgram:
+    """The stacked States of `width` lanes, and the one program that advances them all.
+
+    A lane without a run repeats what it last did.
+    """
+
+    def __init__(self, spec: Spec, data: Dataset, width: int) -> None:
+        self.spec, self.width = spec, width
+        self._data, self._mesh = data, lane_mesh(width)
+        self._train = lanes_program(spec, width)
+        self._images = place_split(data.train, self._mesh)
+        self._val = place_split(data.val, self._mesh)
+        self._hypers: list[Hyper] = []
+        self._seeds: list[int] = []
+        self._rows: list[np.ndarray] = []
+        self._states: Any = None
+        self._on_host: Any = None  # the same States, copied when one is asked for
+
+    def has_room(self, lanes: int) -> bool:
+        return lanes < self.width
+
+    def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
+        if not self._hypers:
+            self._hypers, self._seeds = [hyper] * self.width, [seed] * self.width
+            self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.width), state)
+        self._hypers[lane], self._seeds[lane], self._on_host = hyper, seed, None
+        self._states = place(_put(self._states, lane, state), self._mesh)
+        self._stacked = jax.tree.map(lambda *numbers: np.asarray(numbers, np.float32), *self._hypers)
+        self._keys = jax.vmap(jax.random.key)(np.array(self._seeds, np.uint32))
+
+    def remove(self, lane: int) -> None:
+        """Does nothing: the lane repeats what it last did until another run takes it."""
+
+    def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
+        some = next(iter(rows.values()))
+        self._rows = self._rows or [some] * self.width
+        for lane, own in rows.items():
+            self._rows[lane] = own
+        read = some if self.spec.shuffle == "shared" else np.stack(self._rows)
+        arguments = self._stacked, self._keys, self._states, *self._images, read, as_int32(count)
+        self._on_host, self._states = None, self._train(*arguments)
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Does nothing: the device gathers."""
+
+    def state(self, lane: int) -> State:
+        if self._on_host is None:
+            self._on_host = jax.device_get(self._states)
+        return unstack(self._on_host, lane)
+
+    def sums(self) -> Mapping[int, Sums]:
+        jax.block_until_ready(self._states)
+        return self._by_lane(self._states.sums)
+
+    def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]:
+        if not lanes:
+            return {}
+        return self._by_lane(evaluate_lanes(self.spec, variables_of(self._states), *self._val))
+
+    def test(self, variables: Any) -> Sums:
+        return jax.device_get(evaluate(self.spec, variables, *self._test))
+
+    def _by_lane(self, stack: Sums) -> Mapping[int, Sums]:
+        stack = jax.device_get(stack)
+        return {lane: unstack(stack, lane) for lane in range(self.width)}
+
+    @functools.cached_property
+    def _test(self) -> tuple[Array, Array]:
+        return jax.device_put((self._data.test.images, self._data.test.labels))
+
+
+def check_fits(spec: Spec, data: Dataset) -> None:
+    """ConfigError if a data set is not the one that a Spec was made for."""
+    if len(data.train.images) != spec.train_count:
+        raise ConfigError(
+            f"the Spec is for {spec.train_count} training images; {data.name} has {len(data.train.images)}"
+        )
+    if data.num_classes != spec.classes:
+        raise ConfigError(f"the Spec is for {spec.classes} classes; {data.name} has {data.num_classes}")
+
+
+def place_split(part: Split, mesh: Mesh) -> tuple[Array, Array]:
+    """Images and labels, a copy on each device of the mesh."""
+    return place((part.images, part.labels), mesh, shared=True)
+
+
+def as_int32(count: int | None) -> np.ndarray | None:
+    return None if count is None else np.asarray(count, np.int32)
+
+
+def unstack(stack: Any, lane: int) -> Any:
+    """One lane of stacked arrays on the host."""
+    return jax.tree.map(lambda leaf: np.array(leaf[lane]), stack)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(states: State, lane: int, state: State) -> State:
+    return jax.tree.map(lambda stack, leaf: stack.at[lane].set(leaf), states, state)

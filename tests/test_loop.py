@@ -1,0 +1,130 @@
+"""Runs: their bits, their ends, what callbacks see."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnistjax import layout as layouts
+from mnistjax import to_binary
+from mnistjax.config import ConfigError, Stopping
+from mnistjax.evaluation import evaluate, evaluate_on
+from mnistjax.layout import layout
+from mnistjax.loop import fit
+from mnistjax.metrics import summarize
+from mnistjax.step import init
+from small import (
+    assert_same,
+    count_traces,
+    fit_plan,
+    made_up_data,
+    small_plan,
+    without_seconds,
+)
+
+
+def test_the_same_run_twice_has_the_same_bits():
+    one, other = fit_plan(*small_plan()), fit_plan(*small_plan())
+    assert_same(one.state, other.state)
+    assert without_seconds(one.rows) == without_seconds(other.rows)
+    assert one.test == other.test
+
+
+def count_programs(*jitted: Any) -> list[int]:
+    return [function._cache_size() for function in jitted]
+
+
+def test_another_learning_rate_or_seed_or_length_is_no_new_program(monkeypatch):
+    make = functools.partial(small_plan, schedule="cosine", optimizer="adam")
+    (plan, data), traced = make(), count_traces(monkeypatch)
+    fit_plan(plan, data)
+    before = count_programs(evaluate_on, init)
+    faster = make(optimizer_options={"learning_rate": 0.02, "b1": 0.5})
+    for other, _ in (faster, make(seed=5), make(stopping=Stopping(3))):
+        assert other.spec == plan.spec
+        assert other.identity != plan.identity
+        fit_plan(other, data)
+    assert (count_programs(evaluate_on, init), traced) == (before, ["mlp"])
+
+
+@pytest.mark.parametrize("model", ["mlp", "carrying"])
+@pytest.mark.parametrize("segments", [1, 3, 8])
+def test_a_run_stopped_anywhere_resumes_to_the_same_bits(model, segments, carrying, monkeypatch):
+    """Also if the last of an epoch's segments is shorter, as of 3 segments of 8 steps."""
+    layout.cache_clear()
+    monkeypatch.setattr("mnistjax.layout.GATHER_ROWS", 32)
+    flops = layouts.epoch_flops(small_plan(model=model, batch_size=30)[0].spec)
+    monkeypatch.setattr("mnistjax.layout.SEGMENT_FLOPS", flops / segments * 1.3)
+    options = {"model": model, "optimizer": "adam", "schedule": "cosine", "batch_size": 30}
+    plan, data = small_plan(stopping=Stopping(3, keep="best", monitor="val/accuracy"), **options)
+    assert layout(plan.spec).segment_steps == {1: 8, 3: 3, 8: 1}[segments]
+    seen = []
+    straight = fit_plan(plan, data, callbacks=[lambda p: seen.append((p.snapshot(), p.epoch))])
+    assert len(seen) == 3 * segments
+    for snapshot, epoch in seen[:: 5 if segments == 8 else 1]:
+        resumed = fit_plan(plan, data, snapshot=snapshot, rows=straight.rows[:epoch])
+        assert_same(resumed.state, straight.state)
+        assert_same(resumed.variables, straight.variables)
+        assert without_seconds(resumed.rows) == without_seconds(straight.rows)
+        assert (resumed.test, resumed.kept_epoch) == (straight.test, straight.kept_epoch)
+    layout.cache_clear()
+
+
+def test_callbacks_see_every_epoch_and_snapshots_are_their_own():
+    plan, data = small_plan(epochs=3)
+    seen = []
+    result = fit_plan(plan, data, callbacks=[lambda p: seen.append((p, p.snapshot()))])
+    assert [p.row for p, _ in seen] == result.rows
+    assert [p.final for p, _ in seen] == [False, False, True]
+    assert [p.examples_seen for p, _ in seen] == [230, 460, 690]
+    assert [int(s["state"].step) for _, s in seen] == [8, 16, 24]
+    keys = ["epoch", "examples_seen", "seconds"]
+    keys += [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1")]
+    assert list(result.rows[0]) == keys
+    assert result.rows[-1]["train/accuracy"] > result.rows[0]["train/accuracy"]
+
+
+def test_a_run_learns():
+    result = fit_plan(*small_plan(epochs=30, optimizer="adam", optimizer_options={"learning_rate": 0.01}))
+    assert result.status == "done"
+    assert result.test is not None
+    assert result.test["accuracy"] > 0.95
+
+
+def test_divergence_ends_the_run():
+    plan, data = small_plan(optimizer="sgd", optimizer_options={"learning_rate": 1e30}, epochs=5)
+    result = fit_plan(plan, data)
+    assert result.status == "diverged"
+    assert result.epoch == len(result.rows) < 5
+    assert result.reason is not None
+    assert f"epoch {result.epoch}" in result.reason
+    assert result.test is None
+
+
+def test_early_stopping_and_the_best_epoch():
+    stopping = Stopping(60, patience=3, keep="best", monitor="val/loss")
+    plan, data = small_plan(stopping=stopping, optimizer="adam", optimizer_options={"learning_rate": 0.05})
+    result = fit_plan(plan, data)
+    losses = [row["val/loss"] for row in result.rows]
+    best = int(np.argmin(losses)) + 1
+    assert result.status == "done"
+    assert result.epoch == best + 3 < 60
+    assert result.kept_epoch == best
+    kept = summarize("multiclass", evaluate(plan.spec, result.variables, data.val.images, data.val.labels))
+    assert kept["loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_a_stopped_run_is_interrupted():
+    plan, data = small_plan(epochs=5)
+    answers = iter([False, True])
+    result = fit_plan(plan, data, stop=lambda: next(answers))
+    assert (result.status, result.epoch, result.test) == ("interrupted", 2, None)
+
+
+def test_data_that_does_not_fit_is_refused():
+    plan, _ = small_plan()
+    with pytest.raises(ConfigError, match="230 training images; made_up has 100"):
+        fit(plan.spec, plan.hyper, data=made_up_data(train=100))
+    with pytest.raises(ConfigError, match="10 classes; made_up has 2"):
+        fit(plan.spec, plan.hyper, data=to_binary(made_up_data(), 1))
