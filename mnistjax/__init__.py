@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from mnistjax.config import ConfigError, Plan, Spec, Stopping
     from mnistjax.data import Dataset, list_datasets, load_data, register_dataset, to_binary
     from mnistjax.evaluation import evaluate, predict
-    from mnistjax.loop import Progress, Result, Run, fit, fit_runs
+    from mnistjax.loop import fit, fit_runs
     from mnistjax.models import create_model, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.plan import make_plan
     from mnistjax.programs import make_program
+    from mnistjax.run import Progress, Result, Run
     from mnistjax.step import State
     from mnistjax.zoo import Card, list_models, load
     from mnistjax.zoo.classify import classify
@@ -30,11 +31,12 @@ _ROOMS = {
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
     "evaluation": ("evaluate", "predict"),
-    "loop": ("Progress", "Result", "Run", "fit", "fit_runs"),
+    "loop": ("fit", "fit_runs"),
     "models": ("create_model", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
     "plan": ("make_plan",),
     "programs": ("make_program",),
+    "run": ("Progress", "Result", "Run"),
     "step": ("State",),
     "zoo": ("Card", "list_models", "load"),
     "zoo.classify": ("classify",),

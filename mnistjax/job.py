@@ -26,7 +26,7 @@ from mnistjax.tracking import Examples, Tracker, make_run_id
 from mnistjax.words import folder_word, shell_join
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Callback, Result, Run
+    from mnistjax.run import Callback, Result, Run
 
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a record names
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Work:
 
     def run(self, *callbacks: Callback) -> Run:
         """What `fit_runs` takes; the records come before other callbacks."""
-        from mnistjax.loop import Run
+        from mnistjax.run import Run
 
         return Run(
             self.job.plan.hyper,

@@ -13,77 +13,33 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping, badness, one_line
+from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
 from mnistjax.layout import is_even, order_seed, segment_rows, steps_left
 from mnistjax.metrics import Sums, summarize
 from mnistjax.programs import Program, make_program
+from mnistjax.run import (
+    Callback,
+    Progress,
+    Result,
+    Run,
+    RunStatus,
+    Snapshot,
+    best_epoch,
+    count_examples,
+    curve_metrics,
+    find_reason,
+    find_status,
+    is_over,
+    make_row,
+)
 from mnistjax.step import State, init, variables_of
-
-RunStatus = Literal["done", "diverged", "interrupted", "failed"]
-
-
-class Snapshot(TypedDict):
-    """All that a run needs to continue."""
-
-    state: State
-    best: dict[str, Any] | None  # variables of the best epoch so far, if it is kept
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback sees after each segment of an epoch; training waits meanwhile."""
-
-    epoch: int  # epochs finished
-    epochs: int  # epochs planned
-    step: int  # optimizer steps since the start of the run
-    steps_per_epoch: int
-    examples_seen: int  # since the start of the run
-    train: dict[str, float]  # loss (nats), accuracy and f1 of the current epoch so far
-    row: dict[str, Any] | None  # the record of the epoch that has just ended; None inside an epoch
-    snapshot: Callable[[], Snapshot]  # returns a copy on the host
-    final: bool  # whether the run ends here
-
-
-Callback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run to train. With a `snapshot` and the `rows` up to it, it continues to the bits of a run that was
-    never stopped."""
-
-    hyper: Hyper
-    seed: int = 0
-    stopping: Stopping = DEFAULT_STOPPING
-    snapshot: Snapshot | None = None
-    rows: Sequence[dict[str, Any]] = ()
-    callbacks: Sequence[Callback] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `fit` returns."""
-
-    status: RunStatus
-    reason: str | None  # why, unless done
-    epoch: int  # epochs finished
-    rows: list[dict[str, Any]]  # one per epoch, as in metrics.jsonl
-    state: State
-    variables: dict[str, Any]  # the argument of `model.apply`, of the kept epoch
-    kept_epoch: int
-    seconds_per_epoch: float  # median of the training passes, a lane's share; compile and evaluation excluded
-    compile_seconds: float
-    test: dict[str, Any] | None  # as `metrics.summarize` returns it; only when done
-    lanes: int = 1  # of the program that trained it
-    error: Exception | None = None  # raised by a callback; only when failed
 
 
 def fit(
@@ -190,7 +146,7 @@ class _Lane:
     def __init__(self, spec: Spec, run: Run, compiling: Sequence[float]) -> None:
         self.spec, self.run = spec, run
         self.records = list(run.rows)
-        self.status: RunStatus | None = "done" if _is_over(self.records, run.stopping) else None
+        self.status: RunStatus | None = "done" if is_over(self.records, run.stopping) else None
         self.error: Exception | None = None
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
@@ -215,21 +171,21 @@ class _Lane:
     def record(self, sums: Sums, val_sums: Sums | None, state: Callable[[], State], stop: bool) -> None:
         """Tells the callbacks how the segment went, with a row if an epoch has ended."""
         spec, stopping = self.spec, self.run.stopping
-        metrics, row = _curve_metrics(spec, sums), None
+        metrics, row = curve_metrics(spec, sums), None
         if self.ends_epoch:
             assert val_sums is not None
-            row = _row(spec, len(self.records) + 1, self.seconds, metrics, _curve_metrics(spec, val_sums))
+            row = make_row(spec, len(self.records) + 1, self.seconds, metrics, curve_metrics(spec, val_sums))
             self.records.append(row)
             self.seconds = 0.0
             if stopping.keep == "best" and best_epoch(self.records, stopping.monitor) == row["epoch"]:
                 self._best = _host_copy(variables_of(state()))
-        self.status = _status(row, self.records, stopping, stop)
+        self.status = find_status(row, self.records, stopping, stop)
         progress = Progress(
             epoch=len(self.records),
             epochs=stopping.epochs,
             step=self.step,
             steps_per_epoch=spec.steps_per_epoch,
-            examples_seen=_examples(spec, self.step),
+            examples_seen=count_examples(spec, self.step),
             train=metrics,
             row=row,
             snapshot=lambda: _host_copy(Snapshot(state=state(), best=self._best)),
@@ -250,7 +206,7 @@ class _Lane:
             test = summarize(self.spec.task, program.test(variables))
         return Result(
             status=self.status,
-            reason=_reason(self.status, rows, self.error),
+            reason=find_reason(self.status, rows, self.error),
             epoch=len(rows),
             rows=rows,
             state=state,
@@ -262,61 +218,6 @@ class _Lane:
             lanes=program.width,
             error=self.error,
         )
-
-
-def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str) -> int:
-    """The first epoch with the best value of a validation metric: lowest for a loss, highest for others."""
-    return min(rows, key=lambda row: (badness(monitor, row[monitor]), row["epoch"]))["epoch"]
-
-
-def _is_over(rows: Sequence[Mapping[str, Any]], stopping: Stopping) -> bool:
-    if len(rows) >= stopping.epochs:
-        return True
-    if stopping.patience is None or not rows:
-        return False
-    return len(rows) - best_epoch(rows, stopping.monitor) >= stopping.patience
-
-
-def _status(
-    row: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], stopping: Stopping, stop: bool
-) -> RunStatus | None:
-    """How the run ends here; None if it continues."""
-    if row and not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
-        return "diverged"
-    if row and _is_over(rows, stopping):
-        return "done"
-    return "interrupted" if stop else None
-
-
-def _reason(status: str, rows: Sequence[Mapping[str, Any]], error: Exception | None) -> str | None:
-    if error:
-        return one_line(error)
-    if status == "diverged":
-        return f"the loss is not finite in epoch {len(rows)}"
-    return f"stopped after {len(rows)} finished epochs" if status == "interrupted" else None
-
-
-def _row(
-    spec: Spec, epoch: int, seconds: float, train: Mapping[str, float], val: Mapping[str, float]
-) -> dict[str, Any]:
-    """An epoch's record, as in metrics.jsonl; `seconds` of its training pass."""
-    return {
-        "epoch": epoch,
-        "examples_seen": epoch * spec.train_count,
-        "seconds": round(seconds, 6),
-        **{f"train/{name}": value for name, value in train.items()},
-        **{f"val/{name}": value for name, value in val.items()},
-    }
-
-
-def _curve_metrics(spec: Spec, sums: Sums) -> dict[str, float]:
-    metrics = summarize(spec.task, sums)
-    return {name: metrics[name] for name in ("loss", "accuracy", "f1")}
-
-
-def _examples(spec: Spec, step: int) -> int:
-    epochs, steps = divmod(step, spec.steps_per_epoch)
-    return epochs * spec.train_count + steps * spec.batch_size
 
 
 def _host_copy(tree: Any) -> Any:

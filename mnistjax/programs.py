@@ -29,7 +29,7 @@ from mnistjax.devices import (
     shard_mesh,
     sum_shards,
 )
-from mnistjax.evaluation import WIDE, evaluate, evaluate_lanes, evaluate_on
+from mnistjax.evaluation import WIDE, evaluate_lanes, evaluate_on
 from mnistjax.layout import layout
 from mnistjax.metrics import Sums
 from mnistjax.step import Batch, Gradient, State, accumulate, start_segment, train_step, variables_of
@@ -192,16 +192,17 @@ class SingleProgram:
         return lanes == 0
 
     def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
-        self._lanes[lane] = hyper, jax.random.key(seed)
+        hyper = jax.tree.map(np.float32, hyper)
+        self._lanes[lane] = place((hyper, jax.random.key(seed)), self._mesh, shared=True)
         self._states[lane] = place(state, self._mesh, shared=True)
 
     def remove(self, lane: int) -> None:
         del self._lanes[lane], self._states[lane]
 
     def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
-        batches = self._batches.take(next(iter(rows.values())))
+        batches, steps = self._batches.take(next(iter(rows.values()))), place_count(count, self._mesh)
         for lane in rows:
-            self._states[lane] = self._train(*self._lanes[lane], self._states[lane], batches, as_int32(count))
+            self._states[lane] = self._train(*self._lanes[lane], self._states[lane], batches, steps)
 
     def prepare(self, rows: np.ndarray) -> None:
         self._batches.prepare(rows)
@@ -234,7 +235,7 @@ class LanesProgram:
 
     def __init__(self, spec: Spec, data: Dataset, width: int) -> None:
         self.spec, self.width = spec, width
-        self._data, self._mesh = data, lane_mesh(width)
+        self._data, self._mesh, self._test_mesh = data, lane_mesh(width), shard_mesh(spec)
         self._train = lanes_program(spec, width)
         self._images = place_split(data.train, self._mesh)
         self._val = place_split(data.val, self._mesh)
@@ -243,6 +244,7 @@ class LanesProgram:
         self._rows: list[np.ndarray] = []
         self._states: Any = None
         self._on_host: Any = None  # the same States, copied when one is asked for
+        self._hypers_and_keys: Any = None  # stacked, when the lanes advance
 
     def has_room(self, lanes: int) -> bool:
         return lanes < self.width
@@ -251,10 +253,9 @@ class LanesProgram:
         if not self._hypers:
             self._hypers, self._seeds = [hyper] * self.width, [seed] * self.width
             self._states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.width), state)
-        self._hypers[lane], self._seeds[lane], self._on_host = hyper, seed, None
+        self._hypers[lane], self._seeds[lane] = hyper, seed
         self._states = place(_put(self._states, lane, state), self._mesh)
-        self._stacked = jax.tree.map(lambda *numbers: np.asarray(numbers, np.float32), *self._hypers)
-        self._keys = jax.vmap(jax.random.key)(np.array(self._seeds, np.uint32))
+        self._on_host = self._hypers_and_keys = None
 
     def remove(self, lane: int) -> None:
         """Does nothing: the lane repeats what it last did until another run takes it."""
@@ -264,9 +265,14 @@ class LanesProgram:
         self._rows = self._rows or [some] * self.width
         for lane, own in rows.items():
             self._rows[lane] = own
-        read = some if self.spec.shuffle == "shared" else np.stack(self._rows)
-        arguments = self._stacked, self._keys, self._states, *self._images, read, as_int32(count)
-        self._on_host, self._states = None, self._train(*arguments)
+        if self._hypers_and_keys is None:
+            hypers = jax.tree.map(lambda *numbers: np.asarray(numbers, np.float32), *self._hypers)
+            keys = jax.vmap(jax.random.key)(np.array(self._seeds, np.uint32))
+            self._hypers_and_keys = place((hypers, keys), self._mesh)
+        shared = self.spec.shuffle == "shared"
+        read = place(some if shared else np.stack(self._rows), self._mesh, shared=shared)
+        batches = *self._images, read, place_count(count, self._mesh)
+        self._on_host, self._states = None, self._train(*self._hypers_and_keys, self._states, *batches)
 
     def prepare(self, rows: np.ndarray) -> None:
         """Does nothing: the device gathers."""
@@ -286,7 +292,8 @@ class LanesProgram:
         return self._by_lane(evaluate_lanes(self.spec, variables_of(self._states), *self._val))
 
     def test(self, variables: Any) -> Sums:
-        return jax.device_get(evaluate(self.spec, variables, *self._test))
+        variables = place(variables, self._test_mesh, shared=True)
+        return jax.device_get(evaluate_on(self._test_mesh, self.spec, variables, *self._test))
 
     def _by_lane(self, stack: Sums) -> Mapping[int, Sums]:
         stack = jax.device_get(stack)
@@ -294,7 +301,7 @@ class LanesProgram:
 
     @functools.cached_property
     def _test(self) -> tuple[Array, Array]:
-        return jax.device_put((self._data.test.images, self._data.test.labels))
+        return place_split(self._data.test, self._test_mesh)
 
 
 def check_fits(spec: Spec, data: Dataset) -> None:
@@ -312,8 +319,9 @@ def place_split(part: Split, mesh: Mesh) -> tuple[Array, Array]:
     return place((part.images, part.labels), mesh, shared=True)
 
 
-def as_int32(count: int | None) -> np.ndarray | None:
-    return None if count is None else np.asarray(count, np.int32)
+def place_count(count: int | None, mesh: Mesh) -> Array | None:
+    """A number of steps, if it varies, on the devices of a mesh."""
+    return None if count is None else place(np.asarray(count, np.int32), mesh, shared=True)
 
 
 def unstack(stack: Any, lane: int) -> Any:

@@ -23,7 +23,7 @@ from mnistjax.files import open_plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnistjax.loop import Callback, Progress
+    from mnistjax.run import Callback, Progress
 
 LINE_SECONDS = 1.0  # between two plain lines
 MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns

@@ -21,7 +21,7 @@ from mnistjax.progress import relative, tell
 from mnistjax.tracking import Examples
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Progress, Snapshot
+    from mnistjax.run import Progress, Snapshot
 
 SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
 CLOSE_SECONDS = 3.0  # for another thread's writing to end, where the process must

@@ -26,7 +26,7 @@ from mnistjax import checkpoints
 from mnistjax.config import ConfigError, one_line, unknown
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Progress
+    from mnistjax.run import Progress
 
 MODES = {  # what wandb itself takes in WANDB_MODE
     "auto": "auto",

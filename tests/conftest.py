@@ -62,11 +62,21 @@ def disk(tmp_path):
 
 
 @pytest.fixture
-def carrying():
+def carrying(monkeypatch):
     """The name of a registered model with batch statistics and dropout."""
-    from mnistjax.models import MODELS, register_model
+    from mnistjax.models import MODELS
     from small import Carrying
 
-    register_model("carrying", Carrying)
-    yield "carrying"
-    del MODELS["carrying"]
+    monkeypatch.setitem(MODELS, "carrying", Carrying)
+    return "carrying"
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The name of a registered model that notes who calls it, see `small.Watched`."""
+    from mnistjax.models import MODELS
+    from small import Watched
+
+    monkeypatch.setitem(MODELS, "watched", Watched)
+    Watched.roads.clear()
+    return "watched"

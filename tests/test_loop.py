@@ -1,8 +1,10 @@
 """Runs: their bits, their ends, what callbacks see."""
 
+import contextlib
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,10 +13,13 @@ from mnistjax import to_binary
 from mnistjax.config import ConfigError, Stopping
 from mnistjax.evaluation import evaluate, evaluate_on
 from mnistjax.layout import layout
-from mnistjax.loop import fit
+from mnistjax.loop import fit, fit_runs
 from mnistjax.metrics import summarize
+from mnistjax.programs import make_program
+from mnistjax.run import Run
 from mnistjax.step import init
 from small import (
+    Watched,
     assert_same,
     count_traces,
     fit_plan,
@@ -22,6 +27,43 @@ from small import (
     small_plan,
     without_seconds,
 )
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("steps", [100, 3])
+def test_the_loop_transfers_nothing_but_what_it_says(width, steps, monkeypatch):
+    """After a run's start every array reaches the device by an explicit transfer, in even segments or not."""
+    monkeypatch.setattr("mnistjax.layout.GATHER_ROWS", 32)
+    flops = layouts.epoch_flops(small_plan(batch_size=30)[0].spec)
+    monkeypatch.setattr("mnistjax.layout.SEGMENT_FLOPS", flops / 8 * steps)
+    layout.cache_clear()
+    (plan, data), began = small_plan(batch_size=30), []
+
+    def guard(progress):
+        if not began:
+            began.append(stack.enter_context(jax.transfer_guard("disallow")))
+
+    with contextlib.ExitStack() as stack:
+        runs = [Run(plan.hyper, seed, plan.stopping, callbacks=[guard]) for seed in range(width)]
+        program = make_program(plan.spec, data, width=width)
+        for _, result in fit_runs(program, [[run] for run in runs]):
+            assert result.status == "done"
+    layout.cache_clear()
+
+
+def test_the_road_from_fit_to_the_loss_is_short(watched):
+    plan, data = small_plan(model=watched)
+    fit_plan(plan, data)
+    (road,) = Watched.roads
+    expected = ["fit", "fit_runs", "advance", "train_segment", "step", "train_step", "batch_loss"]
+    assert road == expected
+
+
+def test_micro_batches_and_shards_make_the_road_a_little_longer(watched, monkeypatch):
+    monkeypatch.setattr("mnistjax.devices.LARGE_STEP_FLOPS", 0)
+    plan, data = small_plan(model=watched, micro_batch=8)
+    fit_plan(plan, data)
+    assert all(len(road) <= 12 for road in Watched.roads)
 
 
 def test_the_same_run_twice_has_the_same_bits():

@@ -11,7 +11,7 @@ from mnistjax.augment import LIMITS
 from mnistjax.config import ConfigError
 from mnistjax.evaluation import evaluate, predict
 from mnistjax.layout import epoch_rows
-from mnistjax.loop import Run, fit, fit_runs
+from mnistjax.loop import fit, fit_runs
 from mnistjax.models import list_models
 from mnistjax.optim import (
     OPTIMIZERS,
@@ -25,6 +25,7 @@ from mnistjax.optim import (
     schedule_options,
 )
 from mnistjax.programs import make_program
+from mnistjax.run import Run
 from mnistjax.step import initial_state, train_step
 from mnistjax.zoo import load
 from mnistjax.zoo.classify import classify

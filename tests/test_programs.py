@@ -13,8 +13,9 @@ import pytest
 from mnistjax.config import Stopping
 from mnistjax.devices import lane_mesh
 from mnistjax.evaluation import evaluate_lanes
-from mnistjax.loop import Run, fit, fit_runs
+from mnistjax.loop import fit, fit_runs
 from mnistjax.programs import make_program
+from mnistjax.run import Run
 from mnistjax.step import initial_state, variables_of
 from small import assert_same, count_traces, made_up_data, small_plan
 

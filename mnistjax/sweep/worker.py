@@ -33,7 +33,7 @@ from mnistjax.signals import STOPPING
 from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Progress, Result, Run
+    from mnistjax.run import Progress, Result, Run
 
 Key = tuple[str, ...]
 """Of a data set: name, SHA-256, positive class."""
