@@ -1,3 +1,5 @@
+# pyright: strict, reportUnknownMemberType=false
+# (JAX is typed in part.)
 """How an epoch is cut: which images make a batch, which micro-batches a batch, which steps a segment.
 
 N training images, B batch, P micro-batches of M images in a batch.

@@ -1,3 +1,6 @@
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# (Optax has no stubs, and JAX's functions of trees are not typed.)
 """One training step and one evaluation: pure functions of (spec, hyper, key, state, batch).
 
 B images of a batch, P micro-batches of M images each, K classes. What reads a batch in parts is composed
@@ -48,7 +51,7 @@ class Totals(NamedTuple):
 
     collections: Any
     sums: Sums
-    count: Array  # () float32, images
+    weight: Array  # () float32, number of images without padding
 
 
 Gradient = Callable[..., tuple[Any, Totals]]
@@ -98,7 +101,7 @@ def train_step(
     gradient = jax.grad(functools.partial(batch_loss, spec, hyper, key, state.step), has_aux=True)
     nothing = Totals(state.collections, zero_sums(spec.classes), jnp.zeros((), jnp.float32))
     gradients, totals = transform(gradient)(state.params, nothing, batch, 0)
-    gradients = jax.tree.map(lambda leaf: leaf / totals.count, gradients)
+    gradients = jax.tree.map(lambda leaf: leaf / totals.weight, gradients)
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     sums = jax.tree.map(jnp.add, state.sums, totals.sums)
@@ -136,8 +139,8 @@ def batch_loss(
         mutable=list(totals.collections),
     )
     sums = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
-    count = totals.count + jnp.sum(batch.weights)
-    return sums.loss, Totals(dict(collections), jax.tree.map(jnp.add, totals.sums, sums), count)
+    weight = totals.weight + jnp.sum(batch.weights)
+    return sums.loss, Totals(dict(collections), jax.tree.map(jnp.add, totals.sums, sums), weight)
 
 
 def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: batch) -> Gradient:
