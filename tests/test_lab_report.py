@@ -1,8 +1,7 @@
-"""The report beside ours: what is read, compared and concluded."""
+"""The lab report beside our runs: comparisons, conclusions, records and the page."""
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import reproduce
-from mnistjax import records
+from lab_report import figures, record, reproduction, study
+from lab_report.conclusions import CONCLUSIONS, Finding
+from lab_report.estimates import Estimate, Share, estimate
+from lab_report.study import EXPERIMENTS, pick
+from lab_report.tables import TABLES, Compared, Row, compare, judge, table_cells
+from mnistjax import create_model
 from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
-from mnistjax.report import conclusions, kept
-from mnistjax.report.conclusions import CONCLUSIONS, Estimate, Finding, Share, estimate
-from mnistjax.report.paper import EXPERIMENTS, TABLES, Compared, Ours, Row, compare, pick, table_cells
-from mnistjax.report.runs import RunRecord, name_runs, read_runs
-from mnistjax.sweep.ledger import Entry, Ledger
-from small import write_run
+from mnistjax.models import list_layers
+from mnistjax.report.figures import save
+from mnistjax.report.runs import RunRecord
+from mnistjax.seeds import Spread
+from sections import replace_section
+from test_figures import CLOTHES, drawn, rows, texts
 
 ROOT = Path(__file__).parents[1]
 
 
-accuracy = conclusions.tested("test/accuracy")
+accuracy = study.summary_number("test/accuracy")
 
 
 def made(value=0.0, status="done", **config):
@@ -38,74 +41,19 @@ def made(value=0.0, status="done", **config):
     return RunRecord(Path("x"), status, None, config, [{"epoch": 1, "val/loss": value}], summary)
 
 
-# Reading
-
-
-def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
-    write_run(tmp_path / "single", seed=7)
-    sweep = Ledger(tmp_path / "sweep", "id", "2026-01-01", [])
-    for number, name in enumerate(("adam", "sgd", "sgd")):
-        config = {"optimizer.name": name}
-        sweep.entries[number] = Entry(number, str(number), [], seed=number, config=config)
-    write_run(sweep.job_folder(0), seed=0, optimizer={"name": "adam"})
-    write_run(sweep.job_folder(1), "diverged", seed=1, reason="loss is nan", optimizer={"name": "sgd"})
-    sweep.save()
-    runs = read_runs([tmp_path])
-    assert [run.status for run in runs] == ["done", "done", "diverged", "waiting"]
-    assert [run.seed for run in runs] == [7, 0, 1, 2]
-    assert [run.reason for run in runs] == [None, None, "loss is nan", None]
-    assert [len(run.rows) for run in runs] == [2, 2, 2, 0]
-    assert runs[2].summary == {}
-    assert len(read_runs([tmp_path / "sweep", tmp_path])) == 4
-    assert [run.sweep for run in read_runs([tmp_path / "sweep/0", tmp_path / "sweep"])] == ["id"] * 3
-    names = [name for name, _ in name_runs(runs[1:])]
-    assert names == ["adam seed=0", "sgd seed=1", "sgd seed=2"]
-
-
-def test_jobs_that_failed_before_they_began_have_their_reason(tmp_path):
-    sweep = Ledger(tmp_path, "id", "2026-01-01", [])
-    sweep.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
-    sweep.save()
-    (run,) = read_runs([tmp_path])
-    assert (run.status, run.reason) == ("failed", "lost before it began")
-
-
-def test_a_killed_run_is_not_running_and_a_damaged_one_has_failed(tmp_path):
-    write_run(tmp_path / "a", "running", seed=1)
-    write_run(tmp_path / "b", "running", seed=2)
-    write_run(tmp_path / "c", seed=3)
-    (tmp_path / "c/config.yaml").unlink()
-    with records.lock(tmp_path / "b"):
-        runs = read_runs([tmp_path])
-    assert [run.status for run in runs] == ["interrupted", "running", "failed"]
-    assert "config.yaml" in str(runs[2].reason)
-    assert [run.damaged for run in runs] == [False, False, True]
-
-
-def test_a_copied_folder_is_the_same_run(tmp_path):
-    write_run(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert len(read_runs([tmp_path])) == 1
-
-
-def test_a_folder_without_runs_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="holds no run"):
-        read_runs([tmp_path])
-
-
 # Verdicts
 
 
-def test_the_interval_is_that_of_one_more_run():
-    ours = Ours((0.49, 0.5, 0.51))
-    assert ours.half_width == pytest.approx(0.043027 * math.sqrt(4 / 3), rel=1e-4)
-    assert ours.verdict("test/accuracy", 0.5 + 0.049) == "reproduced"
-    assert ours.verdict("test/accuracy", 0.5 + 0.051) == "not reproduced"
-    assert ours.verdict("test/accuracy", 0.5 - 0.051) == "better"
-    counts = Ours((1.0, 2.0, 3.0))
-    assert counts.verdict("false positives", 2 + 5.1) == "better"
-    assert counts.verdict("false positives", 2 - 5.1) == "not reproduced"
-    assert Ours((1.0, 2.0)).verdict("test/accuracy", 1.5) == "too few runs"
+def test_the_interval_is_for_one_more_run():
+    ours = Spread((0.49, 0.5, 0.51))
+    assert ours.next_half_width == pytest.approx(0.043027 * math.sqrt(4 / 3), rel=1e-4)
+    assert judge("test/accuracy", 0.5 + 0.049, ours) == "reproduced"
+    assert judge("test/accuracy", 0.5 + 0.051, ours) == "not reproduced"
+    assert judge("test/accuracy", 0.5 - 0.051, ours) == "better"
+    counts = Spread((1.0, 2.0, 3.0))
+    assert judge("false positives", 2 + 5.1, counts) == "better"
+    assert judge("false positives", 2 - 5.1, counts) == "not reproduced"
+    assert judge("test/accuracy", 1.5, Spread((1.0, 2.0))) == "too few runs"
 
 
 @settings(max_examples=20)
@@ -113,23 +61,23 @@ def test_the_interval_is_that_of_one_more_run():
 def test_one_more_run_lies_inside_as_often_as_the_interval_says(n):
     random = np.random.default_rng(n)
     runs = random.normal(0.99, 0.001, (1500, n + 1))
-    inside = [Ours(tuple(run[:-1])).verdict("test/accuracy", run[-1]) == "reproduced" for run in runs]
+    inside = [judge("test/accuracy", run[-1], Spread(tuple(run[:-1]))) == "reproduced" for run in runs]
     assert 0.925 < np.mean(inside) < 0.975
 
 
 def test_a_row_is_as_good_as_its_worst_metric_and_says_why():
     row = Row("x", "width", {}, {"test/accuracy": 0.9, "test/f1": 0.8})
-    near, level, far = (Ours((value, value + 0.01, value - 0.01)) for value in (0.9, 0.8, 0.5))
+    near, level, far = (Spread((value, value + 0.01, value - 0.01)) for value in (0.9, 0.8, 0.5))
     assert Compared(row, {"test/accuracy": near, "test/f1": level}, 0, None).verdict == "reproduced"
     missed = Compared(row, {"test/accuracy": near, "test/f1": far}, 0, None)
     assert missed.verdict == "not reproduced"
-    assert missed.why == "F1 -0.3"
+    assert missed.explanation == "F1 -0.3"
 
 
 def test_seeds_that_do_not_learn_decide_nothing():
     row = Row("x", "optimizer", {}, {"test/accuracy": 0.9663})
-    compared = Compared(row, {"test/accuracy": Ours((0.9697, 0.9762, 0.1135))}, 0, None)
-    assert (compared.verdict, compared.why) == (
+    compared = Compared(row, {"test/accuracy": Spread((0.9697, 0.9762, 0.1135))}, 0, None)
+    assert (compared.verdict, compared.explanation) == (
         "undecided",
         "accuracy of our runs 0.9697 and 0.9762 and 0.1135",
     )
@@ -183,9 +131,7 @@ def test_the_share_is_the_one_sided_test(values, bound):
     st.lists(FRACTIONS, min_size=3, max_size=5, unique=True),
 )
 def test_the_share_of_a_difference_is_welchs_test(one, other):
-    first, second = (
-        estimate([made(v) for v in x], conclusions.tested("test/accuracy")) for x in (one, other)
-    )
+    first, second = (estimate([made(v) for v in x], accuracy) for x in (one, other))
     test: Any = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
     assert (first - second).share(low=0).inside == pytest.approx(1 - test.pvalue, abs=1e-6)
 
@@ -221,11 +167,53 @@ def test_a_smooth_curve_is_not_irregular():
         return RunRecord(Path("x"), "done", None, {}, rows, {})
 
     falling = list(np.linspace(1, 0.1, 30))
-    assert conclusions.irregularity(run(falling)) == pytest.approx(0)
-    assert conclusions.irregularity(run([x + 0.1 * (i % 2) for i, x in enumerate(falling)])) > 0.05
-    assert conclusions.epochs_to_converge(run([1.0, 0.5, 0.108, 0.1, 0.1])) == 3
+    assert study.irregularity(run(falling)) == pytest.approx(0)
+    assert study.irregularity(run([x + 0.1 * (i % 2) for i, x in enumerate(falling)])) > 0.05
+    assert study.epochs_to_converge(run([1.0, 0.5, 0.108, 0.1, 0.1])) == 3
     with pytest.raises(ConfigError):
-        conclusions.irregularity(run(falling[:5]))
+        study.irregularity(run(falling[:5]))
+
+
+# Figures
+
+
+def test_bands_span_the_seeds_and_name_their_groups(tmp_path):
+    runs = [[{**row, "train/f1": 0.5, "val/f1": 0.1 * seed} for row in rows(4)] for seed in (1, 2, 6)]
+    shorter = [rows(1)[0] | {"train/f1": 0.5, "val/f1": 0.5}]
+    figure = figures.seed_curves({"sgd": runs, "adam": [shorter, *runs]}, title="by optimizer")
+    assert {"by optimizer", "sgd", "adam", "training", "validation"} <= set(texts(figure))
+    panel: Any = figure.axes[2]
+    lines = {line.get_label(): line.get_ydata() for line in panel.lines}
+    np.testing.assert_allclose(lines["sgd"], [0.3] * 4)
+    np.testing.assert_allclose(lines["adam"], [0.35, 0.3, 0.3, 0.3])
+    low, high = panel.collections[1].get_datalim(panel.transData).intervaly
+    assert (low, high) == pytest.approx((0.1, 0.6))
+    save(figure, tmp_path / "bands")
+
+
+def test_an_architecture_shows_shapes_and_parameters(tmp_path):
+    figure = figures.architecture_figure(list_layers(create_model("cnn")), (28, 28, 1))
+    told = "\n".join(texts(figure))
+    for text in (
+        "image\n28 x 28 x 1",
+        "ConvBlock\n12 x 12 x 8",
+        "11,584 parameters",
+        "rate 0.4",
+        "Dense\n10",
+    ):
+        assert text in told
+    save(figure, tmp_path / "architecture")
+
+
+def test_samples_and_counts_name_the_classes(tmp_path):
+    images, labels, _ = drawn(13)
+    samples = figures.sample_grid(images, labels, CLOTHES)
+    assert [text for text in texts(samples) if text in CLOTHES] == [CLOTHES[label] for label in labels]
+    save(samples, tmp_path / "samples")
+    counts = {"train": [4800] * 10, "val": [1200] * 10, "test": [1000] * 10}
+    figure = figures.class_counts_figure(counts, CLOTHES)
+    assert {"train (48,000)", "val (12,000)", "test (10,000)"} <= set(texts(figure))
+    save(figure, tmp_path / "counts")
 
 
 # The page
@@ -237,57 +225,64 @@ MULTICLASS = TABLES[-2]  # of one row
 def a_record(**study):
     """The record of made-up runs of some experiments, which took a minute each."""
     about = {"data": "mnist", "quick": False, "cores": 2, "seconds": dict.fromkeys(study, 60.0)}
-    return kept.make_record(study, {}, about)
+    return record.make_record(study, {}, about)
 
 
 def multiclass(*accuracies):
     return [made(value, seed=seed) for seed, value in enumerate(accuracies)]
 
 
-def test_a_record_tells_what_the_runs_tell():
+def test_a_record_has_what_the_runs_have():
     study = {"multiclass": [*multiclass(0.95, 0.96, 0.97), made(status="failed")]}
-    cells = kept.table_texts(json.loads(json.dumps(a_record(**study))))[MULTICLASS.title]
+    cells = record.table_texts(json.loads(json.dumps(a_record(**study))))[MULTICLASS.title]
     assert cells == table_cells(MULTICLASS, [*compare(MULTICLASS, study)])
     assert "0.9600 ± 0.0100" in cells[1]
 
 
 def test_a_newer_record_replaces_what_it_has_runs_for():
     old, new = a_record(multiclass=multiclass(0.9, 0.9, 0.9)), a_record(optimizer=[])
-    merged = kept.merge_records(old, new)
+    merged = record.merge_records(old, new)
     assert merged["tables"] == old["tables"]
     assert merged["about"]["seconds"] == {"multiclass": 60, "optimizer": 60}
     better = a_record(multiclass=multiclass(0.95, 0.95))
-    assert kept.merge_records(old, better)["tables"] == better["tables"]
-    timed = kept.make_record({}, {MULTICLASS.rows[0].name: 0.5}, old["about"])
-    (row,) = kept.merge_records(old, timed)["tables"][MULTICLASS.title].values()
+    assert record.merge_records(old, better)["tables"] == better["tables"]
+    timed = record.make_record({}, {MULTICLASS.rows[0].name: 0.5}, old["about"])
+    (row,) = record.merge_records(old, timed)["tables"][MULTICLASS.title].values()
     assert (row["seconds"], row["ours"]) == (0.5, {"test/accuracy": [0.9, 0.9, 0.9]})
     with pytest.raises(ConfigError, match="quick"):
-        kept.merge_records(old, {**new, "about": {**new["about"], "quick": True}})
+        record.merge_records(old, {**new, "about": {**new["about"], "quick": True}})
 
 
 def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{reproduce.BEGIN}\nold\n{reproduce.END}\nafter\n")
-    monkeypatch.setattr(reproduce, "README", readme)
-    monkeypatch.setattr(reproduce, "KEPT", tmp_path / "report.json")
+    readme, project = tmp_path / "README.md", tmp_path / "project.md"
+    for path in (readme, project):
+        path.write_text("before\n<!-- lab report: begin -->\nan old table\n<!-- lab report: end -->\nafter\n")
+    monkeypatch.setattr(reproduction, "README", readme)
+    monkeypatch.setattr(reproduction, "PROJECT_README", project)
+    monkeypatch.setattr(reproduction, "KEPT", tmp_path / "record.json")
     for values in [(0.9, 0.9, 0.9), (0.95, 0.95, 0.95)]:
-        reproduce.write_readme(a_record(multiclass=multiclass(*values)))
+        reproduction.write_readme(a_record(multiclass=multiclass(*values)))
         text = readme.read_text()
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
-        assert "old" not in text
+        assert "an old table" not in text
         assert text.count(f"{values[0]:.4f} ± 0.0000") == 1
-        assert kept.HOW_TABLES in text
-    before = reproduce.KEPT.read_bytes()
+        assert record.HOW_TABLES in text
+        assert "16 networks: 15 too few runs, 1 " in project.read_text()
+    before = reproduction.KEPT.read_bytes()
     readme.write_text("no marks")
-    with pytest.raises(SystemExit, match="has no place"):
-        reproduce.write_readme(a_record())
-    assert reproduce.KEPT.read_bytes() == before
+    with pytest.raises(SystemExit, match="has no section"):
+        reproduction.write_readme(a_record())
+    assert reproduction.KEPT.read_bytes() == before
 
 
-def test_the_readme_tells_what_the_kept_record_says():
-    record = json.loads(reproduce.KEPT.read_bytes())
-    assert f"{reproduce.BEGIN}\n\n{kept.readme_text(record)}\n{reproduce.END}" in reproduce.README.read_text()
+def test_the_readmes_have_what_the_kept_record_has():
+    kept = json.loads(reproduction.KEPT.read_bytes())
+    for path, content in (
+        (reproduction.README, record.to_markdown(kept)),
+        (reproduction.PROJECT_README, record.summarize(kept)),
+    ):
+        assert replace_section(path.read_text(), reproduction.SECTION, content) == path.read_text()
 
 
 @pytest.mark.slow
@@ -298,11 +293,11 @@ def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
     text = (report / "report.html").read_text()
     numbers = ["01", "03", "04", "05", "06", "08", "09", "10", "11", "12", "13", "14", "15a", "15b"]
     assert [number for number in numbers if f'id="figure-{number}"' in text] == numbers
-    drawn = sorted(path.stem for path in report.glob("figures/*.svg"))
-    assert drawn == [f"figure_{number}" for number in numbers]
-    record = json.loads((report / "report.json").read_bytes())
-    rows = [row for table in record["tables"].values() for row in table.values()]
-    assert all(len(values) == 2 for row in rows for values in row["ours"].values())
+    pictures = sorted(path.stem for path in report.glob("figures/*.svg"))
+    assert pictures == [f"figure_{number}" for number in numbers]
+    found = json.loads((report / "report.json").read_bytes())
+    networks = [row for table in found["tables"].values() for row in table.values()]
+    assert all(len(values) == 2 for row in networks for values in row["ours"].values())
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "$ mnistjax" not in again  # all sweeps are over
     other = subprocess.run([*command, "--data", "mnist"], capture_output=True, text=True)
