@@ -84,7 +84,7 @@ def test_a_figure_replaces_only_what_was_drawn(tmp_path):
     first = [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")]
     assert [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")] == first
     (tmp_path / "curves.svg").write_text("<svg>mine</svg>")
-    with pytest.raises(ConfigError, match=r"curves\.svg is not drawn by mnistjax"):
+    with pytest.raises(ConfigError, match=r"curves\.svg was not drawn by mnistjax"):
         figures.save(figures.curves(rows(3)), tmp_path / "curves")
     assert (tmp_path / "curves.png").read_bytes() == first[0]
     assert (tmp_path / "curves.svg").read_text() == "<svg>mine</svg>"
@@ -118,7 +118,7 @@ def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
     before = sorted(work.rglob("*"))
     assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"seen/{name} is not drawn by mnistjax, so it is not replaced" in line
+    assert f"seen/{name} was not drawn by mnistjax, so it is not replaced" in line
     assert sorted(work.rglob("*")) == before
     assert (work / "seen" / name).read_text() == "mine"
 

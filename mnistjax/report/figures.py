@@ -1,4 +1,4 @@
-"""Figures of a run; each function returns a matplotlib Figure and touches no global state.
+"""Figures of a run. Each function returns a matplotlib Figure and changes no global state.
 
 N images, K classes. A confusion matrix has the true class in rows.
 """
@@ -28,8 +28,8 @@ METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": "mnistjax"},
     "svg": {"Date": None, "Creator": "mnistjax"},
 }
-MARKS = {".png": b"Software\0mnistjax", ".svg": b"<dc:title>mnistjax</dc:title>"}  # how files have these
-HEAD = 4096  # bytes of a file, among which its mark is
+MARKS = {".png": b"Software\0mnistjax", ".svg": b"<dc:title>mnistjax</dc:title>"}  # METADATA in a file
+HEAD = 4096  # bytes at the start of a file that contain its mark
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
@@ -41,15 +41,15 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.dpi": 120,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so text is the same on every machine
     "font.size": 9.5,
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
     "savefig.dpi": 120,
     "svg.fonttype": "path",
-    "svg.hashsalt": "mnistjax",  # else the ids inside are random
+    "svg.hashsalt": "mnistjax",  # else the ids are random
     "text.color": INK,
-    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.parse_math": False,  # names may have dollar signs
 }
 
 
@@ -62,7 +62,7 @@ def misclassified_grid(
     count: int = 24,
     columns: int = 8,
 ) -> Figure:
-    """At most `count` misclassified images, the most confident error first, with true and predicted class."""
+    """At most `count` misclassified images with true and predicted class, the most confident error first."""
     worst = worst_errors(labels, probabilities, count)
     wrong = int((probabilities.argmax(axis=1) != labels).sum())
     legend = "  (true → predicted, confidence)" if wrong else ""
@@ -77,7 +77,7 @@ def misclassified_grid(
 
 
 def confusion_matrix_figure(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """The counts (K, K), coloured by the share of the true class."""
+    """The counts (K, K), coloured by their share of the true class."""
     cell, size = (0.52, 9.0) if len(class_names) <= 20 else (0.27, 6.0)  # inches, points
     side = max(3.6, cell * len(class_names) + 1.4)
     figure = new_figure(side + 0.4, side)
@@ -87,7 +87,7 @@ def confusion_matrix_figure(matrix: Sequence[Sequence[int]], class_names: Sequen
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and accuracy, training and validation, over the epochs of `metrics.jsonl`'s rows."""
+    """Loss and accuracy on training and validation images over the epochs (rows of `metrics.jsonl`)."""
     figure = new_figure(9.0, 3.4)
     with style():
         for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -103,8 +103,8 @@ def picture_figure(
     *,
     columns: int = 6,
 ) -> Figure:
-    """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits, above the digits
-    as a model sees them (N, 28, 28)."""
+    """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits; below it the digits
+    as the model sees them (N, 28, 28)."""
     from matplotlib.patches import Rectangle
 
     rows = math.ceil(len(images) / columns)
@@ -123,13 +123,14 @@ def picture_figure(
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """The files written: `path` as PNG and as SVG, whatever its suffix; equal figures give equal files.
+    """Writes a figure as PNG and as SVG, with the suffix of `path` replaced; returns the files.
 
-    ConfigError, and nothing is written, if a file of that name is there that we did not draw.
+    Equal figures give equal files. ConfigError, before anything is written, if a file of that name exists
+    that mnistjax did not draw.
     """
     contents = {}
     with style(), warnings.catch_warnings():
-        # Names in letters that the font lacks, or that leave no room, are drawn all the same.
+        # Names whose letters the font lacks, or that leave no room, are drawn anyway.
         warnings.simplefilter("ignore", UserWarning)
         for kind, metadata in METADATA.items():
             file = io.BytesIO()
@@ -144,14 +145,14 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
 
 
 def check_drawn(path: Path) -> None:
-    """ConfigError if something has this name that `save` did not write."""
+    """ConfigError if a file of this name exists that `save` did not write."""
     try:
         with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
             head = file.read(HEAD)
     except FileNotFoundError:
         return
     if MARKS[path.suffix] not in head:
-        raise ConfigError(f"{path} is not drawn by mnistjax, so it is not replaced")
+        raise ConfigError(f"{path} was not drawn by mnistjax, so it is not replaced")
 
 
 def style() -> Any:
@@ -174,7 +175,7 @@ def draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> No
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) <= 30 else None
     for split, color, line in (("train", TRAIN, "--"), ("val", VAL, "-")):
-        # The records keep a non-finite number as a word.
+        # The records hold non-finite numbers as words.
         values = [float(row[f"{split}/{metric}"]) for row in rows]
         axes.plot(epochs, values, line, color=color, marker=marker, markersize=3.5, label=split)
     axes.set(title=metric.capitalize(), xlabel="epoch")
@@ -189,10 +190,10 @@ def draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> No
 def draw_confusion(
     axes: Axes, matrix: Sequence[Sequence[int]], class_names: Sequence[str], size: float
 ) -> None:
-    """Draws the counts and names at `size` points; counts too small to read are left to the colour."""
+    """Draws counts and names at `size` points; only colours if the counts would be too small to read."""
     counts = np.asarray(matrix)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)  # the root shows the few errors beside the many
+    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)  # the root makes rare errors visible
     for (row, column), count in np.ndenumerate(counts):
         if count and size >= 6:
             color = "white" if share[row, column] > 0.4 else INK
@@ -210,7 +211,7 @@ def draw_confusion(
 def draw_tiles(
     figure: Figure | SubFigure, images: np.ndarray, titles: Sequence[str], *, columns: int
 ) -> None:
-    """Images (N, H, W) as ink on paper, in rows of `columns`, each under its title."""
+    """Draws images (N, H, W) as ink on paper, in rows of `columns`, each under its title."""
     with style():
         grid = figure.subplots(max(1, math.ceil(len(images) / columns)), columns, squeeze=False)
         for axes in grid.flat:
@@ -223,7 +224,7 @@ def draw_tiles(
 def list_verdicts(
     worst: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
 ) -> list[str]:
-    """`true → predicted` and the probability of that, on two lines, or three where the names are long."""
+    """`true → predicted` and the probability of that, on two lines, or on three for long names."""
     verdicts = []
     for i in worst:
         predicted = int(probabilities[i].argmax())
@@ -234,7 +235,7 @@ def list_verdicts(
 
 
 def slant(class_names: Sequence[str]) -> dict[str, Any]:
-    """How class names stand below an axis: upright where they are short."""
+    """How class names stand below an axis: upright if they are short."""
     if max(map(len, class_names)) <= 5:
         return {}
     return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
