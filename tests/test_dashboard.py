@@ -29,7 +29,7 @@ def test_each_run_finds_its_own_curves():
         np.testing.assert_allclose(curve_of(data, "val/accuracy", number), expected, rtol=1e-6)
 
 
-def test_runs_that_are_not_done_are_listed_but_neither_ranked_nor_tested():
+def test_unfinished_runs_are_listed_but_not_ranked():
     runs = [made_run(0), made_run(1, status="diverged"), made_run(2, status="waiting", epochs=0), made_run(5)]
     data = make_data(runs)
     assert [run["status"] for run in data["runs"]] == ["done", "diverged", "waiting", "done"]
@@ -38,7 +38,7 @@ def test_runs_that_are_not_done_are_listed_but_neither_ranked_nor_tested():
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
-def test_numbers_that_are_none_are_left_out(word):
+def test_non_finite_numbers_are_left_out(word):
     run = made_run(status="diverged")
     rows: Any = run.rows
     rows[-1]["val/loss"] = word
@@ -48,7 +48,7 @@ def test_numbers_that_are_none_are_left_out(word):
     json.dumps(data, allow_nan=False)
 
 
-def test_the_key_that_decides_has_the_most_importance():
+def test_the_decisive_key_has_the_highest_importance():
     random = np.random.default_rng(0)
     runs = []
     for number in range(40):

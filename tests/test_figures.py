@@ -41,13 +41,13 @@ def test_curves_of_any_length(tmp_path, epochs):
     figures.save(figures.curves(rows(epochs)), tmp_path / "curves")
 
 
-def test_curves_take_the_words_for_non_finite_numbers(tmp_path):
+def test_curves_accept_words_for_non_finite_numbers(tmp_path):
     diverged = [*rows(2), {**rows(1)[0], "epoch": 3, "val/loss": "nan", "train/loss": "inf"}]
     figures.save(figures.curves(diverged), tmp_path / "curves")
 
 
 @pytest.mark.parametrize("names", [["other", "0"], DIGITS, CLOTHES, [chr(65 + i) for i in range(47)]])
-def test_a_confusion_matrix_of_any_size_tells_its_counts(tmp_path, names):
+def test_a_confusion_matrix_of_any_size_shows_its_counts(tmp_path, names):
     matrix = np.full((len(names), len(names)), 3) + np.diag([1234] * len(names))
     figure = figures.confusion_matrix_figure(matrix.tolist(), names)
     assert texts(figure).count("3") >= matrix.size - len(names)
@@ -61,7 +61,7 @@ def test_no_errors_at_all(tmp_path):
     figures.save(figures.misclassified_grid(images, labels, np.eye(10)[labels], DIGITS), tmp_path / "errors")
 
 
-def test_errors_are_told_with_true_and_predicted_class():
+def test_errors_show_true_and_predicted_class():
     images, labels, _ = drawn(3)
     probabilities = np.zeros((3, 10))
     probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
@@ -106,7 +106,7 @@ def test_a_figure_follows_no_link_and_is_written_whole(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"own.png", "own.svg", "link.png"}
 
 
-def test_a_name_with_dollar_signs_is_a_name(tmp_path):
+def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     figure = figures.confusion_matrix_figure([[1, 2], [3, 4]], ["$\\frac{$", "字"])
     assert figures.save(figure, tmp_path / "matrix")
 
@@ -131,7 +131,7 @@ def test_explaining_follows_no_link(work, capsys):
     assert "seen is a link" in line
 
 
-def test_what_is_explained_twice_is_replaced(work, capsys):
+def test_a_second_explanation_replaces_the_first(work, capsys):
     drawing = np.full((60, 60), 255, np.uint8)
     drawing[10:50, 28:34] = 0
     Image.fromarray(drawing).save(work / "a.png")

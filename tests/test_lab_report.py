@@ -36,7 +36,7 @@ accuracy = study.summary_number("test/accuracy")
 
 
 def made(value=0.0, status="done", **config):
-    """A run as it is read, of one epoch."""
+    """A RunRecord of one epoch."""
     summary = {"test/accuracy": value} if status == "done" else {}
     return RunRecord(Path("x"), status, None, config, [{"epoch": 1, "val/loss": value}], summary)
 
@@ -65,7 +65,7 @@ def test_one_more_run_lies_inside_as_often_as_the_interval_says(n):
     assert 0.925 < np.mean(inside) < 0.975
 
 
-def test_a_row_is_as_good_as_its_worst_metric_and_says_why():
+def test_a_row_has_the_verdict_of_its_worst_metric_and_explains_it():
     row = Row("x", "width", {}, {"test/accuracy": 0.9, "test/f1": 0.8})
     near, level, far = (Spread((value, value + 0.01, value - 0.01)) for value in (0.9, 0.8, 0.5))
     assert Compared(row, {"test/accuracy": near, "test/f1": level}, 0, None).verdict == "reproduced"
@@ -74,7 +74,7 @@ def test_a_row_is_as_good_as_its_worst_metric_and_says_why():
     assert missed.explanation == "F1 -0.3"
 
 
-def test_seeds_that_do_not_learn_decide_nothing():
+def test_seeds_that_do_not_learn_leave_a_row_undecided():
     row = Row("x", "optimizer", {}, {"test/accuracy": 0.9663})
     compared = Compared(row, {"test/accuracy": Spread((0.9697, 0.9762, 0.1135))}, 0, None)
     assert (compared.verdict, compared.explanation) == (
@@ -83,7 +83,7 @@ def test_seeds_that_do_not_learn_decide_nothing():
     )
 
 
-def test_failed_runs_count_nothing_and_are_told():
+def test_failed_runs_are_left_out_and_counted():
     runs = [made(0.9, seed=seed, optimizer="sgd") for seed in range(3)] + [made(status="diverged", seed=3)]
     table = TABLES[-2]  # one row
     (one,) = compare(table, {"multiclass": runs})
@@ -94,7 +94,7 @@ def test_failed_runs_count_nothing_and_are_told():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_each_row_of_the_tables_finds_its_seeds_among_the_jobs(experiment):
-    """The experiments in conf/ train what the tables compare: five seeds, three of the CNN."""
+    """The experiments in conf/ train what the tables compare: five seeds, or three for the CNN."""
     words = [f"experiment={experiment}", "data=digits"]
     with composing():
         composer = Composer()
@@ -150,7 +150,7 @@ def test_opinions_follow_the_shares():
     assert Finding("", [wide]).opinion == "undecided"  # it is neither above nor below
 
 
-def test_equal_runs_are_certain_but_for_a_tie():
+def test_equal_runs_are_certain_except_for_a_tie():
     assert Estimate(1.0, 0.0, 4).share(low=0.9) == (1, 0)
     assert Estimate(1.0, 0.0, 4).share(low=1.1) == (0, 1)
     assert Estimate(1.0, 0.0, 4).share(low=1) == (0.5, 0.5)
@@ -223,7 +223,7 @@ MULTICLASS = TABLES[-2]  # of one row
 
 
 def a_record(**study):
-    """The record of made-up runs of some experiments, which took a minute each."""
+    """The record of made-up runs; each experiment took a minute."""
     about = {"data": "mnist", "quick": False, "cores": 2, "seconds": dict.fromkeys(study, 60.0)}
     return record.make_record(study, {}, about)
 
@@ -286,7 +286,7 @@ def test_the_readmes_have_what_the_kept_record_has():
 
 
 @pytest.mark.slow
-def test_a_quick_reproduction_writes_its_page_and_goes_on_where_it_was(work):
+def test_a_quick_reproduction_writes_its_page_and_can_be_continued(work):
     command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "here", "--quick", "--data", "digits"]
     subprocess.run(command, check=True)
     report = work / "here/report"

@@ -12,7 +12,7 @@ from small import made_run
 
 
 def write_one(folder):
-    """The files of a small report in the folder, by their names there."""
+    """Writes a small report to the folder; its files by name."""
     write_report([made_run(0)], make_data([made_run(0)]), folder, title="one")
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -81,7 +81,7 @@ def test_a_report_follows_no_link(work, capsys, name):
         (["--out", "folder/index.html"], "figures is no folder"),
     ],
 )
-def test_a_folder_that_cant_be_written_is_one_line_before_any_run_is_read(work, capsys, words, message):
+def test_an_unwritable_folder_is_one_line_before_any_run_is_read(work, capsys, words, message):
     (work / "file").touch()
     (work / "folder/index.html").mkdir(parents=True)
     (work / "folder/index.html/figures").touch()
@@ -92,6 +92,6 @@ def test_a_folder_that_cant_be_written_is_one_line_before_any_run_is_read(work, 
     assert sorted(work.rglob("*")) == before
 
 
-def test_a_folder_that_cant_be_made_is_told_in_one_line():
+def test_a_folder_that_can_not_be_made_is_an_error():
     with pytest.raises(ConfigError, match="this folder can't be made: /proc/new: No such file or directory"):
         write_one(Path("/proc/new"))

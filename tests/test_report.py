@@ -33,7 +33,7 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(work, capsys, words, me
     assert not [*work.iterdir()]
 
 
-def test_a_folder_of_a_name_too_long_is_none(work, capsys):
+def test_a_name_that_is_too_long_is_no_folder(work, capsys):
     assert report.main(["x" * 300]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is no folder" in line
@@ -63,7 +63,7 @@ def one(tmp_path_factory):
 
 
 def change(folder, **data):
-    """Write to the records of a run which data it had, and where."""
+    """Changes the name, hash or folder of the data in a run's records."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["data"] |= {key: str(value) for key, value in data.items() if key != "sha256"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -72,7 +72,7 @@ def change(folder, **data):
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def test_a_report_prepares_nothing_and_goes_nowhere_that_the_records_say(one, work, capsys):
+def test_a_report_prepares_no_data_and_opens_no_folder_named_in_records(one, work, capsys):
     shutil.copytree(one, work / "run")
     change(work / "run", name="mnist", dir=work / "trap", raw_dir=work / "raw")
     (work / "raw").mkdir()
@@ -120,7 +120,7 @@ def test_prepared_data_are_found_and_left_as_they_are(work):
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
-def test_damaged_data_are_told_of_and_not_prepared_again(work):
+def test_damaged_data_are_an_error_and_not_prepared_again(work):
     folder = work.parent / "data/mnistjax/fashion_mnist"
     folder.mkdir(parents=True)
     prepared.write_arrays(folder, some_arrays())

@@ -32,7 +32,7 @@ def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
     assert names == ["adam seed=0", "sgd seed=1", "sgd seed=2"]
 
 
-def test_jobs_that_failed_before_they_began_have_their_reason(tmp_path):
+def test_jobs_that_failed_before_their_start_have_a_reason(tmp_path):
     sweep = Ledger(tmp_path, "id", "2026-01-01", [])
     sweep.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
     sweep.save()

@@ -54,7 +54,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("changes", "reason"), BROKEN, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_is_wrong_in_one_run_is_told_and_stops_no_other(tmp_path, changes, reason):
+def test_a_broken_run_is_shown_as_failed_beside_the_others(tmp_path, changes, reason):
     runs = [made_run(1), dataclasses.replace(made_run(0), **changes), made_run(2)]
     data = make_data(runs)
     assert [run["status"] for run in data["runs"]] == ["done", "failed", "done"]
@@ -90,7 +90,7 @@ def test_odd_values_are_listed_as_text(tmp_path):
     assert len(list_rows(data)) == 3
 
 
-def test_class_names_are_drawn_as_they_are(tmp_path):
+def test_odd_class_names_are_drawn(tmp_path):
     run = made_run(0)
     summary: Any = run.summary
     summary["data"] = {**DATA, "class_names": ["$\\frac{$", "\x1b[2J\ud800" + "字" * 500]}

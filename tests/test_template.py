@@ -54,8 +54,11 @@ def browser_page(request, sweep):
 
 @contextlib.contextmanager
 def opened(path, scheme: Any = "light", refused: list[str] | None = None):
-    """A page in a real browser without a network. It must load nothing, run nothing of the runs' (which would
-    set `pwned`), and leave no error in the console, but in `refused` if that is given."""
+    """A page in a real browser without a network.
+
+    It must load nothing and run no text of the runs (which would set `pwned`). Errors in the console fail the
+    test, or are added to `refused` if it is given.
+    """
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     from playwright.sync_api import sync_playwright
@@ -131,7 +134,7 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
 
 
 @pytest.mark.slow
-def test_a_browser_shows_text_of_runs_as_text_and_needs_none_that_is_done(tmp_path):
+def test_a_browser_shows_unfinished_runs_and_their_texts_as_text(tmp_path):
     evil = "<img src=x onerror=document.title='evil'>"
     named: dict[str, Any] = {"model.name": evil}
     runs = [made_run(0, status="failed", **named), made_run(1, status="waiting", epochs=0)]
@@ -166,7 +169,7 @@ def test_no_text_of_a_run_ends_the_script():
 
 
 def use_all(page, words=()):
-    """Click, choose, type, hover and drag all there is; each of the words is in the table."""
+    """Clicks, chooses, types, hovers and drags everything; the table must contain each of the words."""
     page.wait_for_timeout(100)
     page.locator(".dtsb-add").click()
     columns = page.locator(".dtsb-data option").count()
@@ -213,7 +216,7 @@ def use_all(page, words=()):
 
 
 @pytest.mark.slow
-def test_no_text_of_a_run_is_obeyed_by_a_browser(tmp_path):
+def test_a_browser_runs_no_text_of_a_run(tmp_path):
     data = make_data(list_hostile())
     tile = {"true": MARKUP[0], "predicted": MARKUP[1], "confidence": 0.5}
     sprite = "data:image/png;base64,"
@@ -242,7 +245,7 @@ def test_no_text_of_a_run_is_obeyed_by_a_browser(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_lets_nothing_run_or_load_that_gets_into_it_all_the_same(tmp_path):
+def test_the_policy_stops_markup_that_gets_into_the_page(tmp_path):
     data = {**make_data([made_run(0)]), "examples": [], "no_examples": ""}
     (tmp_path / "index.html").write_text(fill_page(data, "title"))
     refused: list[str] = []
@@ -275,8 +278,8 @@ def test_the_policy_names_each_script_by_its_hash():
 
 
 @pytest.mark.slow
-def test_no_text_in_the_files_of_runs_is_obeyed_by_a_browser(sweep, tmp_path, capsys):
-    """Four jobs of a sweep each have a file full of markup: what is not shown is told."""
+def test_a_browser_runs_no_text_in_the_files_of_runs(sweep, tmp_path, capsys):
+    """Four jobs of a sweep each have a file full of markup; the page lists what it can not show."""
     folder = tmp_path / MARKUP[0]
     shutil.copytree(sweep, folder, ignore=shutil.ignore_patterns("report", "sweep.json"))
     for number, name in enumerate(("status.json", "summary.json", "metrics.jsonl", "config.yaml")):
@@ -290,7 +293,7 @@ def test_no_text_in_the_files_of_runs_is_obeyed_by_a_browser(sweep, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_no_text_in_the_files_of_a_sweep_is_obeyed_by_a_browser(sweep, tmp_path, capsys):
+def test_a_browser_runs_no_text_in_the_ledger(sweep, tmp_path, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(sweep, folder, ignore=shutil.ignore_patterns("report"))
     ledger = json.loads((folder / "sweep.json").read_bytes())
