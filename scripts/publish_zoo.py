@@ -34,7 +34,7 @@ from mnistjax.zoo.ensemble import ensemble
 from sections import write_section
 
 README = Path(__file__).parents[1] / "README.md"
-SECTION = "zoo"  # of the README
+SECTION = "zoo"  # in the README
 BEST = "train.keep=best train.monitor=val/accuracy"
 AUGMENTED = "experiment=augmented"
 MODELS = {  # name -> arguments of its command, data set, number of seeds
@@ -120,8 +120,8 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     )
     arrays = checkpoints.flatten(variables)
-    kept = {path: array.astype(np.float16) if "member_" in path else array for path, array in arrays.items()}
-    _write(card, kept)
+    halved = {path: array.astype(np.float16) for path, array in arrays.items() if "member_" in path}
+    _write(card, {**arrays, **halved})
     return zoo.load(best.name)[2]
 
 

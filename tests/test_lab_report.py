@@ -259,7 +259,7 @@ def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
         path.write_text("before\n<!-- lab report: begin -->\nan old table\n<!-- lab report: end -->\nafter\n")
     monkeypatch.setattr(reproduction, "README", readme)
     monkeypatch.setattr(reproduction, "PROJECT_README", project)
-    monkeypatch.setattr(reproduction, "KEPT", tmp_path / "record.json")
+    monkeypatch.setattr(reproduction, "RECORD_FILE", tmp_path / "record.json")
     for values in [(0.9, 0.9, 0.9), (0.95, 0.95, 0.95)]:
         reproduction.write_readme(a_record(multiclass=multiclass(*values)))
         text = readme.read_text()
@@ -269,18 +269,18 @@ def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
         assert text.count(f"{values[0]:.4f} ± 0.0000") == 1
         assert record.HOW_TABLES in text
         assert "16 networks: 15 too few runs, 1 " in project.read_text()
-    before = reproduction.KEPT.read_bytes()
+    before = reproduction.RECORD_FILE.read_bytes()
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="has no section"):
         reproduction.write_readme(a_record())
-    assert reproduction.KEPT.read_bytes() == before
+    assert reproduction.RECORD_FILE.read_bytes() == before
 
 
-def test_the_readmes_have_what_the_kept_record_has():
-    kept = json.loads(reproduction.KEPT.read_bytes())
+def test_the_readmes_show_the_record():
+    stored = json.loads(reproduction.RECORD_FILE.read_bytes())
     for path, content in (
-        (reproduction.README, record.to_markdown(kept)),
-        (reproduction.PROJECT_README, record.summarize(kept)),
+        (reproduction.README, record.to_markdown(stored)),
+        (reproduction.PROJECT_README, record.summarize(stored)),
     ):
         assert replace_section(path.read_text(), reproduction.SECTION, content) == path.read_text()
 

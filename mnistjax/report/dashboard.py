@@ -179,7 +179,7 @@ def _pack(runs: Sequence[RunRecord], name: str) -> str:
 
 
 def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[dict[str, Any]]:
-    """How much of a metric each key and the seed explain in the runs that are done, most important first.
+    """How much of a metric each key and the seed explain in the finished runs, most important first.
 
     `importance` is the key's share of the variance that a random forest explains (they add up to 1),
     `correlation` Spearman's, if all values are numbers.

@@ -200,7 +200,7 @@ def draw_confusion(
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=size)
     places = range(len(counts))
     axes.set(xticks=places, yticks=places, yticklabels=class_names, xlabel="predicted", ylabel="true")
-    axes.set_xticklabels(class_names, **slant(class_names))
+    axes.set_xticklabels(class_names, **tick_options(class_names))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=size)
@@ -234,8 +234,8 @@ def list_verdicts(
     return verdicts
 
 
-def slant(class_names: Sequence[str]) -> dict[str, Any]:
-    """How class names stand below an axis: upright if they are short."""
+def tick_options(class_names: Sequence[str]) -> dict[str, Any]:
+    """Text options for class names below an axis: slanted unless they are short."""
     if max(map(len, class_names)) <= 5:
         return {}
     return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}

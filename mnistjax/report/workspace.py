@@ -1,6 +1,6 @@
 """The dashboard at W&B: a Workspace of the same keys and metrics, and a Report with tables and text.
 
-Both need the extra `workspaces`; without it every function raises ConfigError.
+They need the extra `workspaces` (ConfigError without it).
 """
 
 from __future__ import annotations

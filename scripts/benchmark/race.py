@@ -141,7 +141,7 @@ def choose(name: str, task: Settings, folder: Path, looks: list[Result]) -> tupl
 def _look(
     name: str, task: Settings, settings: Settings, folder: Path, looks: list[Result]
 ) -> tuple[float, Process] | None:
-    """Like `choose`, for one setting: the seconds are from a part of an epoch. None if it does not run."""
+    """The same for one setting, with seconds from a part of an epoch; None if the contender does not run."""
     images = min(task["images"], max(LOOK_IMAGES, task["batch_size"]))
     if name == OURS:  # a part of an epoch would be another program
         images = task["images"]

@@ -18,7 +18,7 @@ from sections import write_section
 
 README = Path(__file__).with_name("README.md")
 PROJECT_README = README.parents[2] / "README.md"
-SECTION = "benchmark"  # of both
+SECTION = "benchmark"  # in both READMEs
 SUMMARIZED = ("neuron, batch 32", "MLP-64", "CNN, the default")
 HEADS = {
     "Keras, TensorFlow": "Keras, TF",

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lab_report.estimates import (
-    Estimates,
+    Relation,
     Share,
+    between,
     estimate,
     estimate_each,
+    falling,
     highest,
     list_estimates,
     lowest,
@@ -90,12 +92,7 @@ class Conclusion:
 
 
 def mean_lies(
-    evidence: str,
-    experiment: str,
-    value: Any,
-    number: Number,
-    low: float = -math.inf,
-    high: float = math.inf,
+    what: str, experiment: str, value: Any, number: Number, low: float = -math.inf, high: float = math.inf
 ) -> Test:
     """The test that the mean of a number lies between two bounds, over an experiment's runs with this value
     of the key that it varies (None: over all its runs)."""
@@ -103,56 +100,54 @@ def mean_lies(
     def test(study: Study) -> Finding:
         runs = pick(study, experiment) if value is None else pick_value(study, experiment, value)
         found = estimate(runs, number)
-        return Finding(f"{evidence}: {found}", [found.share(low, high)])
+        return Finding(f"{what}: {found}", [found.share(low, high)])
 
     return test
 
 
-def means_are(
-    evidence: str, experiment: str, number: Number, relation: Callable[[Estimates], list[Share]]
-) -> Test:
+def means_are(what: str, experiment: str, number: Number, relation: Relation) -> Test:
     """The test of a relation between the means of a number for the values that an experiment varies."""
 
     def test(study: Study) -> Finding:
         found = estimate_each(study, experiment, number)
-        return Finding(f"{evidence}: {list_estimates(found)}", relation(found))
+        return Finding(f"{what}: {list_estimates(found)}", relation(found))
 
     return test
 
 
+ACCURACY = summary_number("test/accuracy")
+UPS_AND_DOWNS = "ups and downs of the validation loss per epoch"
+
+
 def width_helps(study: Study) -> Finding:
-    accuracy, f1 = (
-        estimate_each(study, "width", summary_number(metric)) for metric in ("test/accuracy", "test/f1")
-    )
+    accuracy, f1 = (estimate_each(study, "width", x) for x in (ACCURACY, summary_number("test/f1")))
     evidence = f"test accuracy {list_estimates(accuracy)}; F1 {list_estimates(f1)}"
-    return Finding(evidence, [*rising(accuracy.values()), *rising(f1.values())])
+    return Finding(evidence, [*rising(accuracy), *rising(f1)])
 
 
 def wide_fits_all(study: Study) -> Finding:
     runs = pick_value(study, "width", 1024)
     accuracy = estimate(runs, lambda run: float(after(run, "train/accuracy", 60).min()))
     loss = estimate(runs, lambda run: float(after(run, "train/loss", 60).max()))
-    evidence = (
-        f"after epoch 60, 1,024 neurons: lowest training accuracy {accuracy}, highest training loss {loss}"
-    )
-    return Finding(evidence, [accuracy.share(low=0.99995), loss.share(high=0.005)])
+    evidence = f"lowest training accuracy {accuracy}, highest training loss {loss}"
+    shares = [accuracy.share(low=0.99995), loss.share(high=0.005)]
+    return Finding(f"after epoch 60, 1,024 neurons: {evidence}", shares)
 
 
 def cnn_beats_mlp(study: Study) -> Finding:
-    cnn = estimate(pick_value(study, "optimizer", SGD), summary_number("test/accuracy"))
-    mlp = estimate(pick(study, "multiclass"), summary_number("test/accuracy"))
+    cnn = estimate(pick_value(study, "optimizer", SGD), ACCURACY)
+    mlp = estimate(pick(study, "multiclass"), ACCURACY)
     return Finding(f"test accuracy, SGD: CNN {cnn}, MLP {mlp}", [(cnn - mlp).share(low=0.01)])
 
 
 def tuned_sgd_is_best(study: Study) -> Finding:
     runs = {name: pick(study, f"tuned_{name}") for name in OPTIMIZERS}
-    found = {name: estimate(runs[name], summary_number("test/accuracy")) for name in OPTIMIZERS}
+    found = {name: estimate(runs[name], ACCURACY) for name in OPTIMIZERS}
     rates = {name: f"{name} at {runs[name][0].config['optimizer.learning_rate']:g}" for name in OPTIMIZERS}
     evidence = list_estimates({rates[name]: accuracy for name, accuracy in found.items()})
-    return Finding(f"test accuracy, each at its tuned rate: {evidence}", highest(found, SGD))
+    return Finding(f"test accuracy, each at its tuned rate: {evidence}", highest(SGD)(found))
 
 
-UPS_AND_DOWNS = "ups and downs of the validation loss per epoch"
 CONCLUSIONS = (
     Conclusion(
         "1",
@@ -182,28 +177,18 @@ CONCLUSIONS = (
         "1",
         "Smaller batches converge in fewer epochs.",
         means_are(
-            "epochs to within 10 % of the lowest validation loss",
-            "batch_size",
-            epochs_to_converge,
-            lambda found: rising(found.values()),
+            "epochs to within 10 % of the lowest validation loss", "batch_size", epochs_to_converge, rising
         ),
     ),
     Conclusion(
         "1",
         "Larger batches follow a smoother path.",
-        means_are(
-            UPS_AND_DOWNS, "batch_size", irregularity, lambda found: rising(reversed([*found.values()]))
-        ),
+        means_are(UPS_AND_DOWNS, "batch_size", irregularity, falling),
     ),
     Conclusion(
         "2",
         "The full batch is the most accurate.",
-        means_are(
-            "test accuracy",
-            "batch_size",
-            summary_number("test/accuracy"),
-            lambda found: highest(found, "all"),
-        ),
+        means_are("test accuracy", "batch_size", ACCURACY, highest("all")),
     ),
     Conclusion(
         "2",
@@ -212,7 +197,7 @@ CONCLUSIONS = (
             "seconds per epoch, in the sweep",
             "batch_size",
             summary_number("seconds_per_epoch"),
-            lambda found: lowest(found, "all"),
+            lowest("all"),
         ),
     ),
     Conclusion(
@@ -234,23 +219,18 @@ CONCLUSIONS = (
             "validation less training loss",
             "activation",
             loss_gap,
-            lambda found: [*(gap.share(low=0) for gap in found.values()), *highest(found, "relu")],
+            lambda found: between(low=0)(found) + highest("relu")(found),
         ),
     ),
     Conclusion(
         "3",
         "F1 on validation is 3 to 4 points lower than on training.",
-        means_are(
-            "points of F1 that validation is lower",
-            "activation",
-            f1_gap,
-            lambda found: [gap.share(3, 4) for gap in found.values()],
-        ),
+        means_are("points of F1 that validation is lower", "activation", f1_gap, between(3, 4)),
     ),
     Conclusion(
         "3",
         "Sigmoid is the steadiest.",
-        means_are(UPS_AND_DOWNS, "activation", irregularity, lambda found: lowest(found, "sigmoid")),
+        means_are(UPS_AND_DOWNS, "activation", irregularity, lowest("sigmoid")),
     ),
     Conclusion("4", "Accuracy and F1 rise with width.", width_helps),
     Conclusion(
@@ -282,7 +262,7 @@ CONCLUSIONS = (
     Conclusion(
         "5",
         "With SGD the CNN's curves are smoother than with RMSProp and Adam.",
-        means_are(UPS_AND_DOWNS, "optimizer", irregularity, lambda found: lowest(found, SGD)),
+        means_are(UPS_AND_DOWNS, "optimizer", irregularity, lowest(SGD)),
     ),
     Conclusion(
         "5",
@@ -298,12 +278,7 @@ CONCLUSIONS = (
     Conclusion(
         "5",
         "SGD is best at learning rate 0.01.",
-        means_are(
-            "test accuracy at rate 0.01",
-            "optimizer",
-            summary_number("test/accuracy"),
-            lambda found: highest(found, SGD),
-        ),
+        means_are("test accuracy at rate 0.01", "optimizer", ACCURACY, highest(SGD)),
     ),
     Conclusion("5", "SGD is best if each optimizer has its own tuned rate.", tuned_sgd_is_best),
     Conclusion(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ class Estimate:
 
 
 Estimates = Mapping[Any, Estimate]  # by the value that an experiment varies
+Relation = Callable[[Estimates], list[Share]]  # a claim about the means, a share for each of its parts
 
 
 def estimate(runs: Sequence[RunRecord], number: Number) -> Estimate:
@@ -71,19 +72,33 @@ def estimate_each(study: Study, experiment: str, number: Number) -> Estimates:
     return {value: estimate(pick_value(study, experiment, value), number) for value in VARIED[experiment][1]}
 
 
-def rising(estimates: Iterable[Estimate]) -> list[Share]:
+def rising(estimates: Estimates) -> list[Share]:
     """For each mean but the first: that it is above the one before it."""
-    return [(after - before).share(low=0) for before, after in pairwise(estimates)]
+    return [(after - before).share(low=0) for before, after in pairwise(estimates.values())]
 
 
-def lowest(estimates: Estimates, name: Any) -> list[Share]:
-    """For each other mean: that it is above this one."""
-    return [(found - estimates[name]).share(low=0) for value, found in estimates.items() if value != name]
+def falling(estimates: Estimates) -> list[Share]:
+    """For each mean but the first: that it is below the one before it."""
+    return [(before - after).share(low=0) for before, after in pairwise(estimates.values())]
 
 
-def highest(estimates: Estimates, name: Any) -> list[Share]:
-    """For each other mean: that it is below this one."""
-    return [(estimates[name] - found).share(low=0) for value, found in estimates.items() if value != name]
+def lowest(name: Any) -> Relation:
+    """For each other mean: that it is above the one of this value."""
+    return lambda estimates: [
+        (found - estimates[name]).share(low=0) for value, found in estimates.items() if value != name
+    ]
+
+
+def highest(name: Any) -> Relation:
+    """For each other mean: that it is below the one of this value."""
+    return lambda estimates: [
+        (estimates[name] - found).share(low=0) for value, found in estimates.items() if value != name
+    ]
+
+
+def between(low: float = -math.inf, high: float = math.inf) -> Relation:
+    """For each mean: that it lies between these bounds."""
+    return lambda estimates: [found.share(low, high) for found in estimates.values()]
 
 
 def list_estimates(estimates: Estimates) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnistjax.report.figures import INK, TEST, TRAIN, VAL, draw_tiles, new_figure, slant, style
+from mnistjax.report.figures import INK, TEST, TRAIN, VAL, draw_tiles, new_figure, style, tick_options
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def class_counts_figure(counts: Mapping[str, Sequence[int]], class_names: Sequen
             places = np.arange(len(values)) + (number - (len(counts) - 1) / 2) * width
             axes.bar(places, values, width, label=f"{split} ({sum(values):,})", color=colors.get(split))
         axes.set(title="Images per class", xticks=range(len(class_names)))
-        axes.set_xticklabels(class_names, **slant(class_names))
+        axes.set_xticklabels(class_names, **tick_options(class_names))
         axes.grid(visible=False, axis="x")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(counts))

@@ -20,10 +20,10 @@ from mnistjax.config import ConfigError
 from mnistjax.report.runs import RunRecord, read_runs
 from sections import write_section
 
-KEPT = Path(__file__).with_name("record.json")
+RECORD_FILE = Path(__file__).with_name("record.json")
 README = Path(__file__).with_name("README.md")
 PROJECT_README = README.parents[2] / "README.md"
-SECTION = "lab report"  # of both
+SECTION = "lab report"  # in both READMEs
 TUNING = "learning_rate"  # the experiment of short runs
 TUNED = "tuned"  # the step of the short runs, and of long runs at the learning rates that they choose
 STEPS = (*EXPERIMENTS, TUNED, TIMES)
@@ -120,9 +120,9 @@ def reproduce(work: Reproduction, steps: Sequence[str]) -> None:
 
 
 def write_readme(record: Record) -> None:
-    """Merges a record into the kept one; writes the tables here and their summary to the project's README."""
-    if KEPT.exists():
-        record = merge_records(json.loads(KEPT.read_bytes()), record)
+    """Merges a record into the one here; writes the tables here and their summary to the project's README."""
+    if RECORD_FILE.exists():
+        record = merge_records(json.loads(RECORD_FILE.read_bytes()), record)
     write_section(README, SECTION, to_markdown(record))
     write_section(PROJECT_README, SECTION, summarize(record))
-    records.write_json(KEPT, record)
+    records.write_json(RECORD_FILE, record)
