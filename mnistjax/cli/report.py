@@ -23,17 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The arguments, checked as far as possible without reading a run."""
-    parser = Parser("mnistjax-report", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="a run or sweep, or a folder above them"
-    )
+    parser = make_parser("mnistjax-report", __doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
     parser.add_argument("--wandb", action="store_true", help="save a workspace and a report at W&B, too")
-    parser.add_argument("--entity", help="W&B user or team (default: the one of the login)")
-    parser.add_argument("--project", help="W&B project (default: the one of the runs)")
     args = parser.parse_args(argv)
     check_folders(args.folders)
     return args
+
+
+def make_parser(name: str, description: str | None) -> Parser:
+    """The parser of a command that reads runs in folders and may send something to W&B."""
+    parser = Parser(name, description=description, allow_abbrev=False)
+    help = "a run or sweep, or a folder above them"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=help)
+    parser.add_argument("--project", help="W&B project, if not the one in the runs' config")
+    parser.add_argument("--entity", help="W&B user or team, if not the default one")
+    return parser
 
 
 def check_folders(folders: Sequence[Path]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax
-from mnistjax.cli import Parser, find_code
-from mnistjax.cli.report import check_folders
+from mnistjax.cli import find_code
+from mnistjax.cli.report import check_folders, make_parser
 from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import RunRecord, read_runs
@@ -28,21 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: list[str]) -> int:
     """Sends the runs and returns the exit code."""
     import_jax()
-    args = parse_arguments(argv)
-    return sync(read_runs(args.folders), args.project, args.entity)
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The arguments; ConfigError for a wrong one."""
-    parser = Parser("mnistjax-sync", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="a run or sweep, or a folder above them"
-    )
-    parser.add_argument("--project", help="W&B project (default: the one in each run's config)")
-    parser.add_argument("--entity", help="W&B user or team (default: the one in each run's config)")
-    args = parser.parse_args(argv)
+    args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
     check_folders(args.folders)
-    return args
+    return sync(read_runs(args.folders), args.project, args.entity)
 
 
 def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:
