@@ -1,11 +1,11 @@
-"""Trains the packaged models and writes their weights, their cards and the README's table of them.
+"""Trains the packaged models; writes their weights and cards, and the table in the README.
 
     python scripts/publish_zoo.py FOLDER [NAME...]
     python scripts/publish_zoo.py --readme
 
-Each model is a sweep over seeds in FOLDER; run again, it goes on where it was stopped. Of the seeds the one
-that is best on the validation images is packaged; its card names the others, too. Where all of them together
-are better on those images, so is their ensemble. `--readme` trains nothing.
+Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The seed that is
+best on the validation images is packaged; its card names the others, too. If all seeds together are better on
+those images, their ensemble is packaged, too. `--readme` trains nothing.
 """
 
 import argparse
@@ -22,21 +22,22 @@ import numpy as np
 import yaml
 
 import mnistjax
-from marked import replace_marked
 from mnistjax import checkpoints, files, zoo
 from mnistjax.compose import differing_keys
 from mnistjax.config import ConfigError, unknown
 from mnistjax.data import Split
+from mnistjax.markdown import format_table
 from mnistjax.metrics import batch_sums, summarize
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.zoo.classify import find_logits
 from mnistjax.zoo.ensemble import ensemble
+from sections import write_section
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
+SECTION = "zoo"  # in the README
 BEST = "train.keep=best train.monitor=val/accuracy"
 AUGMENTED = "experiment=augmented"
-MODELS = {  # name -> what its command says, its data set, and how many seeds are trained
+MODELS = {  # name -> arguments of its command, data set, number of seeds
     "neuron.mnist_zero": (f"experiment=single_neuron {BEST}", "mnist", 5),
     "mlp.mnist_zero": (f"experiment=activation model.activation=relu {BEST}", "mnist", 5),
     "mlp.mnist": (f"experiment=multiclass {BEST}", "mnist", 5),
@@ -48,11 +49,13 @@ MODELS = {  # name -> what its command says, its data set, and how many seeds ar
     "vit.mnist": (f"{AUGMENTED} model=vit", "mnist", 2),
 }
 
-ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # of all seeds, where better than the best one
+ENSEMBLES = {
+    "cnn_bn.mnist_ensemble": "cnn_bn.mnist"
+}  # all seeds together, packaged if better than the best one
 
 
 def publish(name: str, folder: Path) -> zoo.Card:
-    """The card of the best seed's run, whose weights are packaged now; an ensemble of all may be, too."""
+    """Trains and packages a model, and its ensemble if it is better; returns the card of the best seed."""
     words, data, seeds = MODELS[name]
     words = f"{words} data={data}"
     every = ",".join(map(str, range(seeds)))
@@ -76,7 +79,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
 
 
 def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -> None:
-    """ConfigError unless these words and seeds trained the runs, which may be of an earlier version."""
+    """ConfigError unless a command of these words and seeds trained the runs, maybe in an earlier version."""
     if (found := [run.seed for run in runs]) != [*seeds]:
         raise ConfigError(f"the runs of this command have the seeds {found}, not {[*seeds]}")
     command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
@@ -87,9 +90,9 @@ def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -
 
 
 def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
-    """The card of the runs' ensemble, packaged if it beats the best of them on the validation images.
+    """Packages the runs' ensemble if it beats the best of them on the validation images; returns its card.
 
-    Its members are rounded to float16, which halves the file, and measured as rounded.
+    Its members are rounded to float16, which halves the file, before they are measured.
     """
     data = mnistjax.load_data(best.data)
     loaded = [zoo.load(run) for run in runs]
@@ -117,13 +120,13 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     )
     arrays = checkpoints.flatten(variables)
-    kept = {path: array.astype(np.float16) if "member_" in path else array for path, array in arrays.items()}
-    _write(card, kept)
+    halved = {path: array.astype(np.float16) for path, array in arrays.items() if "member_" in path}
+    _write(card, {**arrays, **halved})
     return zoo.load(best.name)[2]
 
 
 def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[str, Any]:
-    """What `summarize` says of a model's predictions for all images of a split."""
+    """The metrics of a model's predictions for all images of a split."""
     logits, labels = find_logits(model, variables, split.images[..., None]), jnp.asarray(split.labels)
     sums = batch_sums(card.task, len(card.class_names), logits, labels, jnp.ones(len(labels)))
     return summarize(card.task, sums)
@@ -143,20 +146,35 @@ def _call(*words: str) -> None:
 
 def readme_text() -> str:
     """The table of the packaged models."""
-    lines = [
-        "| name | parameters | size | test accuracy | of all seeds | F1 | epochs | time | trained by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    head = [
+        "name",
+        "parameters",
+        "size",
+        "test accuracy",
+        "of all seeds",
+        "F1",
+        "epochs",
+        "time",
+        "trained by",
     ]
+    rows = [head]
     for name in zoo.list_models(pretrained=True):
         card = zoo.read_card(name)
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
-        spread = card.spread if card.members == 1 else f"{card.members} together"
-        duration = f"{card.seconds:.0f} s" if card.seconds < 60 else f"{card.seconds / 60:.0f} min"
-        lines.append(
-            f"| `{name}` | {card.parameters:,} | {size / 1000:,.0f} kB | {card.test_accuracy:.2%} | {spread} "
-            f"| {card.test_f1:.4f} | {card.epochs} | {duration} | `{card.command}` |"
+        rows.append(
+            [
+                f"`{name}`",
+                f"{card.parameters:,}",
+                f"{size / 1000:,.0f} kB",
+                f"{card.test_accuracy:.2%}",
+                card.spread if card.members == 1 else f"{card.members} together",
+                f"{card.test_f1:.4f}",
+                str(card.epochs),
+                f"{card.seconds:.0f} s" if card.seconds < 60 else f"{card.seconds / 60:.0f} min",
+                f"`{card.command}`",
+            ]
         )
-    return "\n".join(lines)
+    return format_table(rows, left=["trained by"])
 
 
 def main() -> None:
@@ -177,7 +195,7 @@ def main() -> None:
             for name in args.names or MODELS:
                 card = publish(name, args.folder.absolute())
                 print(f"{name}: seed {card.seed}, epoch {card.epochs}, {card.test_accuracy:.2%}", flush=True)
-        replace_marked(README, BEGIN, END, f"\n\n{readme_text()}\n")
+        write_section(README, SECTION, readme_text())
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,13 +1,54 @@
-"""Trains the default model and draws the picture of its result that the README shows.
+"""Trains the default model and draws its result, the picture in the README.
 
 python scripts/result_figure.py [--data mnist] [--out .github/result.png]
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 import mnistjax
-from mnistjax.report.figures import result_figure, save
+from mnistjax.report.figures import (
+    draw_confusion,
+    draw_curve,
+    draw_tiles,
+    list_verdicts,
+    new_figure,
+    save,
+    style,
+)
+from mnistjax.tracking import worst_errors
+
+
+def result_figure(
+    rows: Sequence[Mapping[str, Any]],
+    matrix: Sequence[Sequence[int]],
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """A finished run's curves, its confusion matrix on the test images, and its worst errors there."""
+    figure = new_figure(12.0, 9.4)
+    figure.suptitle(title, fontsize=14, weight="bold")
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.7, 1))
+    upper, lower = halves
+    left, right = upper.subfigures(1, 2, width_ratios=(1, 1.25))
+    with style():
+        for axes, metric in zip(left.subplots(2, 1), ("loss", "accuracy"), strict=True):
+            draw_curve(axes, rows, metric)
+        draw_confusion(right.add_subplot(), matrix, class_names, 9.0 if len(class_names) <= 20 else 5.0)
+    worst = worst_errors(labels, probabilities, 20)
+    heading = "Its most confident errors  (true → predicted, confidence)" if len(worst) else "No errors"
+    lower.suptitle(heading, fontsize=11, weight="bold")
+    draw_tiles(lower, images[worst], list_verdicts(worst, labels, probabilities, class_names), columns=10)
+    return figure
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from mnistjax.devices import shard_mesh
 from mnistjax.loop import fit
 from mnistjax.plan import make_plan
 from mnistjax.programs import segment_program
+from mnistjax.report.runs import RunRecord
+from mnistjax.report.sanitize import CURVES
 from mnistjax.run import Result
 from mnistjax.step import Batch, State
 
@@ -190,3 +192,15 @@ def write_run(
         own = {"kept_epoch": epochs, "seed": seed, "identity": identity}
         records.write_summary(folder, {**SUMMARY, **own, **(summary or {})})
     records.write_status(folder, status, identity=identity, epoch=epochs, started="2026-01-01", reason=reason)
+
+
+def made_run(number=0, status: Any = "done", epochs=3, accuracy=0.9, **config: Any):
+    """A RunRecord, as read from a folder, with made-up rows and a summary if it is done."""
+    own = {"examples_seen": 1, "seconds": 1.0}
+    rows = [{"epoch": e + 1, **own, **dict.fromkeys(CURVES, 1 / (e + 1 + number))} for e in range(epochs)]
+    data = {**SUMMARY["data"], "class_names": ["a", "b"]}
+    summary = {**SUMMARY, "test/accuracy": accuracy, "data": data, "kept_epoch": max(epochs, 1)}
+    config = {"seed": number, "train.monitor": "val/loss", **config}
+    started = None if status == "waiting" else "2026"
+    summary = summary if status == "done" else {}
+    return RunRecord(Path(f"/runs/{number}"), status, None, config, rows, summary, started)

@@ -1,15 +1,13 @@
-"""The benchmark: what it counts, what it shows, and that real contenders answer it."""
-
-import json
+"""The benchmark: its counts, its tables, and real contenders."""
 
 import numpy as np
 import pytest
 
-import benchmark
+from benchmark import floors, measure, race, results
 from mnistjax.data import load_data
-from peers import floors, race, show
+from sections import replace_section
 
-CNN = {**benchmark.DEFAULTS, **benchmark.CNN, "images": 48_000}
+CNN = {**measure.DEFAULTS, **measure.CNN, "images": 48_000}
 
 
 def test_products_are_those_of_the_network():
@@ -30,13 +28,17 @@ def test_a_full_batch_has_no_many_steps():
     ("seconds", "text"), [(0.0084, "8.40 ms"), (0.1625, "162 ms"), (5.0321, "5.03 s"), (349.7, "350 s")]
 )
 def test_durations_have_three_digits(seconds, text):
-    assert show.duration(seconds) == text
+    assert results.duration(seconds) == text
 
 
-def test_the_readme_shows_the_newest_record():
-    record = json.loads(benchmark.newest().read_text())
-    text = (benchmark.ROOT / "README.md").read_text()
-    assert show.BEGIN + "\n" + show.markdown(record) + "\n" + show.END in text
+def test_the_readmes_show_the_newest_record():
+    record = measure.read_newest()
+    assert record
+    for path, content in (
+        (results.README, results.to_markdown(record)),
+        (results.PROJECT_README, results.summarize(record)),
+    ):
+        assert replace_section(path.read_text(), results.SECTION, content) == path.read_text()
 
 
 @pytest.mark.slow
@@ -49,11 +51,11 @@ def test_contenders_train_the_same_network(tmp_path):
     }
     np.savez(tmp_path / "digits.npz", **arrays)
     options = {"dataset": "digits", "hidden": [16], "data": str(tmp_path / "digits.npz")}
-    task = {**benchmark.DEFAULTS, **options, "images": len(data.train.images)}
+    task = {**measure.DEFAULTS, **options, "images": len(data.train.images)}
     names = [race.OURS, "Flax example", "scikit-learn"]
-    results = race.race(names, task, tmp_path, rounds=2)
+    found = race.race(names, task, tmp_path, rounds=2)
     for name in names:
-        assert len(results[name]["seconds"]) == 2, name
-        assert min(results[name]["seconds"]) > 0, name
-        assert results[name]["parameters"] == 784 * 16 + 16 + 16 * 10 + 10, name
-    assert [look["settings"]["threads"] for look in results["Flax example"]["looks"]] == [2, 1]
+        assert len(found[name]["seconds"]) == 2, name
+        assert min(found[name]["seconds"]) > 0, name
+        assert found[name]["parameters"] == 784 * 16 + 16 + 16 * 10 + 10, name
+    assert [look["settings"]["threads"] for look in found["Flax example"]["looks"]] == [2, 1]

@@ -5,16 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnistjax import create_model
 from mnistjax.cli import predict
 from mnistjax.config import ConfigError
-from mnistjax.models import list_layers
 from mnistjax.report import figures
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -39,29 +36,18 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def test_equal_runs_have_equal_files(tmp_path):
-    contents = []
-    for name in "ab":
-        figure = figures.result_figure(rows(3), np.eye(10, dtype=int).tolist(), *drawn(), DIGITS, title="t")
-        paths = figures.save(figure, tmp_path / name / "result")
-        assert [path.suffix for path in paths] == [".png", ".svg"]
-        contents.append([path.read_bytes() for path in paths])
-    assert contents[0] == contents[1]
-    assert contents[0][0].startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize("epochs", [0, 1, 100])
 def test_curves_of_any_length(tmp_path, epochs):
     figures.save(figures.curves(rows(epochs)), tmp_path / "curves")
 
 
-def test_curves_take_the_words_for_non_finite_numbers(tmp_path):
+def test_curves_accept_words_for_non_finite_numbers(tmp_path):
     diverged = [*rows(2), {**rows(1)[0], "epoch": 3, "val/loss": "nan", "train/loss": "inf"}]
     figures.save(figures.curves(diverged), tmp_path / "curves")
 
 
 @pytest.mark.parametrize("names", [["other", "0"], DIGITS, CLOTHES, [chr(65 + i) for i in range(47)]])
-def test_a_confusion_matrix_of_any_size_tells_its_counts(tmp_path, names):
+def test_a_confusion_matrix_of_any_size_shows_its_counts(tmp_path, names):
     matrix = np.full((len(names), len(names)), 3) + np.diag([1234] * len(names))
     figure = figures.confusion_matrix_figure(matrix.tolist(), names)
     assert texts(figure).count("3") >= matrix.size - len(names)
@@ -70,7 +56,12 @@ def test_a_confusion_matrix_of_any_size_tells_its_counts(tmp_path, names):
         figures.save(figure, tmp_path / "matrix")
 
 
-def test_errors_are_told_with_true_and_predicted_class():
+def test_no_errors_at_all(tmp_path):
+    images, labels, _ = drawn()
+    figures.save(figures.misclassified_grid(images, labels, np.eye(10)[labels], DIGITS), tmp_path / "errors")
+
+
+def test_errors_show_true_and_predicted_class():
     images, labels, _ = drawn(3)
     probabilities = np.zeros((3, 10))
     probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
@@ -78,55 +69,6 @@ def test_errors_are_told_with_true_and_predicted_class():
     assert "2 of 3 wrong  (true → predicted, confidence)" in told
     verdicts = [f"{labels[i]} → {(labels[i] + 1) % 10}\n{p}" for i, p in ((2, "99.9%"), (1, "93.0%"))]
     assert [text for text in told if "\n" in text] == verdicts
-
-
-def test_no_errors_at_all(tmp_path):
-    images, labels, _ = drawn()
-    right = np.eye(10)[labels]
-    figures.save(figures.misclassified_grid(images, labels, right, DIGITS), tmp_path / "errors")
-    result = figures.result_figure(
-        rows(2), np.eye(10, dtype=int).tolist(), images, labels, right, DIGITS, title="t"
-    )
-    assert "No errors" in texts(result)
-
-
-def test_bands_span_the_seeds_and_name_their_groups(tmp_path):
-    runs = [[{**row, "train/f1": 0.5, "val/f1": 0.1 * seed} for row in rows(4)] for seed in (1, 2, 6)]
-    shorter = [rows(1)[0] | {"train/f1": 0.5, "val/f1": 0.5}]
-    figure = figures.seed_curves({"sgd": runs, "adam": [shorter, *runs]}, title="by optimizer")
-    assert {"by optimizer", "sgd", "adam", "training", "validation"} <= set(texts(figure))
-    panel: Any = figure.axes[2]
-    lines = {line.get_label(): line.get_ydata() for line in panel.lines}
-    np.testing.assert_allclose(lines["sgd"], [0.3] * 4)
-    np.testing.assert_allclose(lines["adam"], [0.35, 0.3, 0.3, 0.3])
-    low, high = panel.collections[1].get_datalim(panel.transData).intervaly
-    assert (low, high) == pytest.approx((0.1, 0.6))
-    figures.save(figure, tmp_path / "bands")
-
-
-def test_an_architecture_tells_shapes_and_parameters(tmp_path):
-    figure = figures.architecture_figure(list_layers(create_model("cnn")), (28, 28, 1))
-    told = "\n".join(texts(figure))
-    for text in (
-        "image\n28 x 28 x 1",
-        "ConvBlock\n12 x 12 x 8",
-        "11,584 parameters",
-        "rate 0.4",
-        "Dense\n10",
-    ):
-        assert text in told
-    figures.save(figure, tmp_path / "architecture")
-
-
-def test_samples_and_counts_name_the_classes(tmp_path):
-    images, labels, _ = drawn(13)
-    samples = figures.sample_grid(images, labels, CLOTHES)
-    assert [text for text in texts(samples) if text in CLOTHES] == [CLOTHES[label] for label in labels]
-    figures.save(samples, tmp_path / "samples")
-    counts = {"train": [4800] * 10, "val": [1200] * 10, "test": [1000] * 10}
-    figure = figures.class_counts_figure(counts, CLOTHES)
-    assert {"train (48,000)", "val (12,000)", "test (10,000)"} <= set(texts(figure))
-    figures.save(figure, tmp_path / "counts")
 
 
 def test_report_uses_no_pyplot_and_loads_matplotlib_late():
@@ -142,7 +84,7 @@ def test_a_figure_replaces_only_what_was_drawn(tmp_path):
     first = [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")]
     assert [path.read_bytes() for path in figures.save(figures.curves(rows(2)), tmp_path / "curves")] == first
     (tmp_path / "curves.svg").write_text("<svg>mine</svg>")
-    with pytest.raises(ConfigError, match=r"curves\.svg is not drawn by mnistjax"):
+    with pytest.raises(ConfigError, match=r"curves\.svg was not drawn by mnistjax"):
         figures.save(figures.curves(rows(3)), tmp_path / "curves")
     assert (tmp_path / "curves.png").read_bytes() == first[0]
     assert (tmp_path / "curves.svg").read_text() == "<svg>mine</svg>"
@@ -164,7 +106,7 @@ def test_a_figure_follows_no_link_and_is_written_whole(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"own.png", "own.svg", "link.png"}
 
 
-def test_a_name_with_dollar_signs_is_a_name(tmp_path):
+def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     figure = figures.confusion_matrix_figure([[1, 2], [3, 4]], ["$\\frac{$", "字"])
     assert figures.save(figure, tmp_path / "matrix")
 
@@ -176,7 +118,7 @@ def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
     before = sorted(work.rglob("*"))
     assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"seen/{name} is not drawn by mnistjax, so it is not replaced" in line
+    assert f"seen/{name} was not drawn by mnistjax, so it is not replaced" in line
     assert sorted(work.rglob("*")) == before
     assert (work / "seen" / name).read_text() == "mine"
 
@@ -189,7 +131,7 @@ def test_explaining_follows_no_link(work, capsys):
     assert "seen is a link" in line
 
 
-def test_what_is_explained_twice_is_replaced(work, capsys):
+def test_a_second_explanation_replaces_the_first(work, capsys):
     drawing = np.full((60, 60), 255, np.uint8)
     drawing[10:50, 28:34] = 0
     Image.fromarray(drawing).save(work / "a.png")

@@ -20,6 +20,7 @@ ROOMS = [  # in the order of the map; each imports only from those before it
     *("config", "checks", "files", "words", "compile_cache", "backend", "data"),
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
     *("step", "layout", "devices", "batches", "evaluation", "programs", "run", "loop"),
+    *("seeds", "markdown"),
     *("zoo", "compose", "tracking", "progress", "signals", "recorder", "job"),
     *("sweep", "report"),
     *("cli", "__main__"),
@@ -58,6 +59,14 @@ def test_rooms_import_only_from_rooms_above(file):
         if top == "mnistjax" and other in ROOMS and other != room:
             assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {name}"
         assert room in ALONE.get(top, {room}), f"{room} imports {name}"
+
+
+@pytest.mark.skipif(not (PACKAGE.parent / "scripts").exists(), reason="not a checkout")
+def test_the_package_imports_no_script():
+    scripts = {path.stem for path in (PACKAGE.parent / "scripts").iterdir()}
+    assert {"lab_report", "benchmark", "sections"} <= scripts
+    for file in FILES:
+        assert not scripts & {name.partition(".")[0] for name in imported(file)}, file
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if ">>> " in file.read_text()], ids=lambda f: f.stem)
@@ -109,6 +118,8 @@ def test_wheel_runs_in_an_empty_folder(tmp_path, built):
     assert modules == {file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py")}
     shipped = {file.relative_to(target / "mnistjax/conf") for file in target.glob("mnistjax/conf/**/*.yaml")}
     assert shipped == {file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml")}
+    installed = {path.name for path in target.iterdir() if path.suffix != ".dist-info"}
+    assert installed == {"bin", "mnistjax"}  # nothing of scripts/
     web = {file.name for file in (target / "mnistjax/report/web").iterdir()}
     assert web == {file.name for file in (PACKAGE / "report/web").iterdir()}
     weights = [file.name for file in (target / "mnistjax/zoo/weights").iterdir()]

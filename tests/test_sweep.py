@@ -23,7 +23,7 @@ from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.step import initial_state
 from mnistjax.sweep import worker
-from mnistjax.sweep.ledger import aggregate, short_name, varying
+from mnistjax.sweep.ledger import short_name, varying
 from mnistjax.sweep.plan import TEAM, count_team
 from small import count_traces
 
@@ -448,23 +448,3 @@ def test_names_are_what_differs():
         "optimizer.learning_rate": 0.1,
     }
     assert short_name({"optimizer.name": "adam", "model.hidden": [8, 4]}, 3) == "adam hidden=[8, 4] seed=3"
-
-
-def test_aggregates_over_seeds():
-    def row(rate, accuracy, status="done"):
-        return {"optimizer.learning_rate": rate, "status": status, "val/accuracy": accuracy}
-
-    rows = [
-        row("0.1", "0.5"),
-        row("0.2", "0.9"),
-        row("0.2", "0.7"),
-        row("0.2", "", "failed"),
-        row("9", "", "failed"),
-    ]
-    best, second, none = aggregate(rows, "val/accuracy")
-    assert best.config == {"optimizer.learning_rate": "0.2"}
-    assert (best.n, best.failed, best.mean) == (2, 1, pytest.approx(0.8))
-    assert best.std == pytest.approx(0.2 / 2**0.5)
-    assert best.half_width == pytest.approx(12.7062 * 0.1, rel=1e-4)  # Student's t with one degree of freedom
-    assert (second.n, second.std, second.half_width) == (1, None, None)
-    assert (none.n, none.failed) == (0, 1)

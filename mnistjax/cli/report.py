@@ -1,4 +1,4 @@
-"""The command `mnistjax-report`: tables, figures and the dashboard of runs and sweeps."""
+"""The command `mnistjax-report`: tables, figures and a dashboard of runs and sweeps."""
 
 from __future__ import annotations
 
@@ -17,34 +17,39 @@ from mnistjax.tracking import check_login, default_entity
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
+    """Returns the exit code: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
     return find_code(run, argv)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The arguments, checked as far as they can be without reading a run."""
-    parser = Parser("mnistjax-report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of runs or sweeps, or above")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write; FOLDER/report unless given")
-    parser.add_argument(
-        "--wandb", action="store_true", help="save it as a workspace and a report at W&B, too"
-    )
-    parser.add_argument("--entity", help="at W&B: a user or a team; the login's own unless given")
-    parser.add_argument("--project", help="at W&B; that of the runs' config unless given")
+    """The arguments, checked as far as possible without reading a run."""
+    parser = make_parser("mnistjax-report", __doc__)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
+    parser.add_argument("--wandb", action="store_true", help="save a workspace and a report at W&B, too")
     args = parser.parse_args(argv)
     check_folders(args.folders)
     return args
 
 
+def make_parser(name: str, description: str | None) -> Parser:
+    """The parser of a command that reads runs in folders and may send something to W&B."""
+    parser = Parser(name, description=description, allow_abbrev=False)
+    help = "a run or sweep, or a folder above them"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=help)
+    parser.add_argument("--project", help="W&B project, if not the one in the runs' config")
+    parser.add_argument("--entity", help="W&B user or team, if not the default one")
+    return parser
+
+
 def check_folders(folders: Sequence[Path]) -> None:
-    """ConfigError where one is none."""
+    """ConfigError unless all of them are folders."""
     for folder in folders:
-        if not os.path.isdir(folder):  # unlike Path's, it takes any name
+        if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
             raise ConfigError(f"{folder} is no folder")
 
 
 def run(argv: list[str]) -> int:
-    """The exit code of what the arguments ask for."""
+    """Writes the report and returns the exit code."""
     from mnistjax.backend import import_jax, prepare_backend
 
     import_jax()
@@ -69,8 +74,8 @@ def run(argv: list[str]) -> int:
     for name, view in views.items():
         try:
             view.save()
-        except Exception as error:  # whatever W&B's client raises; the page is written
-            tell(f"W&B has no {name} of it: {one_line(error)}")
+        except Exception as error:  # W&B's client may raise anything; the page is written
+            tell(f"W&B did not save the {name}: {one_line(error)}")
             return 1
         tell(f"W&B {name} -> {view.url}")
     return 0
@@ -79,13 +84,13 @@ def run(argv: list[str]) -> int:
 def make_views(
     runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
 ) -> dict[str, Any]:
-    """W&B's workspace and report, not saved yet, that show these runs' sweeps, or the whole project."""
+    """W&B's workspace and report of these runs' sweeps, or of the whole project; not saved yet."""
     from mnistjax.report.workspace import Place, make_report, make_workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
     if args.project is None and len(projects) != 1:
         raise ConfigError(
-            f"the runs are of several W&B projects, --project says which: {', '.join(projects)}"
+            f"the runs belong to several W&B projects; choose one with --project: {', '.join(projects)}"
         )
     sweeps = {run.sweep for run in runs}
     check_login()

@@ -1,61 +1,49 @@
-"""The command `mnistjax-sync`: runs from their records to Weights & Biases, each row exactly once."""
+"""The command `mnistjax-sync`: sends runs from their records to Weights & Biases, each row exactly once."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax
-from mnistjax.cli import Parser, find_code
-from mnistjax.cli.report import check_folders
+from mnistjax.cli import find_code
+from mnistjax.cli.report import check_folders, make_parser
 from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
 
-SIDE_BY_SIDE = 8  # runs; a run waits for W&B's server most of the time
-PATIENCE = 120.0  # seconds for W&B to take a run
+PARALLEL = 8  # runs at a time: each waits for W&B's server most of the time
+PATIENCE = 120.0  # seconds that W&B may take for a run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 all runs are there, 1 some are not, 2 a wrong argument or no login, 130 stopped."""
-    return find_code(run, argv, stopped="interrupted; the same command goes on")
+    """Returns the exit code: 0 all runs are at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
+    return find_code(run, argv, stopped="interrupted; the same command continues")
 
 
 def run(argv: list[str]) -> int:
-    """The exit code of what the arguments ask for."""
+    """Sends the runs and returns the exit code."""
     import_jax()
-    args = parse_arguments(argv)
+    args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
+    check_folders(args.folders)
     return sync(read_runs(args.folders), args.project, args.entity)
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The arguments; ConfigError for a wrong one."""
-    parser = Parser("mnistjax-sync", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of runs or sweeps, or above")
-    parser.add_argument("--project", help="at W&B; that of each run's config unless given")
-    parser.add_argument("--entity", help="at W&B: a user or a team; that of each run's config unless given")
-    args = parser.parse_args(argv)
-    check_folders(args.folders)
-    return args
-
-
 def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:
-    """The exit code: W&B has the runs that are over, under the same ids as if they had been online."""
+    """Sends the finished runs, under the ids that they would have had online; returns the exit code."""
     check_login()
     over = [run for run in runs if run.begun and run.status != "running" and not run.damaged]
     for run in runs:
         if run.damaged:
             tell(f"{run.folder}: {run.reason}")
     if left := len(runs) - len(over):
-        tell(f"{left:,} of {len(runs):,} runs are not over, or not whole; they are left out")
+        tell(f"{left:,} of {len(runs):,} runs are unfinished or damaged; they are left out")
 
-    def bring(run: RunRecord) -> bool:
+    def send(run: RunRecord) -> bool:
         try:
-            files.check_links(run.folder)  # W&B's client writes there
+            files.check_links(run.folder)  # W&B's client writes to the folder
         except ConfigError as error:
             tell(str(error))
             return False
@@ -76,7 +64,7 @@ def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> 
         tracker.finish(run.status, run.summary)
         return not tracker.failed
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        arrived = sum(pool.map(bring, over))
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        arrived = sum(pool.map(send, over))
     tell(f"{arrived:,} of {len(over):,} runs are at W&B")
     return int(arrived < len(runs))

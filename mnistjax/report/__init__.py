@@ -1,1 +1,1 @@
-"""Tables, figures and dashboards, from records only."""
+"""Tables, figures and a dashboard of any runs, made from their records only."""

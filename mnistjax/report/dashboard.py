@@ -1,19 +1,11 @@
-"""The report of any runs: one self-contained HTML file for comparing them, tables and figures.
-
-In the page Plotly draws and DataTables (as itables ships it) lists; both scripts are inside, so it opens
-without a network. Its own script is web/dashboard.js.
-"""
+"""The report of any runs: the data of its page, its tables and figures."""
 
 from __future__ import annotations
 
 import base64
-import gzip
-import hashlib
-import html
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,18 +16,19 @@ from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.job import load_examples, reopen
 from mnistjax.report import figures
-from mnistjax.report.checked import CURVES, TESTED, TIMES, check_run, class_names, clean
 from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
-from mnistjax.sweep.ledger import SILENT, seeds_table, shown, write_csv
-from mnistjax.sweep.ledger import TESTED as TABLED
+from mnistjax.report.sanitize import CURVES, TESTED, TIMES, check_run, class_names, clean
+from mnistjax.report.template import fill_page
+from mnistjax.seeds import TESTED as TABLED
+from mnistjax.seeds import seeds_table
+from mnistjax.sweep.ledger import SILENT, shown, write_csv
 from mnistjax.tracking import Examples, worst_errors
 
-WEB = Path(__file__).parent / "web"
-EXAMPLES = 3  # runs whose misclassified images are shown
-TILES = 48  # images of each
-FEWEST = 8  # runs that an importance needs
-PRIVATE = (*PLACES, *SILENT)  # keys that make no other result
+EXAMPLES = 3  # runs with misclassified images
+TILES = 48  # images of each of these runs
+MIN_RUNS = 8  # for importances
+PRIVATE = (*PLACES, *SILENT)  # config keys that change no result
 
 
 def write_report(
@@ -43,8 +36,8 @@ def write_report(
 ) -> tuple[Path, str | None]:
     """Writes index.html, runs.csv, seeds.csv and figures/; returns the page, and why images are missing.
 
-    `data` is what `make_data` says of the runs. The misclassified images need their data set and checkpoints.
-    The page comes first: it makes the folder ours, see `check_output`.
+    `data` is `make_data(runs)`. The misclassified images need the data set and the checkpoints of the runs.
+    The page is written first, because its mark makes the folder ours (see `check_output`).
     """
     examples, missing = find_examples(runs, data["ranking"])
     errors = [describe_errors(*one) for one in examples]
@@ -57,13 +50,13 @@ def write_report(
 
 
 def write_tables(data: dict[str, Any], folder: Path) -> None:
-    """Writes `runs.csv`, a row for each run, and `seeds.csv`, one for runs that differ in their seed only."""
+    """Writes `runs.csv`, a row for each run, and `seeds.csv`, a row for each configuration."""
     write_csv(folder / RUNS, list_rows(data))
     write_csv(folder / SEEDS, seeds_table(distinct_rows(data), data["monitor"]))
 
 
 def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each run: its number, what differs, how it went, its metrics."""
+    """A row for each run: number, keys that differ, seed, status and metrics."""
     rows = []
     names = dict.fromkeys([*data["metrics"], data["monitor"], *TABLED])
     for number, run in enumerate(data["runs"]):
@@ -75,7 +68,7 @@ def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def distinct_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows without those of repeated runs: such a one is no other seed."""
+    """The rows, each identity once: a repeated run is not another seed."""
     rows = list_rows(data)
     once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
     return [rows[number] for number in sorted(once.values())]
@@ -87,8 +80,8 @@ def draw_best(
     examples: Sequence[tuple[int, Examples]],
     folder: Path,
 ) -> None:
-    """Draws the best run's curves, confusion matrix and misclassified images, as PNG and SVG, and removes
-    those of an earlier report that this one has not."""
+    """Draws the best run's curves, confusion matrix and misclassified images as PNG and SVG. Removes those of
+    an earlier report that this report lacks."""
     drawn: dict[str, Any] = {}
     if ranking:
         best = runs[ranking[0]]
@@ -106,58 +99,8 @@ def draw_best(
             path.unlink(missing_ok=True)
 
 
-def fill_page(data: dict[str, Any], title: str) -> str:
-    """The page with everything inside. Its policy lets nothing run but our scripts, and nothing be loaded."""
-    page = (WEB / "dashboard.html").read_text()
-    table_style, table_script, plotly = read_libraries()
-    script = "".join((WEB / name).read_text() for name in ("parallel.js", "dashboard.js"))
-    table_script, script = escape_script(table_script), escape_script(script)
-    hashes = [f"'sha256-{_sha256(code)}'" for code in (table_script, script, plotly)]
-    rules = {
-        "default-src": ["'none'"],
-        "script-src": hashes,
-        "style-src": ["'unsafe-inline'"],  # both libraries set styles as they draw
-        "img-src": ["data:", "blob:"],
-        "base-uri": ["'none'"],
-        "form-action": ["'none'"],
-    }
-    parts = {
-        "policy": "; ".join(" ".join([name, *sources]) for name, sources in rules.items()),
-        "title": html.escape(clean(title)),
-        "style": (WEB / "dashboard.css").read_text(),
-        "script": script,
-        "table_style": table_style,
-        "table_script": table_script,
-        "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }
-    return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)
-
-
-def escape_script(code: str) -> str:
-    """JavaScript with nothing in its texts and expressions that HTML would take for the end of a script."""
-    return re.sub(r"<(?=!--|/?script)", r"\\x3c", code, flags=re.IGNORECASE)
-
-
-def _sha256(code: str) -> str:
-    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-
-
-def read_libraries() -> tuple[str, str, str]:
-    """DataTables' style and script, which sets `DataTable`, and Plotly's script."""
-    import itables
-    from plotly.offline import get_plotlyjs
-
-    folder = Path(itables.__file__).parent / "html"
-    module = (folder / "dt_bundle.js").read_text()
-    script, exports = re.subn(r"\bexport\{[^}]*?(\w+) as default[^}]*\}", r"globalThis.DataTable=\1", module)
-    if exports != 1:
-        raise ConfigError("the installed itables is of a version that the report can't use")
-    return (folder / "dt_bundle.css").read_text(), script, get_plotlyjs()
-
-
 def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """What the page's script reads: see there. Runs whose records make no sense count as failed."""
+    """The data for the page's script, as plain values. Runs whose records make no sense count as failed."""
     runs = [check_run(run) for run in runs]
     named = name_runs(runs)
     keys = list(dict.fromkeys(key for _, values in named for key in values))
@@ -208,7 +151,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _metrics(run: RunRecord) -> dict[str, float]:
-    """The finite numbers of a run's kept epoch and of its test."""
+    """The finite metrics of a run's kept epoch and of its test."""
     kept = int(run.summary.get("kept_epoch", len(run.rows)))
     row = run.rows[kept - 1] if 0 < kept <= len(run.rows) else {}
     found = {name: float(row[name]) for name in CURVES if name in row}
@@ -223,29 +166,29 @@ def _place(items: list[list[str]], item: list[str]) -> int:
 
 
 def _monitor(runs: Sequence[RunRecord]) -> str:
-    """The validation metric that most runs are compared by."""
+    """The `train.monitor` of most runs, if it is a metric of the curves; else val/loss."""
     found = [str(run.config["train.monitor"]) for run in runs if "train.monitor" in run.config]
     best = max(sorted(set(found)), key=found.count, default="")
     return best if best in CURVES else "val/loss"
 
 
 def _pack(runs: Sequence[RunRecord], name: str) -> str:
-    """A column of all runs' rows, one run after the other, as float32 in base64."""
+    """A column of all runs' rows, run after run, as float32 in base64."""
     values = [float(row.get(name, "nan")) for run in runs for row in run.rows]
     return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
 
 
 def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[dict[str, Any]]:
-    """How much each key, and the seed, explains of a metric of runs that are done, most important first.
+    """How much of a metric each key and the seed explain in the finished runs, most important first.
 
-    A random forest's importance (the keys' shares of the variance that it explains, which add up to 1), and
-    Spearman's correlation where all values are numbers.
+    `importance` is the key's share of the variance that a random forest explains (they add up to 1),
+    `correlation` Spearman's, if all values are numbers.
     """
     from scipy.stats import spearmanr
     from sklearn.ensemble import RandomForestRegressor
 
     rows = [(run.config, value) for run in done(runs) if (value := _metrics(run).get(metric)) is not None]
-    if len(rows) < FEWEST or not keys:
+    if len(rows) < MIN_RUNS or not keys:
         return []
     columns, owners = [], []
     numbers: dict[str, np.ndarray] = {}
@@ -278,14 +221,14 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
 def find_examples(
     runs: Sequence[RunRecord], ranking: Sequence[int]
 ) -> tuple[list[tuple[int, Examples]], str | None]:
-    """The test images and what the best few runs make of them, and why some are missing if they are."""
+    """The predictions of the best few runs for the test images, and why some are missing, if so."""
     found: list[tuple[int, Examples]] = []
     missing = None
     for index in ranking[:EXAMPLES]:
         folder = runs[index].folder
         try:
             found.append((index, load_examples(*reopen(folder), folder)))
-        except Exception as error:  # a stranger's checkpoint may be wrong in any way; the page has the rest
+        except Exception as error:  # a foreign checkpoint may be wrong in any way; the page has the rest
             missing = clean(error if isinstance(error, ConfigError) else one_line(error))
     return found, missing
 

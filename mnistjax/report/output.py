@@ -1,4 +1,4 @@
-"""Where a report may write: a folder of its own, in which only files that a report wrote are replaced."""
+"""The folder of a report: which files it has, and a check that they may be written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from mnistjax.report.figures import check_drawn
 
 PAGE, RUNS, SEEDS, FIGURES = "index.html", "runs.csv", "seeds.csv", "figures"
 DRAWN = ("curves", "confusion_matrix", "misclassified")
-MARK = '<meta name="generator" content="mnistjax">'  # in our page
-HEAD = 1000  # bytes of a page, among which the mark is
+MARK = '<meta name="generator" content="mnistjax">'  # in every page of ours
+HEAD = 1000  # bytes at the start of a page that contain the mark
 CHOOSE = "--out DIR chooses another folder"
 
 
 def check_output(folder: Path) -> None:
-    """ConfigError unless a report may be written to a folder: it is new, has none of our names, or is ours.
+    """ConfigError unless a report may be written to the folder.
 
-    A page with our mark makes it ours. Links are refused: what is written would lie elsewhere.
+    It must be new, hold no file with a name of ours, or hold a page with our mark. Links are refused, because
+    the files would be written elsewhere.
     """
     try:
         for place in (folder, folder / FIGURES):
@@ -33,7 +34,7 @@ def check_output(folder: Path) -> None:
             if (mode := _mode(path)) is not None:
                 _check_kind(path, mode, stat.S_ISREG, "no regular file")
                 if not _is_ours(folder / PAGE):
-                    raise ConfigError(f"{path} is not of a report; {CHOOSE}")
+                    raise ConfigError(f"{path} was not written by a report; {CHOOSE}")
         for path in drawn:
             check_drawn(path)
         for place in (folder, folder / FIGURES):
@@ -43,12 +44,12 @@ def check_output(folder: Path) -> None:
 
 
 def find_pictures(folder: Path, name: str) -> list[Path]:
-    """The files of a figure of the report in a folder, written or not."""
+    """The files of a figure of the report, which need not exist."""
     return [folder / FIGURES / f"{name}.{kind}" for kind in ("png", "svg")]
 
 
 def _mode(path: Path) -> int | None:
-    """The type and permissions of what has that name, a link itself, say; None if nothing has it."""
+    """The mode of a file, folder or link (not of its target); None if nothing has that name."""
     try:
         return os.lstat(path).st_mode
     except FileNotFoundError:
@@ -61,7 +62,7 @@ def _check_kind(path: Path, mode: int, is_right: Callable[[int], bool], wrong: s
 
 
 def _is_ours(page: Path) -> bool:
-    """Whether a report wrote the page, if it is there."""
+    """Whether the page exists and was written by a report."""
     try:
         with open(files.open_plain(page, os.O_RDONLY), "rb") as file:
             return MARK.encode() in file.read(HEAD)
@@ -70,7 +71,7 @@ def _is_ours(page: Path) -> bool:
 
 
 def _check_writable(folder: Path) -> None:
-    """PermissionError unless the folder, or the lowest one above it that exists, can be written."""
+    """PermissionError unless the folder, or its nearest parent that exists, can be written."""
     place = folder.absolute()
     while _mode(place) is None:
         place = place.parent

@@ -1,4 +1,4 @@
-"""The runs in folders, as their records have them: what tables, figures and dashboards are made of."""
+"""Reads the runs in folders from their records."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.sweep.ledger import LEDGER, load_ledger, short_name, varying
 
-PLACES = ("data.dir", "data.raw_dir")  # keys that say where, and make no other result
+PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run or a job, whatever became of it."""
+    """A run, or a job of a sweep, in any state."""
 
     folder: Path
-    status: str  # as in status.json; "waiting" of a job that was not begun
-    reason: str | None  # why, unless done
-    config: Mapping[str, Any]  # by dotted key; of a job that was not begun what its sweep varies
-    rows: Sequence[Mapping[str, Any]]  # of metrics.jsonl
+    status: str  # as in status.json, or "waiting" for a job that has not started
+    reason: str | None  # for the status; None if done
+    config: Mapping[str, Any]  # by dotted key; if the job has not started, only what its sweep varies
+    rows: Sequence[Mapping[str, Any]]  # in metrics.jsonl
     summary: Mapping[str, Any]  # empty unless done
     started: str | None = None  # ISO 8601
     identity: str | None = None
-    sweep: str | None = None  # the id of the sweep that it is a job of
-    name: str | None = None  # in that sweep
-
-    damaged: bool = False  # its files can't be read
+    sweep: str | None = None  # the id of its sweep
+    name: str | None = None  # in its sweep
+    damaged: bool = False  # its files are unreadable
 
     @property
     def begun(self) -> bool:
@@ -43,9 +42,9 @@ class RunRecord:
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """The runs at and below these folders, each once: single ones, and the jobs of sweeps in their order.
+    """The runs in and below these folders: single runs, and the jobs of sweeps in their order.
 
-    Copies of a run's folder are one run. ConfigError where a folder holds none.
+    Copies of a run's folder count once. ConfigError if a folder holds no run.
     """
     runs: dict[Any, RunRecord] = {}
     for folder in folders:
@@ -55,7 +54,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
         for run in found:
             begun = (run.identity, run.started) if run.identity else run.folder.resolve()
             known = runs.setdefault(begun, run)
-            if run.sweep and not known.sweep:  # given as a single one before
+            if run.sweep and not known.sweep:  # an earlier folder had it as a single run
                 runs[begun] = run
     return list(runs.values())
 
@@ -71,18 +70,18 @@ def _read(top: Path) -> Iterator[RunRecord]:
                 run = read_run(ledger.job_folder(entry.number))
                 config = run.config or {**entry.config, "seed": entry.seed}
                 name = short_name(entry.config, entry.seed)
-                if run.status == "waiting" and entry.status == "failed":  # before it made its folder
+                if run.status == "waiting" and entry.status == "failed":  # before it had a folder
                     run = replace(run, status=entry.status, reason=entry.reason)
                 yield replace(run, config=config, sweep=ledger.id, name=name)
         elif records.STATUS in files:
-            subfolders.clear()  # W&B's many files
+            subfolders.clear()  # W&B has many files there
             yield read_run(folder)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The run in a folder; "waiting" and without a config where it was not begun.
+    """The run in a folder; "waiting", without a config, if it has not started.
 
-    One that a kill left "running" is interrupted; one whose files are damaged has failed.
+    A run that was killed is "interrupted"; a run whose files are damaged is "failed".
     """
     state, reason, facts = "failed", None, ()
     config: dict[str, Any] = {}
@@ -102,14 +101,14 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def done(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """Those that are."""
+    """The runs that are done."""
     return [run for run in runs if run.status == "done"]
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[tuple[str, dict[str, Any]]]:
-    """Of each run its name, and what differs from the others, by dotted key."""
+    """The name of each run, and the config values that differ between the runs, by dotted key."""
     configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
-    # A job that was not begun has only the keys that differ in its sweep.
+    # A job that has not started has only the keys that its sweep varies.
     begun = {i: config for i, config in enumerate(configs) if runs[i].begun}
     partial = [config for i, config in enumerate(configs) if i not in begun]
     keys = [key for config in (*varying(begun).values(), *partial) for key in config if key != "seed"]

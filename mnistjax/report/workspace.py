@@ -1,6 +1,6 @@
 """The dashboard at W&B: a Workspace of the same keys and metrics, and a Report with tables and text.
 
-They need the extra `workspaces`.
+They need the extra `workspaces` (ConfigError without it).
 """
 
 from __future__ import annotations
@@ -12,34 +12,29 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mnistjax.config import ConfigError
+from mnistjax.markdown import format_table
 from mnistjax.report.dashboard import CURVES, distinct_rows
-from mnistjax.report.paper import markdown
-from mnistjax.sweep.ledger import seeds_table
+from mnistjax.seeds import seeds_table
 
 MEDIA = ["test/misclassified", "test/samples"]
-MATRIX = "test/confusion_matrix_table"  # as wandb.plot_table names the table of its chart
-MOST = 30  # rows of a table of text
+MATRIX = "test/confusion_matrix_table"  # the name that wandb.plot_table gives the table of its chart
+MAX_ROWS = 30  # in a table of text
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where at W&B, under which title, and which runs are shown."""
+    """A place at W&B, the title there, and the runs that it shows."""
 
     entity: str
     project: str
     title: str
-    sweeps: Sequence[str] = ()  # ids; all runs of the project if none are given
-
-    @property
-    def groups(self) -> list[str]:
-        return list(self.sweeps)
+    sweeps: Sequence[str] = ()  # ids; empty for all runs of the project
 
 
 def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
-    """The Workspace of what `dashboard.make_data` says of the runs.
+    """The Workspace of `dashboard.make_data`'s data; its `save()` saves it.
 
-    Curves are means over runs that differ in their seed only, in the band of their range. It is not saved;
-    `save()` does that. ConfigError where wandb-workspaces is not installed.
+    Curves are means over runs that differ in their seed only, in the band of their range.
     """
     wr, ws = _libraries()
     monitor = data["monitor"]
@@ -55,7 +50,7 @@ def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
         ],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group").isin(place.groups)] if place.sweeps else [],
+            filters=[ws.Metric("Group").isin([*place.sweeps])] if place.sweeps else [],
             groupby=[ws.Config(key) for key in data["keys"]],
             order=[ws.Ordering(ws.Summary(monitor), ascending=monitor.endswith("loss"))],
         ),
@@ -63,17 +58,15 @@ def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
 
 
 def make_report(data: Mapping[str, Any], place: Place) -> Any:
-    """The W&B Report: the table over seeds and what is not finished as text, then the Workspace's panels.
-
-    It is not saved; `save()` does that. ConfigError where wandb-workspaces is not installed.
-    """
+    """The W&B Report: the table over seeds and the unfinished runs as text, then the Workspace's panels. Its
+    `save()` saves it."""
     wr, ws = _libraries()
     monitor = data["monitor"]
     runs = wr.Runset(
         entity=place.entity,
         project=place.project,
         name="Runs",
-        filters=[ws.Metric("Group").isin(place.groups)] if place.sweeps else [],
+        filters=[ws.Metric("Group").isin([*place.sweeps])] if place.sweeps else [],
         groupby=[f"config.{key}" for key in data["keys"]],
         order=[wr.OrderBy(wr.SummaryMetric(monitor), ascending=monitor.endswith("loss"))],
     )
@@ -88,30 +81,31 @@ def make_report(data: Mapping[str, Any], place: Place) -> Any:
 
 
 def describe(data: Mapping[str, Any]) -> str:
-    """The runs in Markdown: how many, the table over seeds, best first, and what is not finished and why."""
+    """The runs in Markdown: their number, the table over seeds, best first, and the unfinished ones."""
     table = seeds_table(distinct_rows(data), data["monitor"])
-    cells = [[_cell(value) for value in row.values()] for row in table[:MOST]]
-    states = Counter(run["status"] for run in data["runs"])
-    counts = ", ".join(f"{count:,} {_cell(status)}" for status, count in states.items())
-    of = f"the best {MOST} of {len(table):,} configurations" if len(table) > MOST else "best first"
-    text = f"{counts}. Means over seeds, {of} by {data['monitor']}.\n\n{markdown([[*table[0]], *cells])}"
+    cells = [[_text(value) for value in row.values()] for row in table[:MAX_ROWS]]
+    statuses = Counter(" ".join(run["status"].split()) for run in data["runs"])
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+    which = f"the best {MAX_ROWS} of {len(table):,} configurations" if len(table) > MAX_ROWS else "best first"
+    text = (
+        f"{counts}. Means over seeds, {which} by {data['monitor']}.\n\n{format_table([[*table[0]], *cells])}"
+    )
     others = [run for run in data["runs"] if run["status"] != "done"]
     if others:
-        lines = [[_cell(run[key]) for key in ("name", "status", "reason")] for run in others[:MOST]]
+        lines = [[_text(run[key]) for key in ("name", "status", "reason")] for run in others[:MAX_ROWS]]
         text += f"\nNot finished, {len(lines):,} of {len(others):,}:\n\n"
-        text += markdown([["run", "status", "why"], *lines])
+        text += format_table([["run", "status", "reason"], *lines], left=["status", "reason"])
     return text
 
 
-def _cell(value: Any) -> str:
-    """A value in a table of Markdown."""
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
-    return " ".join(str("" if value is None else value).split()).replace("|", "\\|")
+    return "" if value is None else str(value)
 
 
 def _libraries() -> tuple[Any, Any]:
-    """The modules of Reports and Workspaces, whose types are narrower than what they take."""
+    """The modules of Reports and Workspaces, untyped because their types are narrower than what they take."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces

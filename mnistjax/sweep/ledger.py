@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 from mnistjax import checks, files, records
 from mnistjax.checks import Check
 from mnistjax.compose import flatten
-from mnistjax.config import ConfigError, Spec, badness, freeze, to_plain
+from mnistjax.config import ConfigError, Spec, freeze, to_plain
 from mnistjax.files import DamagedFile
 
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
 METRICS = ("loss", "accuracy", "f1")
-TESTED = ("test/accuracy", "test/f1")  # of the tables
 TIMES = ("seconds_per_epoch", "compile_seconds")
 SILENT = ("sweep", "wandb", "resume", "seed")  # keys that make no other result, or have a column
 LARGEST = 512 * files.MIB  # bytes of a ledger
@@ -250,60 +248,3 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str
 def _cell(value: Any) -> Any:
     """A value for a table that a spreadsheet may open: text that it would take for a formula is quoted."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[=@\t\r]|[+-](?![\d.]|inf)", value) else value
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """Jobs that differ in their seed only: mean, standard deviation and 95 % interval of a metric."""
-
-    config: dict[str, str]
-    n: int
-    mean: float
-    std: float | None  # of a sample; None for one
-    half_width: float | None  # of the 95 % interval of the mean, Student's t
-    failed: int  # jobs that are not done
-
-
-def aggregate(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Aggregate]:
-    """The table over seeds, best mean first; groups without a finished job last."""
-    groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        config = tuple((key, str(row[key])) for key in row if "." in key)
-        groups.setdefault(config, []).append(row)
-    result = []
-    for config, members in groups.items():
-        values = [float(row[metric]) for row in members if row["status"] == "done" and row[metric] != ""]
-        mean = statistics.fmean(values) if values else float("nan")
-        std = statistics.stdev(values) if len(values) > 1 else None
-        half = None if std is None else _student(len(values) - 1) * std / len(values) ** 0.5
-        result.append(Aggregate(dict(config), len(values), mean, std, half, len(members) - len(values)))
-    return sorted(result, key=lambda a: (a.n == 0, badness(metric, a.mean) if a.n else 0.0))
-
-
-def rank(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[Aggregate, dict[str, Aggregate]]]:
-    """The table over seeds by the monitored metric, each row with those of the test metrics, by name."""
-    tested = {
-        metric: {tuple(row.config.items()): row for row in aggregate(rows, metric)} for metric in TESTED
-    }
-    return [
-        (row, {metric: found[tuple(row.config.items())] for metric, found in tested.items()})
-        for row in aggregate(rows, monitor)
-    ]
-
-
-def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
-    """The table over seeds, a row for each configuration: mean, standard deviation and 95 % interval."""
-    table = []
-    for ranked, tested in rank(rows, monitor):
-        row: dict[str, Any] = dict(ranked.config)
-        for name, a in {monitor: ranked, **tested}.items():
-            row |= {f"{name} mean": a.mean, f"{name} std": a.std, f"{name} 95 % +-": a.half_width}
-        table.append(row | {"n": ranked.n, "not done": ranked.failed})
-    return table
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))

@@ -17,8 +17,9 @@ from mnistjax.config import ConfigError, badness, to_plain
 from mnistjax.devices import count_shards
 from mnistjax.job import Job, load_examples, tracker_options
 from mnistjax.progress import tell
+from mnistjax.seeds import seeds_table
 from mnistjax.sweep.cluster import Cluster
-from mnistjax.sweep.ledger import Entry, Ledger, read_result, seeds_table, short_name, varying, write_results
+from mnistjax.sweep.ledger import Entry, Ledger, read_result, short_name, varying, write_results
 from mnistjax.sweep.plan import Group, Mode, count_team, count_threads, data_key, describe_plan, make_groups
 from mnistjax.sweep.supervisor import Inline, Supervisor
 from mnistjax.sweep.view import Tally

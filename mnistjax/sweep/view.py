@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.progress import format_seconds
-from mnistjax.sweep.ledger import Aggregate, Entry, rank
+from mnistjax.seeds import group_seeds
+from mnistjax.sweep.ledger import Entry
 from mnistjax.sweep.worker import Begun, Ended, JobProgress, Report
 
 if TYPE_CHECKING:
@@ -107,21 +108,25 @@ def show_table(
     from rich.box import SIMPLE
     from rich.table import Table
 
-    ranked = rank(rows, monitor)
-    keys = list(dict.fromkeys(key for row, _ in ranked for key in row.config))
-    last = "test/f1" if binary else "test/accuracy"  # beside its 95 % interval
+    ranked = group_seeds(rows, monitor)
+    keys = list(dict.fromkeys(key for seeds in ranked for key in seeds.config))
+    metrics = [monitor, "test/accuracy", *(["test/f1"] if binary else [])]  # the interval is the last one's
     console.print(f"\nBy {monitor}, mean and standard deviation over seeds:", highlight=False)
     table = Table(box=SIMPLE, pad_edge=False)
     for key in keys:
         table.add_column(short_key(key, keys), overflow="fold")
-    for metric in ("n", monitor, "test/accuracy", *(["test/f1"] if binary else []), "95 %"):
-        table.add_column(metric, justify="right", no_wrap=True)
-    for row, tested in ranked[:SHOWN]:
-        values = [row.config.get(key, "") for key in keys]
-        count = f"{row.n}" + (f" of {row.n + row.failed}" if row.failed else "")
-        numbers = [_number(monitor, row), _number("test/accuracy", tested["test/accuracy"])]
-        numbers += [_number("test/f1", tested["test/f1"])] if binary else []
-        table.add_row(*values, count, *numbers, _interval(last, tested[last]))
+    for name in ("n", *metrics, "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for seeds in ranked[:SHOWN]:
+        spreads = [seeds.spreads[metric] for metric in metrics]
+        formats = [".2%" if metric.endswith("accuracy") else ".4f" for metric in metrics]
+        n, last = spreads[0].n, spreads[-1]
+        table.add_row(
+            *(seeds.config.get(key, "") for key in keys),
+            f"{n} of {n + seeds.not_done}" if seeds.not_done else str(n),
+            *map(format, spreads, formats),
+            f"± {last.mean_half_width:{formats[-1]}}" if last.n > 1 else "-",
+        )
     if len(ranked) > SHOWN:
         table.caption = f"the best {SHOWN} of {len(ranked)}; all in results.csv"
     console.print(table)
@@ -132,22 +137,6 @@ def short_key(key: str, keys: Sequence[str]) -> str:
     key = key.removesuffix(".name")
     last = key.rpartition(".")[2]
     return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
-
-
-def _number(metric: str, row: Aggregate) -> str:
-    """0.1234 ± 0.0012, or 98.76% ± 0.12% of an accuracy."""
-    if not row.n:
-        return "-"
-    spread = "" if row.std is None else f" ± {_format(metric, row.std)}"
-    return _format(metric, row.mean) + spread
-
-
-def _interval(metric: str, row: Aggregate) -> str:
-    return "-" if row.half_width is None else f"± {_format(metric, row.half_width)}"
-
-
-def _format(metric: str, value: float) -> str:
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def failures(entries: Sequence[Entry], names: Mapping[int, str]) -> list[str]:

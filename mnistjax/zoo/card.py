@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mnistjax import checks
 from mnistjax.checks import Check
 from mnistjax.records import is_square
+from mnistjax.seeds import Spread
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class Card:
     def spread(self) -> str:
         """Mean, standard deviation and number of the test accuracies of all seeds that were tried,
         "99.68% ± 0.02% (6)"; empty unless there are several."""
-        tests = [test for _, _, test in self.tried]
-        if len(tests) < 2:
-            return ""
-        return f"{statistics.fmean(tests):.2%} ± {statistics.stdev(tests):.2%} ({len(tests)})"
+        tests = Spread(tuple(test for _, _, test in self.tried))
+        return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
 
     def __str__(self) -> str:
         images, device = sum(map(sum, self.test_confusion_matrix)), dict(self.device)

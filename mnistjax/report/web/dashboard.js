@@ -1,12 +1,13 @@
-// The dashboard of runs. DATA is what mnistjax/report/dashboard.py says; DataTable is there, Plotly comes after the table.
-// The runs may be a stranger's: their texts go into the page as text, and none is looked up in an object with a prototype.
+// The dashboard of runs. make_data in mnistjax/report/dashboard.py makes DATA. DataTable is loaded before this script,
+// Plotly after the table is drawn. The runs may come from anyone: their texts enter the page as text only, and are
+// never looked up in an object with a prototype.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
 for (const run of RUNS) for (const part of [run.values, run.config, run.metrics]) Object.setPrototypeOf(part, null);
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#888888"]; // Okabe and Ito
 const DASHES = ["solid", "dash", "dot"];
-const STYLED = ["done", "failed", "diverged"]; // statuses that have a colour
+const STYLED = ["done", "failed", "diverged"]; // statuses with a colour
 const MOST_GROUPS = COLORS.length * DASHES.length;
 const state = { shown: RUNS.map((_, i) => i), selected: [] };
 const $ = (id) => document.getElementById(id);
@@ -48,7 +49,7 @@ function bytesOf(base64) {
   return bytes;
 }
 
-// Its script is large: compressed in the page, it does not keep the table waiting. The page's policy knows its hash.
+// Plotly's script is large: it is compressed in the page, so that the table need not wait. The policy has its hash.
 async function loadPlotly() {
   const packed = new Blob([bytesOf($("plotly").textContent)]).stream();
   const script = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
@@ -71,7 +72,7 @@ function plot(id, traces, layout) {
   return Plotly.react($(id), traces, full, { responsive: true, displaylogo: false });
 }
 
-// Curves: the runs' rows of a metric, one after the other in one array
+// Curves: one array for each metric, with the rows of all runs, run after run
 
 const decoded = {};
 
@@ -147,7 +148,7 @@ function drawCurves() {
   return plot("curve-plot", traces, { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: metric }, type: axis }, legend, showlegend: true });
 }
 
-// Parallel coordinates: their drawing is in parallel.js
+// Parallel coordinates, which parallel.js draws
 
 function axisOf(label, values) {
   if (values.every(isNumber) && new Set(values).size > 5) return { label, values };
@@ -172,12 +173,12 @@ function drawParallel() {
 function drawImportance() {
   const rows = DATA.importance[$("importance-metric").value] ?? [];
   const note = rows.length
-    ? "Importance: the share of a random forest's explained variance. Correlation: Spearman's, of numbers only."
-    : "Needs at least eight runs that are done and a key that differs.";
+    ? "Importance: the share of the variance that a random forest explains. Correlation: Spearman's, for numbers only."
+    : "Needs at least eight finished runs and a key that differs between them.";
   $("importance-note").textContent = note;
   $("importance-plot").hidden = !rows.length;
   if (!rows.length) return;
-  const y = rows.map((_, place) => rows.length - 1 - place); // places, as a category's name could be "constructor"
+  const y = rows.map((_, place) => rows.length - 1 - place); // numbers, because a category could be named "constructor"
   const yaxis = { tickvals: y, ticktext: rows.map((row) => safe(brief(row.key))) };
   const bars = (name, color) => ({ type: "bar", orientation: "h", name, y, x: rows.map((row) => row[name]), marker: { color } });
   const traces = [bars("correlation", COLORS[1]), bars("importance", COLORS[0])];
@@ -225,7 +226,7 @@ function drawDifferences() {
   const runs = state.selected.map((run) => RUNS[run]);
   $("differences-note").textContent = runs.length < 2
     ? "Click two or more rows of the table."
-    : "Keys that differ among them, and their results.";
+    : "Keys that differ between these runs, and their results.";
   if (runs.length < 2) return $("differences-table").replaceChildren();
   const differs = (get) => new Set(runs.map((run) => text(get(run)))).size > 1;
   const rows = ["seed", ...DATA.config_keys]
@@ -239,10 +240,10 @@ function drawFailures() {
   const runs = RUNS.filter((run) => run.status !== "done");
   $("failures-note").textContent = runs.length ? `${runs.length.toLocaleString("en")} runs.` : "All runs are done.";
   const rows = runs.map((run) => [run.name, run.status, run.reason ?? "", run.epochs, run.folder]);
-  if (rows.length) fillTable($("failures-table"), ["run", "status", "why", "epochs", "folder"], rows);
+  if (rows.length) fillTable($("failures-table"), ["run", "status", "reason", "epochs", "folder"], rows);
 }
 
-// What is drawn again when: a plot only once it comes into view
+// Redrawing: a plot is drawn when it comes into view
 
 const views = { curves: drawCurves, parallel: drawParallel, importance: drawImportance, confusion: drawConfusion };
 const stale = new Set(Object.keys(views));
@@ -260,13 +261,13 @@ const watcher = new IntersectionObserver((entries) => {
 
 // The table
 
-// Numbers come before words, as in 32, 128, all. What is searched is HTML, too, which DataTables
-// decodes; from the names of columns its SearchBuilder takes tags out.
+// Numbers are sorted before words: 32, 128, all. DataTables decodes HTML in searched values, so these are escaped;
+// its SearchBuilder removes tags from column names.
 const padded = (value) => (isNumber(value) ? `0${value.toFixed(9).padStart(30, "0")}` : `1${text(value)}`);
 const keyed = { display: safe, filter: safe, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded };
 const bare = (name) => name.replaceAll("<", "‹").replaceAll(">", "›");
 
-// Runs without a metric come after those with it, where the best ones come first.
+// If the best runs come first, runs without the metric come last.
 function rendering(metric) {
   const lowerIsBetter = /loss|seconds/.test(metric);
   return { ...keyed, sort: (value) => (value === "" ? (lowerIsBetter ? Infinity : -Infinity) : value) };
@@ -329,14 +330,14 @@ function start() {
   drawFailures();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
   addEventListener("resize", () => refresh(["parallel"]));
-  window.dashboard = { table, state }; // for a curious user's console
+  window.dashboard = { table, state }; // for the browser's console
 }
 
 const page = document.documentElement;
 page.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 start();
 page.dataset.ready = "table";
-await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // the table is on the screen
+await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))); // after the table is on the screen
 await loadPlotly();
 for (const name of Object.keys(views)) watcher.observe($(name));
 page.dataset.ready = "true";

@@ -1,4 +1,4 @@
-// Parallel coordinates. Plotly's own are compiled while the page runs, which the page's policy forbids.
+// Parallel coordinates. Plotly's would compile code while the page runs, which the page's policy forbids.
 
 const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"];
 const CHANNELS = VIRIDIS.map((color) => [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16)));
@@ -23,10 +23,10 @@ function rangeOf(values) {
   return low < high ? [low, high] : [low - 0.5, high + 0.5];
 }
 
-const picked = new Map(); // the ranges that are picked, by axis; they outlive a drawing
+const picked = new Map(); // selected ranges by axis, kept from drawing to drawing
 
-// Axes: { label, values (one of each run), and for words ticktext, whose places are the values }.
-// The runs' colours are those of the last axis.
+// An axis is { label, values (one for each run), and for words ticktext, which the values index }.
+// The last axis colours the runs.
 function parallel(box, axes, { reversed }) {
   const [width, height, top] = [box.clientWidth, box.clientHeight, 60];
   const long = height - top - 30; // pixels

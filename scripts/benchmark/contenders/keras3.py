@@ -1,4 +1,4 @@
-"""Keras 3 on TensorFlow or JAX, with `steps_per_execution` as the workload says."""
+"""Keras 3 on TensorFlow or JAX, with the setting `steps_per_execution`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every contender of scripts/benchmark.py shares: a process that trains when it is asked to.
+"""What all contenders of the benchmark share: a process that trains on request.
 
     python CONTENDER.py '{"data": FILE, "model": ..., "batch_size": ..., setting: ...}'
 
@@ -8,8 +8,8 @@ It answers each line on stdin, a JSON object, with one on stdout:
     {"evaluate": R}               evaluates the test images R times: {"seconds": per time}
     {"jobs": [...], "epochs": E}  trains a new model for each job: {"seconds": for all}
 
-with `memory_mb`, the process's largest so far. At first it says {"ready": seconds, "versions": ...,
-"parameters": ...}, after the warm-up: an epoch on `warm_images` images, and an evaluation.
+with `memory_mb`, the largest memory of the process so far. Its first line is {"ready": seconds,
+"versions": ..., "parameters": ...}, after a warm-up: an epoch on `warm_images` images, and an evaluation.
 """
 
 import json
@@ -34,9 +34,9 @@ class Images(NamedTuple):
 class Contender(NamedTuple):
     """A model that is ready to train."""
 
-    train: Callable[[int, int], None]  # so many epochs on the first so many images
-    evaluate: Callable[[], None]  # loss and accuracy of the test images
-    parameters: Callable[[], int]  # how many
+    train: Callable[[int, int], None]  # for this many epochs, on this many of the first images
+    evaluate: Callable[[], None]  # computes loss and accuracy of the test images
+    parameters: Callable[[], int]  # their number
 
 
 Build = Callable[[dict[str, Any], Images, Images], Contender]
@@ -47,7 +47,7 @@ def workload() -> dict[str, Any]:
 
 
 def serve(build: Build, **versions: str) -> None:
-    """Answers until stdin ends."""
+    """Answers requests until stdin ends."""
     task = workload()
     with np.load(task["data"]) as data:
         train, test = (
@@ -78,6 +78,6 @@ def _split(images: np.ndarray, labels: np.ndarray, task: dict[str, Any]) -> Imag
 
 
 def _say(**words: Any) -> None:
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, else in kB
     words["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     print(json.dumps(words), file=sys.__stdout__, flush=True)

@@ -1,4 +1,4 @@
-"""What a report takes from records that may be a stranger's: texts, plain values, numbers that fit."""
+"""Checks and cleans records, which may come from anyone, before a report shows them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mnistjax.report.runs import RunRecord
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss")
 TIMES = ("seconds_per_epoch", "compile_seconds")
-LONGEST = 40  # characters of a class name
+MAX_CLASS_NAME = 40  # characters
 
 
 def check_run(run: RunRecord) -> RunRecord:
-    """The run with words that any file can hold; as failed, with the reason, if its records make no sense."""
+    """The run with texts that any file can hold. If its records make no sense it becomes a failed run."""
     run = replace(
         run,
         status=clean(run.status),
@@ -38,13 +38,13 @@ def check_run(run: RunRecord) -> RunRecord:
 
 
 def clean(value: Any) -> str:
-    """A value as text that can be encoded: half a surrogate pair, of a file's name say, becomes an escape."""
+    """A value as text that can be encoded: lone surrogates, as in file names, become escapes."""
     text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
     return text.encode(errors="backslashreplace").decode()
 
 
 def plain(value: Any) -> Any:
-    """A value as null, true, false, a finite number, a text, or a list of these; all else as text."""
+    """A value for JSON: null, a flag, a finite number, a text, or a list of these; all others as text."""
     if value is None or type(value) is bool:
         return value
     if type(value) is int:
@@ -57,7 +57,7 @@ def plain(value: Any) -> Any:
 
 
 def class_names(run: RunRecord) -> list[str]:
-    """Of the run's task; numbers if its records are older than their names."""
+    """The class names of the run's task; numbers if the records are too old to have names."""
     data = run.summary.get("data")
     if isinstance(data, Mapping) and data.get("class_names"):
         return [_visible(name) for name in data["class_names"]]
@@ -65,6 +65,6 @@ def class_names(run: RunRecord) -> list[str]:
 
 
 def _visible(name: str) -> str:
-    """A class name for pictures and the page, cut if it is long, with escapes for what can't be seen."""
+    """A class name for pictures and the page: cut if long, with escapes for invisible characters."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return seen if len(seen) <= LONGEST else f"{seen[: LONGEST - 1]}…"
+    return seen if len(seen) <= MAX_CLASS_NAME else f"{seen[: MAX_CLASS_NAME - 1]}…"

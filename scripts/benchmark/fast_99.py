@@ -1,7 +1,7 @@
-"""One run of `experiment=fast_99`, whole: python to_99.py SEED prints its seconds and its test accuracy.
+"""Runs `experiment=fast_99` once: python fast_99.py SEED prints its seconds and its test accuracy.
 
-Counted is what follows the loading of the data: plan, compiling, shuffling, training, all evaluations. The
-seconds of shuffling are those of making and gathering the orders, most of it beside training.
+The seconds count everything after loading the data: planning, compiling, shuffling, training, evaluating. The
+seconds of shuffling are for making the orders and gathering the batches, mostly while the device trains.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""mnistjax: `fit` from Python and all that it does, with its metrics, a run's making and its test."""
+"""mnistjax: all of `fit` from Python, with making the run, its metrics and its test."""
 
 import dataclasses
 

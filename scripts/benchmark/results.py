@@ -1,4 +1,4 @@
-"""A record of scripts/benchmark.py as the README's table and as a picture."""
+"""A record of the benchmark as tables in Markdown and as a picture."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from marked import replace_marked
-from peers.race import OURS, PEERS
+from benchmark.race import OURS, PEERS
+from mnistjax.markdown import format_table
+from mnistjax.report.figures import save
+from mnistjax.seeds import Spread
+from sections import write_section
 
-BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
+README = Path(__file__).with_name("README.md")
+PROJECT_README = README.parents[2] / "README.md"
+SECTION = "benchmark"  # in both READMEs
+SUMMARIZED = ("neuron, batch 32", "MLP-64", "CNN, the default")
 HEADS = {
     "Keras, TensorFlow": "Keras, TF",
     "Keras, TensorFlow, many steps": "many steps",
@@ -24,11 +30,11 @@ HEADS = {
     "Flax example": "Flax loop",
     "scikit-learn": "scikit-learn",
 }
-MARKS = "osD^vP*X"  # as many as peers
+MARKS = "osD^vP*X"  # one for each peer
 
 
 def seconds_of(facts: Mapping[str, Any]) -> tuple[float, bool] | None:
-    """The median of a contender's rounds, or its best look and False; None where it did not run."""
+    """The median of a contender's rounds and True, or its best look and False; None if it did not run."""
     if seconds := facts.get("seconds"):
         return statistics.median(seconds), True
     looks = [look["seconds"] for look in facts.get("looks", ()) if "seconds" in look]
@@ -44,8 +50,8 @@ def trainings(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: result for name, result in record["results"].items() if "floor" in result}
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """All that the README says of a record."""
+def to_markdown(record: Mapping[str, Any]) -> str:
+    """The machine, the table of workloads and the table of other measurements."""
     machine, results = record["machine"], record["results"]
     versions: dict[str, str] = {}
     for result in trainings(record).values():
@@ -57,59 +63,74 @@ def markdown(record: Mapping[str, Any]) -> str:
     marks = {name: signs[commit] for name, commit in record["commits"].items()}
     older = [f"{commit}{sign}" for commit, sign in signs.items() if sign]
     commits = record["commit"] + (f" (rows with a number: {', '.join(older)})" if older else "")
-    lines = [
-        f"*{record['date'][:10]}, commit {commits}: {machine['cores']} cores, {machine['processor']},",
-        f"{machine['gemm_gflops']:.0f} GFLOP/s in a large matrix product, {machine['read_gbytes']:.0f} GB/s",
-        f"of reading; {made}.*",
-        "",
-        _line(["", "mnistjax", "floor", *(HEADS[peer] for peer in peers)]),
-        _line(["---", *["---:"] * (len(peers) + 2)]),
-    ]
+    about = (
+        f"*{record['date'][:10]}, commit {commits}: {machine['cores']} cores, {machine['processor']},\n"
+        f"{machine['gemm_gflops']:.0f} GFLOP/s in a large matrix product, {machine['read_gbytes']:.0f} GB/s\n"
+        f"of reading; {made}.*\n"
+    )
+    rows = [["", "mnistjax", "floor", *(HEADS[peer] for peer in peers)]]
     for name, result in trainings(record).items():
         ours, _ = seconds_of(result[OURS]) or (math.nan, False)
         cells = [name + marks[name], duration(ours), f"{floor_of(result) / ours:.2f}"]
         for peer in peers:
             theirs = seconds_of(result.get(peer, {}))
             cells.append(("" if theirs[1] else "~") + ratio(theirs[0] / ours) if theirs else "")
-        lines.append(_line(cells))
-    lines += ["", *_others(results, marks)]
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    others = [["", "time", "beside"], *_list_others(results, marks)]
+    return "\n".join([about, format_table(rows), format_table(others, left=["beside"])])
+
+
+def summarize(record: Mapping[str, Any]) -> str:
+    """A list of a few workloads: seconds of an epoch, and how many times as long the other libraries take."""
+    lines = []
+    for name, result in trainings(record).items():
+        ours = seconds_of(result[OURS])
+        found = {peer: seconds_of(result.get(peer, {})) for peer in HEADS}
+        theirs = {peer: seconds[0] for peer, seconds in found.items() if seconds and seconds[1]}
+        if name in SUMMARIZED and ours and theirs:
+            low, high = (
+                f"{ratio(theirs[peer] / ours[0])} ({peer})"
+                for peer in (min(theirs, key=theirs.__getitem__), max(theirs, key=theirs.__getitem__))
+            )
+            lines.append(f"- {name}: {duration(ours[0])} per epoch; others take {low} to {high}")
+    return "\n".join(lines)
 
 
 def mark_commits(record: Mapping[str, Any]) -> dict[str, str]:
-    """What marks the rows that were measured at a commit: nothing at the record's own."""
+    """The mark of rows that were measured at a commit; none for the record's own commit."""
     others = sorted({*record["commits"].values()} - {record["commit"]})
     return {record["commit"]: "", **{commit: f" [{i}]" for i, commit in enumerate(others, 1)}}
 
 
-def _others(results: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
-    lines = [_line(["", "time", "beside"]), _line(["---", "---:", "---"])]
+def _list_others(results: Mapping[str, Any], marks: Mapping[str, str]) -> list[list[str]]:
+    """Rows for sweeps, starts, accuracy and memory, as far as they were measured."""
+    rows = []
     if sweep := results.get("sweep, 45 MLPs"):
         ours = statistics.median(sweep[OURS]["seconds"])
         medians = {name: statistics.median(facts["seconds"]) for name, facts in sweep.items() if name != OURS}
         theirs = [f"{name}: {ratio(seconds / ours)}" for name, seconds in medians.items()]
         name = "`-m`, 45 MLP-64 of 10 epochs" + marks["sweep, 45 MLPs"]
-        lines.append(_row(name, sweep[OURS], "; ".join(theirs) + " in a loop"))
+        rows.append(_row(name, sweep[OURS], "; ".join(theirs) + " in a loop"))
     if sweep := results.get("sweep, 1,000 neurons"):
         single = statistics.median(sweep["single processes"]["seconds"])
         factor = ratio(single / statistics.median(sweep[OURS]["seconds"]))
         beside = f"1,000 single commands, one after the other: {factor}"
         name = "`-m`, 1,000 neurons of 10 epochs, batch 128" + marks["sweep, 1,000 neurons"]
-        lines.append(_row(name, sweep[OURS], beside))
+        rows.append(_row(name, sweep[OURS], beside))
     for name in ("neuron", "MLP-64", "default"):
         for event, text in (("first epoch", "to the end of its first epoch"), ("whole", "whole, 3 epochs")):
             if warm := results.get("start", {}).get(f"{name}, {event}, warm"):
                 cold = statistics.median(results["start"][f"{name}, {event}, cold"]["seconds"])
                 beside = f"with an empty compile cache {duration(cold)}"
-                lines.append(_row(f"the command, {name}, {text}{marks['start']}", warm, beside))
+                rows.append(_row(f"the command, {name}, {text}{marks['start']}", warm, beside))
     if reached := results.get("99 %", {}).get(OURS):
         accuracy = reached["accuracy"]
         compiling, shuffling = (duration(statistics.median(reached[x])) for x in ("compile", "shuffle"))
         beside = (
-            f"test accuracy {statistics.mean(accuracy):.2%} ± {statistics.stdev(accuracy):.2%} "
-            f"({len(accuracy)} seeds), compiling {compiling}, shuffling {shuffling}"
+            f"test accuracy {Spread(tuple(accuracy)):.2%} ({len(accuracy)} seeds), "
+            f"compiling {compiling}, shuffling {shuffling}"
         )
-        lines.append(_row("`experiment=fast_99` from Python" + marks["99 %"], reached, beside))
+        rows.append(_row("`experiment=fast_99` from Python" + marks["99 %"], reached, beside))
     for name in ("MLP-64", "CNN, 34,826 parameters"):
         if result := results.get(name):
             theirs = "; ".join(
@@ -118,16 +139,12 @@ def _others(results: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
                 if "memory_mb" in result.get(peer, {})
             )
             ours = f"{result[OURS]['memory_mb']:,.0f} MB"
-            lines.append(_line([f"memory, training, {name}{marks[name]}", ours, f"{theirs} MB"]))
-    return lines
+            rows.append([f"memory, training, {name}{marks[name]}", ours, f"{theirs} MB"])
+    return rows
 
 
-def _row(name: str, facts: Mapping[str, Sequence[float]], beside: str) -> str:
-    return _line([name, duration(statistics.median(facts["seconds"])), beside])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _row(name: str, facts: Mapping[str, Sequence[float]], beside: str) -> list[str]:
+    return [name, duration(statistics.median(facts["seconds"])), beside]
 
 
 def duration(seconds: float) -> str:
@@ -145,9 +162,11 @@ def _digits(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 1e-9))))}f}"
 
 
-def write_readme(path: Path, record: Mapping[str, Any]) -> None:
-    """Puts the table between its two marks."""
-    replace_marked(path, BEGIN, END, f"\n{markdown(record)}\n")
+def show(record: Mapping[str, Any], path: Path) -> str:
+    """Writes the tables to both READMEs and the picture to `path`; returns the tables and file names."""
+    write_section(README, SECTION, to_markdown(record))
+    write_section(PROJECT_README, SECTION, summarize(record))
+    return "\n".join([to_markdown(record), *map(str, save(picture(record), path))])
 
 
 def picture(record: Mapping[str, Any]) -> Figure:

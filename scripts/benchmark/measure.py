@@ -1,21 +1,7 @@
-"""Times mnistjax on MNIST beside the libraries that one would take instead, and what the machine allows.
+"""What the benchmark measures, and the records of its results."""
 
-    python scripts/benchmark.py [--only NAME ...] [--rounds 5] [--peers FOLDER]
-    python scripts/benchmark.py --show
+from __future__ import annotations
 
-Contenders are processes (scripts/peers); libraries that mnistjax does not need live in virtual environments
-that this script makes in FOLDER. A peer first trains a part of an epoch with each of its settings; then all
-train in turn, each at its best setting. Seconds are wall time an epoch, compile excluded: the median of the
-rounds. mnistjax's time is that of all of `fit`. A floor is the time of the matrix products alone, by NumPy at
-their shapes, or of reading the images once, whichever is longer.
-
-The results of each date and commit are kept as JSON in .github/benchmarks. All of it takes an hour and a half
-on two cores, so a new file begins with the results of the newest one, if that is of this machine's kind, and
-each names its commit; what today's commit has measured already is measured again only where it is named.
-`--show` draws .github/benchmark.png and writes the README's table, both from the newest file.
-"""
-
-import argparse
 import datetime
 import itertools
 import json
@@ -34,17 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mnistjax
+from benchmark import floors, race
 from mnistjax.backend import cores, processor
-from mnistjax.report.figures import save
-from peers import floors, race, show
 
-ROOT = Path(__file__).resolve().parents[1]
-HISTORY, PICTURE = ROOT / ".github" / "benchmarks", ROOT / ".github" / "benchmark.png"
+HERE = Path(__file__).parent
+RECORDS = HERE / "records"
 
 DEFAULTS = {
     "dataset": "mnist",
     "model": "mlp",
-    "channels": [],  # of each block of 3 x 3 convolutions and 2 x 2 pooling
+    "channels": [],  # in each block of 3 x 3 convolutions and 2 x 2 pooling
     "convolutions": 1,  # in a block
     "hidden": [],
     "dropout": 0.0,
@@ -92,16 +77,16 @@ STARTS = {
 
 
 class Setting(NamedTuple):
-    """Of a measurement."""
+    """What every measurement needs."""
 
     rounds: int
-    peers: Path  # the folder of their environments
+    peers: Path  # the folder with the peers' environments
     data: Path  # MNIST as arrays
-    images: int  # of its training part
+    images: int  # in its training part
 
 
 def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, float]:
-    """Seconds until a command of ours has ended its first epoch, if it is a single run, and until it ends."""
+    """Seconds until the end of the first epoch (nan for a sweep) and until the end of one of our commands."""
     environment = {**os.environ, "WANDB_MODE": "offline"}
     if cache:
         environment["XDG_CACHE_HOME"] = str(cache)
@@ -122,7 +107,7 @@ def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, flo
 
 
 def measure_sweep(setting: Setting) -> dict[str, Any]:
-    """45 networks: our command, all of it, beside loops over the jobs that train and do no more."""
+    """45 networks: our whole command, beside loops over the jobs that only train."""
     data = {"images": setting.images, "data": str(setting.data)}
     task = {**DEFAULTS, **MLP, **data, "compiled": False}
     results: dict[str, Any] = {race.OURS: {"seconds": []}}
@@ -137,7 +122,7 @@ def measure_sweep(setting: Setting) -> dict[str, Any]:
 
 
 def measure_neurons(setting: Setting) -> dict[str, Any]:
-    """1,000 neurons in one sweep, beside a thousand times a single process of ours."""
+    """1,000 neurons in one sweep, beside a thousand times the seconds of one single run."""
     sweep, single = [], []
     for _ in range(min(setting.rounds, 3)):
         single.append(1000 * command(NEURON_WORDS)[1])
@@ -160,8 +145,8 @@ def measure_starts(setting: Setting) -> dict[str, Any]:
 
 
 def measure_accuracy(setting: Setting) -> dict[str, Any]:
-    """`experiment=fast_99` from Python, each seed in a process of its own with an empty compile cache."""
-    program, results = Path(race.__file__).with_name("to_99.py"), {}
+    """`experiment=fast_99` from Python, one process for each seed, with an empty compile cache."""
+    program, results = HERE / "fast_99.py", {}
     for seed in range(10):
         with tempfile.TemporaryDirectory() as cache:
             environment = {**os.environ, "XDG_CACHE_HOME": cache}
@@ -188,7 +173,7 @@ OTHERS: dict[str, Callable[[Setting], dict[str, Any]]] = {
 def measure(
     only: Sequence[str], rounds: int, folder: Path, record: dict[str, Any], keep: Callable[[], object]
 ) -> None:
-    """Measures what is named, or else what the record lacks, and keeps the record after each."""
+    """Measures what `only` names, or else what the record lacks for its commit; calls `keep` after each."""
     data = mnistjax.load_data("mnist")
     commits, results = record["commits"], record["results"]
     names = only or [name for name in (*WORKLOADS, *OTHERS) if commits.get(name) != record["commit"]]
@@ -221,6 +206,7 @@ def measure(
 
 
 def describe_machine() -> dict[str, Any]:
+    """Its processor, software and speed; takes a few seconds."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -230,57 +216,31 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def newest() -> Path:
-    files = sorted(HISTORY.glob("*.json"), key=lambda file: json.loads(file.read_text())["date"])
-    if not files:
-        raise SystemExit(f"{HISTORY} has no results yet; run this without --show first")
-    return files[-1]
+def read_newest() -> dict[str, Any] | None:
+    """The newest record, if there is one."""
+    records = [json.loads(file.read_text()) for file in RECORDS.glob("*.json")]
+    return max(records, key=lambda record: record["date"], default=None)
 
 
-def earlier(record: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
-    """The commits and results of a record; nothing where its machine is another."""
-    same = all(record["machine"][key] == machine[key] for key in ("processor", "cores"))
-    return {key: record[key] for key in ("commits", "results")} if same else {}
+def measure_all(only: Sequence[str], rounds: int, folder: Path) -> None:
+    """Measures what `only` names, or else what today's commit has not measured yet, into its record.
 
-
-def commit() -> str:
-    """The checkout's, with a + where files differ from it."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", default=[], choices=[*WORKLOADS, *OTHERS], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", type=Path, default=Path("~/.cache/mnistjax/peers").expanduser())
-    parser.add_argument("--show", action="store_true", help="measure nothing")
-    args = parser.parse_args()
-    if args.show:
-        record = json.loads(newest().read_text())
-        show.write_readme(ROOT / "README.md", record)
-        print(show.markdown(record), *save(show.picture(record), PICTURE), sep="\n")
-        return
-    date, measured = datetime.datetime.now().isoformat(timespec="minutes"), commit()
-    path = HISTORY / f"{date[:10]}-{measured}.json"
-    HISTORY.mkdir(parents=True, exist_ok=True)
+    A new record begins with the results of the newest one if that is from a machine like this one.
+    """
+    date, commit = datetime.datetime.now().isoformat(timespec="minutes"), describe_commit()
+    path = RECORDS / f"{date[:10]}-{commit}.json"
     if path.exists():
         record = json.loads(path.read_text())
     else:
-        own = {"date": date, "commit": measured, "machine": describe_machine()}
-        record = {**own, "commits": {}, "results": {}}
-        if [*HISTORY.glob("*.json")]:
-            record |= earlier(json.loads(newest().read_text()), record["machine"])
-    measure(
-        args.only,
-        args.rounds,
-        args.peers,
-        record,
-        lambda: path.write_text(json.dumps(record, indent=1) + "\n"),
-    )
+        machine, newest = describe_machine(), read_newest()
+        record = {"date": date, "commit": commit, "machine": machine, "commits": {}, "results": {}}
+        if newest and all(newest["machine"][key] == machine[key] for key in ("processor", "cores")):
+            record |= {key: newest[key] for key in ("commits", "results")}
+    RECORDS.mkdir(exist_ok=True)
+    measure(only, rounds, folder, record, lambda: path.write_text(json.dumps(record, indent=1) + "\n"))
 
 
-if __name__ == "__main__":
-    main()
+def describe_commit() -> str:
+    """The commit of the checkout, with a + if files differ from it."""
+    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, cwd=HERE, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-CONV_IMAGES = 16  # whose patches a convolution's product takes at once, so that they stay in the cache
+CONV_IMAGES = 16  # in one product of a convolution, so that their patches stay in the cache
 
 
 def best_time(function: Callable[[], object], budget: float = 0.3) -> float:
-    """The shortest of the times within a budget, in seconds."""
+    """The shortest time of a call, in seconds, among the calls that fit in a budget of seconds."""
     function()
     times, ends = [], time.perf_counter() + budget
     while time.perf_counter() < ends or len(times) < 3:
@@ -23,7 +23,7 @@ def best_time(function: Callable[[], object], budget: float = 0.3) -> float:
 
 
 def machine() -> dict[str, float]:
-    """GFLOP/s of a large product, GB/s of reading memory."""
+    """GFLOP/s of a large matrix product and GB/s of reading memory."""
     side = 2048
     a = np.random.default_rng(0).random((side, side), np.float32)
     out, large = np.empty_like(a), np.ones(2**27, np.float32)
@@ -34,7 +34,7 @@ def machine() -> dict[str, float]:
 
 
 def products(task: Mapping[str, Any], rows: int) -> list[tuple[int, int, int, bool]]:
-    """A step's products (m, k) x (k, n) forward, and whether their input needs a gradient, too.
+    """The products (m, k) x (k, n) of a forward step, and whether their input needs a gradient, too.
 
     A convolution is the product of all patches with its kernel; padding is valid, pooling 2 x 2.
     """
@@ -53,9 +53,10 @@ def products(task: Mapping[str, Any], rows: int) -> list[tuple[int, int, int, bo
 
 
 def floor(task: Mapping[str, Any], read_gbytes: float) -> dict[str, float]:
-    """Seconds of an epoch, or of an evaluation, below which nothing comes that computes the same products.
+    """The least seconds of an epoch, or of an evaluation, for anything that computes the same products.
 
-    `products` are those forward and of the gradients, each at its shape; `bytes` reads each image once.
+    `products` is the time of the forward and gradient products, each at its shape; `bytes` the time of
+    reading each image once.
     """
     images, batch = task["images"], min(task["batch_size"], task["images"])
     rows = min(batch, CONV_IMAGES) if task["channels"] else batch

@@ -1,4 +1,4 @@
-"""PyTorch: tensors resident, no DataLoader; eager or compiled, float32 or bfloat16 (channels last)."""
+"""PyTorch: tensors in memory, no DataLoader; eager or compiled, float32 or bfloat16 (channels last)."""
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ def create(task: dict) -> nn.Module:
             *([nn.Dropout(task["dropout"])] if task["dropout"] else []),
         ]
     model = nn.Sequential(*layers, nn.LazyLinear(1 if task["binary"] else 10))
-    model(torch.zeros(1, 1, 28, 28))  # takes its shapes from it
+    model(torch.zeros(1, 1, 28, 28))  # sets the lazy shapes
     return model.to(memory_format=torch.channels_last)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LOOK_IMAGES = 12_800  # of a look at a setting
-SLOW = 2.0, 10.0  # times the best peer, and seconds: beyond both a peer has no rounds, only its looks
-LONG = 40.0  # seconds of a round from which on three are enough
+LOOK_IMAGES = 12_800  # for a look at a setting
+SLOW = 2.0, 10.0  # times the best peer, and seconds: a peer slower than both has only looks, no rounds
+LONG = 40.0  # seconds of a round; if it takes longer, three rounds are enough
 
 Settings = Mapping[str, Any]
 Result = dict[str, Any]
@@ -22,8 +22,8 @@ Result = dict[str, Any]
 
 class Peer(NamedTuple):
     program: str
-    packages: tuple[str, ...]  # of its own environment; none: of the one that runs this
-    settings: Mapping[str, Sequence[Any]]  # each with its choices, the first one where nothing else is said
+    packages: tuple[str, ...]  # in its own environment; none: it uses the environment of this process
+    settings: Mapping[str, Sequence[Any]]  # each with its choices, the default first
 
 
 OURS = "mnistjax"
@@ -50,14 +50,14 @@ PEERS = {
 
 
 def takes_part(name: str, task: Settings) -> bool:
-    """Whether a peer can do a workload, and differs there from the other peers."""
+    """Whether a peer can do a workload, and differs from the other peers in it."""
     if name == "scikit-learn":
         return not task["channels"]
     return "many steps" not in name or task["batch_size"] < task["images"]
 
 
 class Process:
-    """A contender that is running. RuntimeError where it ends."""
+    """A running contender. RuntimeError if it ends."""
 
     def __init__(self, name: str, task: Settings, settings: Settings, folder: Path) -> None:
         self.settings = dict(settings)
@@ -65,8 +65,8 @@ class Process:
         if threads := settings.get("threads"):
             names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"
             environment |= dict.fromkeys(names, str(threads))
-        program = Path(__file__).parent / f"{PEERS[name].program}.py"
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        program = Path(__file__).parent / "contenders" / f"{PEERS[name].program}.py"
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
             [python_of(PEERS[name], folder), program, json.dumps({**task, **settings})],
             stdin=subprocess.PIPE,
@@ -78,7 +78,7 @@ class Process:
         self.last = self.ready = self._answer()
 
     def ask(self, **words: Any) -> float:
-        """The seconds that the contender answers."""
+        """Sends words to the contender and returns the seconds that it answers."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(words) + "\n")
         self._process.stdin.flush()
@@ -104,7 +104,7 @@ class Process:
 
 
 def python_of(peer: Peer, folder: Path) -> Path:
-    """The Python of a peer's environment, which is made where it is missing."""
+    """The Python of a peer's environment, which is made if it is missing."""
     if not peer.packages:
         return Path(sys.executable)
     home = folder / peer.program
@@ -118,16 +118,16 @@ def python_of(peer: Peer, folder: Path) -> Path:
 
 
 def choose(name: str, task: Settings, folder: Path, looks: list[Result]) -> tuple[float, Process] | None:
-    """A contender at the best of its settings, running, with its seconds an epoch; every look is noted.
+    """Starts a contender at the best of its settings; returns its seconds per epoch and its process.
 
-    One setting is tried after the other, each beside the best of those before.
+    Settings are tried one after the other, each beside the best of those before. `looks` gets every look.
     """
     choices = PEERS[name].settings
     settings = {setting: values[0] for setting, values in choices.items()}
     best = _look(name, task, settings, folder, looks)
     for setting, values in choices.items():
         for value in values[1:]:
-            if setting in task:  # fixed
+            if setting in task:  # the workload fixes it
                 continue
             changed = {**settings, setting: value}
             other = _look(name, task, changed, folder, looks)
@@ -141,9 +141,9 @@ def choose(name: str, task: Settings, folder: Path, looks: list[Result]) -> tupl
 def _look(
     name: str, task: Settings, settings: Settings, folder: Path, looks: list[Result]
 ) -> tuple[float, Process] | None:
-    """A contender at a setting with its seconds an epoch, by a part of one; None where it does not run."""
+    """The same for one setting, with seconds from a part of an epoch; None if the contender does not run."""
     images = min(task["images"], max(LOOK_IMAGES, task["batch_size"]))
-    if name == OURS:  # of which a part of an epoch would be another program
+    if name == OURS:  # a part of an epoch would be another program
         images = task["images"]
     try:
         process = Process(name, {**task, "warm_images": images}, settings, folder)
@@ -159,14 +159,14 @@ def _look(
 
 
 def ask(process: Process, task: Settings, repeats: int, images: int) -> float:
-    """Seconds of an epoch on so many images, or of an evaluation, over so many repeats."""
+    """Seconds of an epoch on this many images, or of an evaluation: the mean of `repeats`."""
     if task["evaluates"]:
         return process.ask(evaluate=repeats)
     return process.ask(epochs=repeats, images=images)
 
 
 def race(names: Sequence[str], task: Settings, folder: Path, rounds: int) -> dict[str, Result]:
-    """What was measured of each contender: settings, looks, seconds in each round, memory, versions."""
+    """Runs the contenders; returns settings, looks, seconds of each round, memory and versions of each."""
     results: dict[str, Result] = {name: {"looks": []} for name in names if takes_part(name, task)}
     running = {name: choose(name, task, folder, results[name]["looks"]) for name in results}
     ready = {name: best for name, best in running.items() if best}

@@ -1,0 +1,20 @@
+"""Tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def format_table(rows: Sequence[Sequence[str]], left: Collection[str] = ()) -> str:
+    """The table, whose first row is its head. The first column and those named in `left` are aligned to the
+    left, all others to the right. A cell's line breaks become spaces.
+
+    >>> print(format_table([["name", "n"], ["a|b", "3"]]), end="")
+    | name | n |
+    | --- | ---: |
+    | a\\|b | 3 |
+    """
+    head, *body = rows
+    rule = ["---", *("---" if name in left else "---:" for name in head[1:])]
+    lines = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in body)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))

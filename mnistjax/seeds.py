@@ -1,0 +1,105 @@
+"""Statistics over seeds, for runs that differ in nothing but their seed.
+
+A row describes a run as `results.csv` does: config values by dotted key, `status`, and metrics by name ("" if
+missing).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mnistjax.config import badness
+
+TESTED = ("test/accuracy", "test/f1")  # in every table over seeds, beside the monitored metric
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of one metric over seeds. Formatting it gives "98.76% ± 0.12%" (for ".2%"), "-" if empty."""
+
+    values: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """nan if there are no values."""
+        return statistics.fmean(self.values) if self.values else math.nan
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of a sample; nan for fewer than two values."""
+        return statistics.stdev(self.values) if self.n > 1 else math.nan
+
+    @property
+    def mean_half_width(self) -> float:
+        """Half the 95 % confidence interval of the mean (Student's t); nan for fewer than two values."""
+        return self._quantile * self.std / self.n**0.5 if self.n > 1 else math.nan
+
+    @property
+    def next_half_width(self) -> float:
+        """Half the 95 % prediction interval for one more seed; nan for fewer than two values."""
+        return self._quantile * self.std * math.sqrt(1 + 1 / self.n) if self.n > 1 else math.nan
+
+    @property
+    def _quantile(self) -> float:
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.n - 1, 0.975))
+
+    def __format__(self, spec: str) -> str:
+        if not self.values:
+            return "-"
+        return f"{self.mean:{spec}}" + (f" ± {self.std:{spec}}" if self.n > 1 else "")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The runs of one configuration."""
+
+    config: dict[str, str]  # by dotted key
+    spreads: dict[str, Spread]  # of the runs that are done, by metric
+    not_done: int
+
+
+def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
+    """The configurations, the best mean of the monitored metric first, those without a finished run last."""
+    groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        config = tuple((key, str(row[key])) for key in row if "." in key)
+        groups.setdefault(config, []).append(row)
+
+    def spread(runs: Sequence[Mapping[str, Any]], metric: str) -> Spread:
+        done = [run for run in runs if run["status"] == "done"]
+        return Spread(tuple(float(run[metric]) for run in done if run.get(metric, "") != ""))
+
+    found = []
+    for config, runs in groups.items():
+        spreads = {metric: spread(runs, metric) for metric in (monitor, *TESTED)}
+        found.append(Seeds(dict(config), spreads, len(runs) - spreads[monitor].n))
+
+    def order(seeds: Seeds) -> tuple[bool, float]:
+        one = seeds.spreads[monitor]
+        return one.n == 0, badness(monitor, one.mean) if one.n else 0.0
+
+    return sorted(found, key=order)
+
+
+def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
+    """A row for each configuration, best first: mean, deviation and 95 % interval of each metric."""
+    table = []
+    for seeds in group_seeds(rows, monitor):
+        row: dict[str, Any] = dict(seeds.config)
+        for name, spread in seeds.spreads.items():
+            known = spread.n > 1
+            row[f"{name} mean"] = spread.mean
+            row[f"{name} std"] = spread.std if known else None
+            row[f"{name} 95 % +-"] = spread.mean_half_width if known else None
+        table.append(row | {"n": seeds.spreads[monitor].n, "not done": seeds.not_done})
+    return table

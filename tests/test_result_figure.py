@@ -1,0 +1,26 @@
+"""The picture of the default run in the README."""
+
+import numpy as np
+
+from mnistjax.report.figures import save
+from result_figure import result_figure
+from test_figures import DIGITS, drawn, rows, texts
+
+MATRIX = np.eye(10, dtype=int).tolist()
+
+
+def test_equal_runs_have_equal_files(tmp_path):
+    contents = []
+    for name in "ab":
+        figure = result_figure(rows(3), MATRIX, *drawn(), DIGITS, title="t")
+        paths = save(figure, tmp_path / name / "result")
+        assert [path.suffix for path in paths] == [".png", ".svg"]
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"\x89PNG")
+
+
+def test_a_run_without_errors_says_so():
+    images, labels, _ = drawn()
+    figure = result_figure(rows(2), MATRIX, images, labels, np.eye(10)[labels], DIGITS, title="t")
+    assert "No errors" in texts(figure)

@@ -1,0 +1,74 @@
+"""Statistics over seeds, beside those of scipy."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mnistjax.seeds import Spread, group_seeds, seeds_table
+
+VALUES = st.lists(st.integers(-1000, 1000).map(lambda x: x / 1000), min_size=2, max_size=8, unique=True)
+
+
+def row(rate, accuracy, status="done"):
+    return {"optimizer.learning_rate": rate, "status": status, "val/accuracy": accuracy}
+
+
+ROWS = [
+    row("0.1", "0.5"),
+    row("0.2", "0.9"),
+    row("0.2", "0.7"),
+    row("0.2", "", "failed"),
+    row("9", "", "failed"),
+]
+
+
+@given(VALUES)
+def test_the_intervals_equal_scipys(values):
+    spread = Spread(tuple(values))
+    n, mean, std = len(values), float(sum(values) / len(values)), float(stats.tstd(values))
+    assert (spread.n, spread.mean, spread.std) == (n, pytest.approx(mean), pytest.approx(std))
+    test: Any = stats.ttest_1samp(values, 0)
+    low, high = test.confidence_interval(0.95)
+    assert spread.mean_half_width == pytest.approx((high - low) / 2)
+    assert spread.next_half_width == pytest.approx((high - low) / 2 * math.sqrt(n + 1))
+
+
+def test_a_spread_of_few_values():
+    none, one, two = Spread(()), Spread((0.5,)), Spread((0.9, 0.7))
+    assert math.isnan(none.mean)
+    assert all(math.isnan(x) for x in (one.std, one.mean_half_width, one.next_half_width))
+    assert [f"{spread:.2%}" for spread in (none, one, two)] == ["-", "50.00%", "80.00% ± 14.14%"]
+    assert two.mean_half_width == pytest.approx(12.7062 * 0.1, rel=1e-4)  # Student's t, one degree of freedom
+
+
+def test_configurations_are_ordered_by_their_mean_and_count_their_failures():
+    best, second, none = group_seeds(ROWS, "val/accuracy")
+    spread = best.spreads["val/accuracy"]
+    assert best.config == {"optimizer.learning_rate": "0.2"}
+    assert (spread.n, best.not_done, spread.mean) == (2, 1, pytest.approx(0.8))
+    assert spread.std == pytest.approx(0.2 / 2**0.5)
+    assert (second.spreads["val/accuracy"].n, second.not_done) == (1, 0)
+    assert (none.spreads["val/accuracy"].n, none.not_done) == (0, 1)
+    lowest_first = group_seeds([{**run, "val/loss": run["val/accuracy"]} for run in ROWS], "val/loss")
+    assert [seeds.config["optimizer.learning_rate"] for seeds in lowest_first] == ["0.1", "0.2", "9"]
+
+
+def test_the_table_leaves_unknown_deviations_empty():
+    best, second, none = seeds_table(ROWS, "val/accuracy")
+    assert list(best) == [
+        "optimizer.learning_rate",
+        *(
+            f"{name} {x}"
+            for name in ("val/accuracy", "test/accuracy", "test/f1")
+            for x in ("mean", "std", "95 % +-")
+        ),
+        "n",
+        "not done",
+    ]
+    assert best["val/accuracy std"] == pytest.approx(0.2 / 2**0.5)
+    assert (second["val/accuracy mean"], second["val/accuracy std"]) == (0.5, None)
+    assert none["val/accuracy 95 % +-"] is None

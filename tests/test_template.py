@@ -1,0 +1,310 @@
+"""The page of a report: a real browser shows, sorts and filters it, and obeys no text of a run."""
+
+import contextlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostile import MARKUP, NAMES, list_hostile, poison
+from mnistjax.cli import main, report
+from mnistjax.report.dashboard import make_data
+from mnistjax.report.runs import read_runs
+from mnistjax.report.template import fill_page
+from small import made_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A real sweep of 13 runs of which one diverges, and its report."""
+    folder = tmp_path_factory.mktemp("sweep") / "all"
+    words = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=3", "schedule=constant"]
+    options = ["wandb.mode=disabled", f"hydra.sweep.dir={folder}", f"data.dir={folder.parent}"]
+    grid = ["optimizer=sgd,adam", "optimizer.learning_rate=0.01,0.1", "seed=0,1,2"]
+    with contextlib.chdir(folder.parent):
+        assert main(["-m", *words, *options, *grid]) == 0
+        worse = ["optimizer=sgd", "optimizer.learning_rate=1e30", f"hydra.run.dir={folder.parent}/worse"]
+        assert main([*words, options[0], options[2], *worse]) == 1
+        assert report.main([str(folder), str(folder.parent / "worse")]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_report_has_tables_and_figures(sweep):
+    found = {str(path.relative_to(sweep / "report")) for path in sweep.glob("report/**/*.*")}
+    pictures = ("curves", "confusion_matrix", "misclassified")
+    drawn = {f"figures/{name}.{kind}" for name in pictures for kind in ("png", "svg")}
+    assert found == {"index.html", "runs.csv", "seeds.csv", *drawn}
+    assert len((sweep / "report/runs.csv").read_text().splitlines()) == 1 + 13
+    assert len((sweep / "report/seeds.csv").read_text().splitlines()) == 1 + 5
+    assert len(read_runs([sweep])) == 12  # the report itself is no run
+
+
+@pytest.fixture(params=["light", "dark"])
+def browser_page(request, sweep):
+    """The report of the sweep in a real browser."""
+    with opened(sweep / "report/index.html", request.param) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(path, scheme: Any = "light", refused: list[str] | None = None):
+    """A page in a real browser without a network.
+
+    It must load nothing and run no text of the runs (which would set `pwned`). Errors in the console fail the
+    test, or are added to `refused` if it is given.
+    """
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(offline=True, color_scheme=scheme)
+        page = context.new_page()
+        errors: list[str] = [] if refused is None else refused
+        asked: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(dialog.message))
+        context.on("request", lambda request: asked.append(request.url))
+        page.goto(Path(path).as_uri())
+        page.wait_for_selector("html[data-ready=true]", state="attached")
+        yield page
+        assert errors is refused or errors == []
+        assert page.evaluate("window.pwned") is None
+        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [Path(path).as_uri()]
+        browser.close()
+
+
+@pytest.mark.slow
+def test_a_browser_draws_sorts_filters_and_compares(browser_page):
+    page = browser_page
+    assert page.inner_text("#counts") == "12 done · 1 diverged"
+    assert page.locator("#table tbody tr").count() == 10
+
+    def column(title):
+        heads = page.locator("#table thead th").all_inner_texts()
+        place = [head.strip() for head in heads].index(title) + 1
+        return page.locator(f"#table tbody td:nth-child({place})").all_inner_texts()
+
+    losses = [float(text) for text in column("val/loss")]
+    assert losses == sorted(losses)  # the best runs first
+    for order in ("ascending", "descending"):
+        page.locator("#table thead th", has_text="test/accuracy").click()
+        page.wait_for_selector(f"#table thead th[aria-sort={order}]:has-text('test/accuracy')")
+    accuracies = [float(text) for text in column("test/accuracy")]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+    def legend():
+        page.locator("#curves").scroll_into_view_if_needed()
+        page.wait_for_selector("#curve-plot .legendtext")
+        return page.locator("#curve-plot .legendtext").all_text_contents()
+
+    assert len(legend()) == 4  # groups over seeds; the run that diverged has no epoch
+    page.select_option("#curve-group", "optimizer.name")
+    page.wait_for_function("document.querySelectorAll('#curve-plot .legendtext').length === 2")
+    page.fill("input[type=search]", "adam")
+    page.wait_for_function("document.querySelectorAll('#curve-plot .legendtext').length === 1")
+    assert legend() == ["adam (6)"]
+    assert set(column("optimizer.name")) == {"adam"}
+
+    page.locator("#table tbody tr").nth(0).locator("td").first.click()
+    page.locator("#table tbody tr").nth(1).locator("td").first.click()
+    assert page.locator("#differences-table thead th").count() == 3
+    assert "test/accuracy" in page.inner_text("#differences-table")
+    assert "diverged" in page.inner_text("#failures-table")
+    assert page.locator("#errors-tiles figure").count() > 3
+
+    for section, drawn in (
+        ("parallel", ".axis"),
+        ("importance", ".bars"),
+        ("confusion", ".heatmaplayer"),
+    ):
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{section}-plot {drawn}", state="attached")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert (paper == "rgb(255, 255, 255)") != dark
+
+
+@pytest.mark.slow
+def test_a_browser_shows_unfinished_runs_and_their_texts_as_text(tmp_path):
+    evil = "<img src=x onerror=document.title='evil'>"
+    named: dict[str, Any] = {"model.name": evil}
+    runs = [made_run(0, status="failed", **named), made_run(1, status="waiting", epochs=0)]
+    sizes: list[dict[str, Any]] = [{"train.batch_size": size} for size in ("all", 1024, 32)]
+    runs += [made_run(2 + i, status="interrupted", **size) for i, size in enumerate(sizes)]
+    data = {**make_data(runs), "examples": [], "no_examples": "none"}
+    (tmp_path / "index.html").write_text(fill_page(data, evil))
+    with opened(tmp_path / "index.html") as page:
+        assert page.title() == evil
+        assert evil in page.inner_text("#table")
+        assert page.locator("img").count() == 0
+        page.locator("#table thead th", has_text="train.batch_size").click()
+        shown = page.locator("#table tbody tr").all_inner_texts()
+        order = [size for text in shown for size in ("\t32\t", "\t1,024\t", "\tall\t") if size in text]
+        assert order == ["\t32\t", "\t1,024\t", "\tall\t"]
+        assert "5 runs" in page.inner_text("#failures-note")
+        for section in ("curves", "parallel", "importance", "confusion"):
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            page.wait_for_timeout(200)
+
+
+def test_no_text_of_a_run_ends_the_script():
+    names: list[dict[str, Any]] = [{"model.name": "</script><b>&amp;"}, {"model.name": "mlp"}]
+    runs = [made_run(number, **name) for number, name in enumerate(names)]
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    text = fill_page(data, "<b>title")
+    assert "</script><b>" not in text
+    assert "<title>&lt;b&gt;title" in text
+    start = text.index('id="data">') + len('id="data">')
+    read = json.loads(text[start : text.index("</script>", start)])
+    assert read["runs"][0]["values"]["model.name"] == "</script><b>&amp;"
+
+
+def use_all(page, words=()):
+    """Clicks, chooses, types, hovers and drags everything; the table must contain each of the words."""
+    page.wait_for_timeout(100)
+    page.locator(".dtsb-add").click()
+    columns = page.locator(".dtsb-data option").count()
+    for column in range(1, columns):
+        page.locator(".dtsb-data").select_option(index=column)
+        page.locator(".dtsb-condition").select_option(index=1)
+        value = page.locator("select.dtsb-value:not([disabled])")
+        if value.count():
+            for place in range(1, min(4, value.locator("option").count())):
+                value.select_option(index=place)
+                found = page.locator("#table td.dt-empty").count()
+                assert not found, value.locator("option").nth(place).inner_text()
+    page.locator(".dtsb-clearAll").click()
+    for head in page.locator("#table thead th").all():
+        head.click()
+    for word in words:
+        page.fill("input[type=search]", word)
+        page.wait_for_timeout(50)
+        assert page.locator("#table td.dt-empty").count() == 0
+    page.fill("input[type=search]", "")
+    page.select_option(".dt-length select", "100")
+    for row in page.locator("#table tbody tr").all()[:12]:
+        row.locator("td").first.click()
+    for section in ("curves", "parallel", "importance", "confusion"):
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{section} .plot svg", state="attached")
+        for choice in page.locator(f"#{section} select").all():
+            for place in range(choice.locator("option").count()):
+                choice.select_option(index=place)
+                page.wait_for_timeout(50)
+        box: Any = page.locator(f"#{section} .plot").bounding_box()
+        for step in range(8):
+            share = (step + 1) / 9
+            page.mouse.move(box["x"] + share * box["width"], box["y"] + share * box["height"])
+            page.wait_for_timeout(30)
+    page.locator("#parallel").scroll_into_view_if_needed()
+    axis: Any = page.locator("#parallel-plot .axis rect[cursor]").first.bounding_box()
+    page.mouse.move(axis["x"] + 5, axis["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(axis["x"] + 5, axis["y"] - 20)
+    page.mouse.up()
+    faint = page.locator("#parallel-plot polyline[stroke-opacity='0.06']").count()
+    assert 0 < faint < page.locator("#parallel-plot polyline").count()
+
+
+@pytest.mark.slow
+def test_a_browser_runs_no_text_of_a_run(tmp_path):
+    data = make_data(list_hostile())
+    tile = {"true": MARKUP[0], "predicted": MARKUP[1], "confidence": 0.5}
+    sprite = "data:image/png;base64,"
+    data["examples"] = [{"run": 0, "wrong": 1, "count": 2, "tiles": [tile], "sprite": sprite}]
+    data["no_examples"] = MARKUP[0]
+    (tmp_path / "index.html").write_text(fill_page(data, MARKUP[1]))
+    with opened(tmp_path / "index.html") as page:
+        use_all(page, ["pwned", "<img", "&lt;", '"onmouse', "__proto__"])
+        assert page.title() == page.inner_text("h1") == MARKUP[1]
+        assert page.locator("main img, main a, main b, main i, main script, main svg[onload]").count() == 0
+        table, counts = page.inner_text("#table"), page.inner_text("#counts")
+        for evil in MARKUP:
+            assert evil in table
+            assert f"1 {evil}" in counts
+        heads = page.inner_text("#table thead")
+        for name in NAMES:
+            assert name in heads
+            assert name in page.inner_text("#differences-table")
+        texts = page.locator("#confusion-plot .xtick text").all_text_contents()
+        assert any("__proto__<" in text or "__proto__&lt;" in text for text in texts)
+        legend = page.locator("#curve-plot .legendtext").all_text_contents()
+        assert any("__proto__=<img src=x" in text for text in legend)
+        assert any("__proto__=&lt;img src=x" in text for text in legend)
+        assert MARKUP[0] in page.inner_text("#errors-tiles")
+        assert MARKUP[0] in page.inner_text("#failures-table")
+
+
+@pytest.mark.slow
+def test_the_policy_stops_markup_that_gets_into_the_page(tmp_path):
+    data = {**make_data([made_run(0)]), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    refused: list[str] = []
+    with opened(tmp_path / "index.html", refused=refused) as page:
+        for markup in (
+            "<img src='data:,' onerror='window.pwned=1'>",
+            "<iframe srcdoc='<script>top.pwned=1</script>'>",
+        ):
+            page.evaluate("markup => document.body.insertAdjacentHTML('beforeend', markup)", markup)
+        script = "Object.assign(document.createElement('script'), {text: 'window.pwned = 1'})"
+        page.evaluate(f"document.body.append({script})")
+        tried = "setTimeout(() => { try { done(eval('1')) } catch { done('refused') } })"
+        assert page.evaluate(f"new Promise((done) => {tried})") == "refused"
+        assert page.evaluate("fetch('data:,x').then(() => 'loaded', () => 'refused')") == "refused"
+        page.wait_for_timeout(300)
+    assert any("Content Security Policy" in text for text in refused)
+
+
+def test_the_policy_names_each_script_by_its_hash():
+    data = {**make_data([made_run(0)]), "examples": [], "no_examples": ""}
+    text = fill_page(data, "title")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy
+    assert text.index(policy[0]) < text.index("<style>")
+    rules = dict(rule.split(" ", 1) for rule in policy[1].split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["img-src"] == "data: blob:"
+    assert re.fullmatch(r"('sha256-[A-Za-z0-9+/]{43}=' ?){3}", rules["script-src"])
+    assert not {"connect-src", "frame-src", "worker-src", "script-src-elem"} & rules.keys()
+
+
+@pytest.mark.slow
+def test_a_browser_runs_no_text_in_the_files_of_runs(sweep, tmp_path, capsys):
+    """Four jobs of a sweep each have a file full of markup; the page lists what it can not show."""
+    folder = tmp_path / MARKUP[0]
+    shutil.copytree(sweep, folder, ignore=shutil.ignore_patterns("report", "sweep.json"))
+    for number, name in enumerate(("status.json", "summary.json", "metrics.jsonl", "config.yaml")):
+        poison(folder / str(number) / name)
+    assert report.main([str(folder)]) == 0
+    with opened(folder / "report/index.html") as page:
+        assert "pwned" in page.inner_text("h1")
+        assert "pwned" in page.inner_text("#failures-table")
+        assert re.search("(8|9|10|11) done", page.inner_text("#counts"))
+        use_all(page)
+
+
+@pytest.mark.slow
+def test_a_browser_runs_no_text_in_the_ledger(sweep, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep, folder, ignore=shutil.ignore_patterns("report"))
+    ledger = json.loads((folder / "sweep.json").read_bytes())
+    shutil.rmtree(folder / "0")
+    ledger["jobs"][0] |= {"status": "failed", "reason": MARKUP[0], "config": dict.fromkeys(NAMES, MARKUP[1])}
+    ledger |= {"arguments": MARKUP, "wandb": MARKUP[0]}
+    (folder / "sweep.json").write_text(json.dumps(ledger))
+    code = report.main([str(folder)])
+    told = capsys.readouterr().err.splitlines()
+    assert (code, len(told)) in ((0, 1), (2, 1))
+    if code == 0:
+        with opened(folder / "report/index.html") as page:
+            assert MARKUP[0] in page.inner_text("#failures-table")
+            use_all(page)
