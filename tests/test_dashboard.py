@@ -20,7 +20,7 @@ from mnistjax.cli import main, report
 from mnistjax.config import ConfigError
 from mnistjax.data import DATASETS, DataError, find_data, load_data, prepared, register_dataset
 from mnistjax.data.arrays import Arrays
-from mnistjax.job import reopen
+from mnistjax.finished import reopen
 from mnistjax.report.checked import CURVES
 from mnistjax.report.dashboard import fill_page, importance, list_rows, make_data, write_report
 from mnistjax.report.output import MARK, check_output

@@ -150,7 +150,7 @@ def test_longer_rows_are_cut_and_a_torn_one_too(killed, finished):
 def test_a_run_without_a_checkpoint_begins_again_and_says_so(killed, finished, capsys):
     (killed / checkpoints.CHECKPOINT).unlink()
     assert resume() == 0
-    assert "run has no checkpoint; it begins again" in capsys.readouterr().err
+    assert "run has no checkpoint; it starts again" in capsys.readouterr().err
     assert (killed / checkpoints.CHECKPOINT).read_bytes() == (finished / checkpoints.CHECKPOINT).read_bytes()
 
 
@@ -271,7 +271,7 @@ def test_going_on_under_other_conditions_is_said_and_recorded(killed, capsys, mo
     checkpoints.save_checkpoint(killed, before.arrays, meta=meta)
     assert resume() == 0
     said = capsys.readouterr().err
-    assert "goes on under other conditions, to other bits than without a stop" in said
+    assert "continues under other conditions, so its bits may differ" in said
     assert f"devices 4 before, 1 now, jax 0.1 before, {jax.__version__} now" in said
     summary = records.read_summary(killed)
     assert summary is not None

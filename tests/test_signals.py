@@ -79,7 +79,7 @@ def test_a_run_that_hangs_inside_a_segment_ends_within_seconds(number, code, han
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < signals.GRACE_SECONDS + 5
     assert process.returncode == code
-    assert "to go on: mnistjax" in said
+    assert "to continue: mnistjax" in said
     assert "Traceback" not in said
     status = records.read_status("run")
     assert status is not None

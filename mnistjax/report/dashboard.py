@@ -22,13 +22,14 @@ import numpy as np
 
 from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
-from mnistjax.job import load_examples, reopen
+from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
 from mnistjax.report.checked import CURVES, TESTED, TIMES, check_run, class_names, clean
 from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
-from mnistjax.sweep.ledger import SILENT, seeds_table, shown, write_csv
 from mnistjax.sweep.ledger import TESTED as TABLED
+from mnistjax.sweep.ledger import seeds_table
+from mnistjax.sweep.results import SILENT, shown, write_csv
 from mnistjax.tracking import Examples, worst_errors
 
 WEB = Path(__file__).parent / "web"

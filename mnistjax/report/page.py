@@ -14,7 +14,7 @@ import numpy as np
 from mnistjax import files, records
 from mnistjax.config import badness
 from mnistjax.data import Dataset
-from mnistjax.job import load_examples, reopen
+from mnistjax.finished import load_examples, reopen
 from mnistjax.models import list_layers
 from mnistjax.report import figures
 from mnistjax.report.conclusions import SGD

@@ -1,4 +1,4 @@
-"""Jobs -> groups of one Spec -> tasks: how many lanes, why not one group, what it will take."""
+"""Jobs -> groups: the jobs of one Spec on one data set, and how many of them train at a time."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ import jax.numpy as jnp
 from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.worker import Key
 from mnistjax.train import SEGMENT_FLOPS, build_model, count_shares, epoch_flops, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
+DataKey = tuple[str, ...]
+"""Name, SHA-256 and positive class of a data set."""
 
-CHUNK = 8  # lanes of `chunk`, unless told
-WIDEST = 1024  # lanes of `vmap`, unless told
-TEAM = 8  # jobs; making their batches is then a small part of neurons' training
-MEMORY_SHARE = 0.5  # of what is free
-# Of a core whose step is spread over several: an epoch of system D takes 5.4 s on 2 cores, 7.6 s on one.
+CHUNK_LANES = 8  # of the mode `chunk`, unless given
+MOST_LANES = 1024  # of the mode `vmap`, unless given
+MOST_INTERLEAVED = 8  # jobs; making their batches is then a small part of training neurons
+MEMORY_SHARE = 0.5  # of the free memory
+# Of a core when a step is spread over several: an epoch of system D takes 5.4 s on 2 cores, 7.6 s on one.
 SPREAD_SPEED = 0.7
 
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs of one Spec on one data set: one compiled program."""
+    """Jobs of one Spec on one data set, trained by one compiled program."""
 
     spec: Spec
-    data: Key
+    data: DataKey
     jobs: tuple[int, ...]  # numbers
-    width: int  # lanes of the program; 1 is that of a single run
+    width: int  # lanes of the program; 1 is the program of a single run
     threads: int  # programs at a time
 
 
-def data_key(dataset: Dataset, positive: int | None) -> Key:
+def data_key(dataset: Dataset, positive: int | None) -> DataKey:
     return dataset.name, dataset.sha256, str(positive)
 
 
@@ -47,15 +48,15 @@ def make_groups(
     *,
     mode: Mode,
     lanes: int | Literal["auto"],
-    widths: Mapping[tuple[Spec, Key], int] | None = None,
+    widths: Mapping[tuple[Spec, DataKey], int] | None = None,
 ) -> list[Group]:
-    """The groups of numbered jobs, in the order of their first one.
+    """The groups of numbered jobs, in the order of their first job.
 
-    `widths` are those of an earlier part of the same sweep, which keep its bits.
+    `widths` are the widths of groups that the sweep has already: they keep them, and so their bits.
     """
-    numbers: dict[tuple[Spec, Key], list[int]] = {}
+    numbers: dict[tuple[Spec, DataKey], list[int]] = {}
     for number, job in jobs.items():
-        key = job.plan.spec, data_key(job.dataset, job.plan.positive)
+        key = job.plan.spec, data_key(job.data, job.plan.positive)
         numbers.setdefault(key, []).append(number)
     groups = []
     for key, members in numbers.items():
@@ -66,19 +67,19 @@ def make_groups(
 
 
 def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]) -> int:
-    """The lanes of a group's program.
+    """The number of lanes of a group's program.
 
-    `auto` goes by `scripts/lanes.py`, on MNIST with 8 runs and 2 cores, in seconds per run and epoch:
+    `auto` follows `scripts/lanes.py`, on MNIST with 8 runs and 2 cores, in seconds per run and epoch
+    (interleaved: runs of one seed; shared: `vmap` with one order for all):
 
-                             one     map    vmap   teams  shared
+                             one     map    vmap  interl. shared
         neuron batch 64    0.025   0.022   0.020   0.012   0.009
         neuron batch 1024  0.026   0.023   0.017   0.018   0.009
         mlp 64 batch 64    0.236   0.132   0.129   0.124   0.114
         mlp 1024 batch 64   1.78    1.34    1.42    1.32    2.00
 
-    So on CPU it is one lane for each thread, which gives the bits of single runs, but all jobs as lanes for
-    neurons that share their order.
-    Elsewhere, where nothing was measured, it is as many lanes as there are jobs.
+    So on CPU it is one lane for each thread, with the bits of single runs, except for neurons that share
+    their order: all jobs are lanes. On other devices, unmeasured, all jobs are lanes too.
     """
     if mode == "auto":
         wide = spec.shuffle == "shared" and spec.model == "neuron"
@@ -86,35 +87,41 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
     if mode == "map":
         return 1
     devices = jax.device_count()
-    wanted = (CHUNK if mode == "chunk" else min(jobs, WIDEST)) if lanes == "auto" else lanes
+    wanted = (CHUNK_LANES if mode == "chunk" else min(jobs, MOST_LANES)) if lanes == "auto" else lanes
     fitting = int(free_bytes() * MEMORY_SHARE // lane_bytes(spec)) * devices
     if wanted > 1 and lanes == "auto":
-        wanted = -(-wanted // devices) * devices  # every device has its share
+        wanted = -(-wanted // devices) * devices  # the same number on every device
     return max(1, min(wanted, fitting))
 
 
 def count_threads(spec: Spec, jobs: int) -> int:
-    """Programs of one lane that run side by side, where the memory is enough: each on as many devices as its
-    steps have shares, or on one where there are jobs enough to keep all busy."""
-    devices, shares = jax.device_count(), count_shares(spec)
-    at_once = devices // shares
-    if -(-jobs // devices) * shares * SPREAD_SPEED < -(-jobs // at_once):
+    """The number of programs of one lane that run at a time, as far as the memory allows.
+
+    Each step is spread over as many devices as it has shards, or uses one device if the jobs are enough to
+    keep all devices busy.
+    """
+    devices, shards = jax.device_count(), count_shares(spec)
+    at_once = devices // shards
+    if -(-jobs // devices) * shards * SPREAD_SPEED < -(-jobs // at_once):
         at_once = devices
     at_once = min(at_once, jobs)
-    if jax.default_backend() == "cpu":  # whose devices share their memory
+    if jax.default_backend() == "cpu":  # all devices share one memory
         at_once = min(at_once, int(free_bytes() * MEMORY_SHARE // lane_bytes(spec)))
     return max(1, at_once)
 
 
-def count_team(spec: Spec, jobs: int, threads: int) -> int:
-    """Jobs at most that take turns in a program of one lane: so many that each thread has a few teams, and
-    that a turn of all costs no more than a segment, because a sweep stops between two turns."""
+def count_interleaved(spec: Spec, jobs: int, threads: int) -> int:
+    """The number of jobs at most that take turns in a program of one lane.
+
+    Small enough that each thread gets several times that many jobs, and that one turn of all takes no longer
+    than a segment, because a sweep stops between two turns.
+    """
     epochs = int(SEGMENT_FLOPS / max(1.0, epoch_flops(spec)))
-    return max(1, min(TEAM, jobs // (4 * threads), epochs))
+    return max(1, min(MOST_INTERLEAVED, jobs // (4 * threads), epochs))
 
 
 def free_bytes() -> int:
-    """Memory for training: the device's own, or what the machine has free."""
+    """The memory for training: the device's own, or the free memory of the machine."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_limit", 8 << 30))
@@ -128,7 +135,7 @@ def free_bytes() -> int:
 
 @functools.cache
 def lane_bytes(spec: Spec) -> int:
-    """About the memory of one lane: its State twice, its gradients, its activations forward and backward."""
+    """A rough estimate: twice the State, the gradients, and the activations forward and backward."""
     hyper: dict[str, dict[str, float]] = {"optimizer": {}, "schedule": {}}
     for name in spec.hyper_names:
         group, _, option = name.partition(".")
@@ -151,12 +158,12 @@ def _size(array: Any) -> int:
 
 
 def differences(spec: Spec, other: Spec) -> list[str]:
-    """What keeps two Specs apart: "batch_size (64, 128)"."""
+    """The fields in which two Specs differ: "batch_size (64, 128)"."""
     one, two = to_plain(spec), to_plain(other)
     for plain in (one, two):
         plain |= {f"model.{option}": value for option, value in plain.pop("model_options")}
     keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
-    if "model" in keys:  # another model has other options, which say nothing more
+    if "model" in keys:  # a different model has different options
         keys = [key for key in keys if not key.startswith("model.")]
     if "optimizer" in keys or "schedule" in keys:
         keys = [key for key in keys if key != "hyper_names"]
@@ -164,11 +171,11 @@ def differences(spec: Spec, other: Spec) -> list[str]:
 
 
 RATES = {"cpu": 3e10, "gpu": 2e12, "tpu": 2e12}  # operations a second of small models, roughly
-STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # of a step that has nothing to do
+STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # of an empty step
 
 
 def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
-    """About how long a group takes, compile included; right within a factor of three or so."""
+    """The estimated training time of a group, compiling included, within a factor of about three."""
     platform = jax.default_backend()
     spec = group.spec
     epochs = sum(jobs[number].plan.stopping.epochs for number in group.jobs)
@@ -178,12 +185,12 @@ def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
     return 3.0 + epochs * (work + idle + 0.01) / side_by_side
 
 
-def describe_plan(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[str]:
-    """The plan for people, line by line."""
+def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[str]:
+    """Lines for people: the size, time and memory of each group, and why it is not part of the first one."""
     total = sum(estimate_seconds(group, jobs) for group in groups)
     lines = [
         f"{len(jobs)} jobs in {len(groups)} groups, {len(groups)} compiled training programs, "
-        f"about {format_about(total)} on {jax.default_backend()}"
+        f"about {_format_time(total)} on {jax.default_backend()}"
     ]
     for index, group in enumerate(groups):
         lanes = f"{group.width} lanes" if group.width > 1 else f"{group.threads} at a time"
@@ -191,20 +198,20 @@ def describe_plan(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[str]
         memory = lane_bytes(spec) * max(group.width, group.threads) / 2**20
         lines.append(
             f"group {index}: {len(group.jobs)} jobs ({_ranges(group.jobs)}), {lanes}, about "
-            f"{format_about(seconds)}, {memory:,.0f} MiB; {spec.model}, {spec.optimizer}, batch "
+            f"{_format_time(seconds)}, {memory:,.0f} MiB; {spec.model}, {spec.optimizer}, batch "
             f"{spec.batch_size}, {group.data[0]}"
         )
         if index:
             first = groups[0]
-            apart = differences(first.spec, spec)
+            reasons = differences(first.spec, spec)
             if first.data != group.data:
-                apart.append(f"data ({first.data[0]}, {group.data[0]})")
-            lines.append(f"  not in group 0 because of {', '.join(apart)}")
+                reasons.append(f"data ({first.data[0]}, {group.data[0]})")
+            lines.append(f"  not in group 0 because of {', '.join(reasons)}")
     return lines
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """0-3, 7"""
+    """Numbers as text, "0-3, 7"; at most six ranges."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and parts[-1][-1] == number - 1:
@@ -215,5 +222,5 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(shown + (["..."] if len(parts) > 6 else []))
 
 
-def format_about(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
