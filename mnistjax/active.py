@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -23,7 +24,7 @@ from mnistjax.tracking import Tracker, make_run_id
 from mnistjax.words import shell_join
 
 if TYPE_CHECKING:
-    from mnistjax.loop import Result
+    from mnistjax.loop import Observer, Result, Run
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,30 @@ log = logging.getLogger(__name__)
 class ActiveRun:
     """A job while it trains in its locked folder, with its records and its W&B run."""
 
-    def __init__(self, job: Job, start: RunStart) -> None:
-        self.job, self.start = job, start
+    def __init__(
+        self,
+        job: Job,
+        start: RunStart,
+        *callbacks: Observer,
+        lock: contextlib.ExitStack | None = None,
+    ) -> None:
+        """The records come before other callbacks. `lock` is for the caller to close at the end."""
+        self.job, self.start, self.lock = job, start, lock or contextlib.ExitStack()
         self.recorder = Recorder(job, start)
         self.run_id = make_run_id(job.plan.identity, start.started)
         names = {"group": job.group, "name": job.name}
         self.tracker = Tracker(
             job.folder, config=job.config, run_id=self.run_id, **names, **job.tracker_options()
         )
+        self.callbacks = [self.recorder, self.tracker, *callbacks]
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """The run for `fit_runs`."""
+        from mnistjax.loop import Run
+
+        plan, start = self.job.plan, self.start
+        return Run(plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks)
 
     def end(self, result: Result) -> RunEnd:
         """Records the end of the run. If that fails, so has the run: it must never look finished."""
@@ -89,7 +106,7 @@ def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
                     stopping=plan.stopping,
                     snapshot=start.snapshot,
                     rows=start.rows,
-                    observers=[active.recorder, active.tracker, progress],
+                    observers=[*active.callbacks, progress],
                     stop=stop,
                 )
             if result.status == "done" and job.wandb_mode != "disabled":

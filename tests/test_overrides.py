@@ -79,10 +79,10 @@ WORDS = {  # by what each message must have
     "+hydra.callbacks.x._target_=no.such": ["no.such"],
 }
 FOLDERS = {  # below which nothing can be made
-    "hydra.run.dir=/dev/null": "/dev/null is no folder",
-    "hydra.run.dir=/dev/null/x/y": "/dev/null is no folder",
-    "hydra.run.dir=file/x": "file is no folder",
-    "hydra.run.dir=link/x": "link is a link to nothing",
+    "hydra.run.dir=/dev/null": "/dev/null is not a folder",
+    "hydra.run.dir=/dev/null/x/y": "/dev/null is not a folder",
+    "hydra.run.dir=file/x": "file is not a folder",
+    "hydra.run.dir=link/x": "link is a broken link",
     "hydra.run.dir=loop/x": "Too many levels of symbolic links",
     f"hydra.run.dir={'x' * 300}": "the longest name 300",
     f"hydra.run.dir=a/b/{'é' * 130}": "the longest name 260",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnistjax import files
 from mnistjax.cli.jobs import Preparer
@@ -20,26 +20,17 @@ if TYPE_CHECKING:
 
 
 class Driver:
-    """What the command and Hydra's launcher do with a sweep. Use it in a `with`."""
+    """What the command and Hydra's launcher do with a sweep."""
 
     def __init__(self, sweep: Sweep) -> None:
         from rich.console import Console
 
         self.sweep = sweep
         self.signal = 2  # that ended the sweep
-        self.opened = False  # whether the sweep folder was written
         self._refused = False  # whether the disk refused some of Hydra's files
         self._console = Console()
         self._numbers: dict[tuple[str, ...], int] = {}  # of jobs, by their overrides
         self._prepare = Preparer()
-
-    def __enter__(self) -> Driver:
-        self.sweep.__enter__()
-        self.opened = True
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.sweep.__exit__(*error)
 
     def add(self, words: Sequence[str], job: Job) -> None:
         """Adds the job of these overrides to the sweep."""

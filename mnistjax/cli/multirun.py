@@ -116,14 +116,11 @@ def run_fused(multirun: Multirun) -> int:
     for task, job in multirun.jobs.items():
         driver.add(task, job)
     try:
-        with owning(folder), driver:
+        with owning(folder), driver.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
             code = call_hydra(argv, folder=folder)
     except OSError as error:
-        reason = files.describe(error, folder)
-        if not driver.opened:
-            raise ConfigError(reason) from None
-        tell(f"the sweep could not be saved: {reason}")
+        tell(f"the sweep could not be saved: {files.describe(error, folder)}")
         driver.report()
         tell(f"to continue: {resume_command}")
         return 1

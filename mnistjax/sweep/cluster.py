@@ -14,19 +14,17 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
-from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
-from mnistjax.sweep.executor import POLL_SECONDS, Executor, end_job
-from mnistjax.sweep.groups import DataKey, count_interleaved, count_threads, data_key
+from mnistjax.sweep.executor import POLL_SECONDS, Datasets, Executor, Stop, end_job
+from mnistjax.sweep.groups import Assignment, count_interleaved, count_threads, data_key
 from mnistjax.sweep.processes import ProcessExecutor
 from mnistjax.sweep.worker import Tables, add_tables, copy_tables
 
@@ -128,12 +126,7 @@ class SubmititExecutor(Executor):
         for submission in self._submissions:
             submission.task.cancel()  # a local process ignores that, but sees the file
 
-    def run(
-        self,
-        assignments: Iterable[Assignment],
-        datasets: Mapping[DataKey, Dataset],
-        stop: Callable[[], bool],
-    ) -> Iterator[Event]:
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         waiting, stopping = deque(assignments), False
         self._folder = make_new_folder(self._folder)
         executor = self._make_executor(self._folder)

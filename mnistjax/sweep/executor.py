@@ -12,24 +12,23 @@ from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.recorder import INSIDE_SEGMENT
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import Event, JobEnded
-from mnistjax.sweep.groups import DataKey
+from mnistjax.sweep.groups import Assignment, DataKey
 
 POLL_SECONDS = 0.2  # at most, between two checks for signals and silence
 STOP_SECONDS = 8.0  # for jobs to end after a signal, from one event to the next; a segment takes about one
+
+
+Datasets = Mapping[DataKey, Dataset]
+Stop = Callable[[], bool]
+"""Whether to stop."""
 
 
 class Executor(contextlib.AbstractContextManager):
     """Trains assignments. Use it in a `with`: no process outlives it."""
 
     @abstractmethod
-    def run(
-        self,
-        assignments: Iterable[Assignment],
-        datasets: Mapping[DataKey, Dataset],
-        stop: Callable[[], bool],
-    ) -> Iterator[Event]:
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         """Yields what happens, each job's `JobEnded` once. Once `stop()` is true no job starts."""
 
     def __exit__(self, *error: Any) -> None:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import Event, JobEnded, JobStarted, ProgramFailed
-from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Executor, interrupt_jobs
-from mnistjax.sweep.groups import DataKey
-from mnistjax.sweep.trainer import train_assignment
+from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, interrupt_jobs
+from mnistjax.sweep.groups import Assignment
+from mnistjax.sweep.trainer import Trainer
 
 
 class InlineExecutor(Executor):
     """Trains in a thread of this process."""
 
-    def run(
-        self,
-        assignments: Iterable[Assignment],
-        datasets: Mapping[DataKey, Dataset],
-        stop: Callable[[], bool],
-    ) -> Iterator[Event]:
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         assignments = list(assignments)
         jobs = {job.number: job for assignment in assignments for job in assignment.jobs}
         active: dict[int, Job] = {}
@@ -32,7 +25,7 @@ class InlineExecutor(Executor):
 
         def train() -> None:
             for assignment in assignments:
-                train_assignment(assignment, datasets[assignment.data], events.put, stop)
+                Trainer(assignment, datasets[assignment.data], events.put, stop).run()
             events.put(None)
 
         threading.Thread(target=train, daemon=True).start()

@@ -12,16 +12,23 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import AssignmentEnded, Event, JobEnded, JobProgress, JobStarted, ProgramFailed
-from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Executor, end_job, interrupt_jobs
-from mnistjax.sweep.groups import DataKey
+from mnistjax.sweep.executor import (
+    POLL_SECONDS,
+    STOP_SECONDS,
+    Datasets,
+    Executor,
+    Stop,
+    end_job,
+    interrupt_jobs,
+)
+from mnistjax.sweep.groups import Assignment, DataKey
 from mnistjax.sweep.worker import copy_tables, serve
 
 GRACE_SECONDS = 20.0  # for a worker to end by itself
@@ -94,12 +101,7 @@ class ProcessExecutor(Executor):
             self._worker.kill() if kind else self._worker.end()
         self._worker = None
 
-    def run(
-        self,
-        assignments: Iterable[Assignment],
-        datasets: Mapping[DataKey, Dataset],
-        stop: Callable[[], bool],
-    ) -> Iterator[Event]:
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         self._pending, stopped = deque(assignments), math.inf  # when, seconds on the clock
         while self._pending or (self._worker and self._worker.assignment):
             if stopped == math.inf and stop():
@@ -113,7 +115,7 @@ class ProcessExecutor(Executor):
             if worker and worker.assignment and worker is self._worker:
                 yield from self._check_silence(worker, stopped)
 
-    def _assign_next(self, datasets: Mapping[DataKey, Dataset]) -> WorkerProcess | None:
+    def _assign_next(self, datasets: Datasets) -> WorkerProcess | None:
         """The worker at work, with the next assignment if it was idle; None if there is nothing to do."""
         if self._pending and not (self._worker and self._worker.assignment):
             self._worker = self._worker or WorkerProcess()

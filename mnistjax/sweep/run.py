@@ -15,11 +15,10 @@ from mnistjax.backend import cores
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.job import Job
 from mnistjax.progress import tell
-from mnistjax.sweep.assignments import make_assignments
 from mnistjax.sweep.cluster import SubmititExecutor
 from mnistjax.sweep.events import Event, JobEnded, JobStarted
 from mnistjax.sweep.executor import Executor
-from mnistjax.sweep.groups import Group, Mode, data_key, describe_groups, make_groups
+from mnistjax.sweep.groups import Group, Mode, data_key, describe_groups, make_assignments, make_groups
 from mnistjax.sweep.inline import InlineExecutor
 from mnistjax.sweep.ledger import OVER, Entry, Ledger
 from mnistjax.sweep.mirror import Mirror, find_best
@@ -55,8 +54,11 @@ class Sweep:
         self._told = False  # that saving failed
 
     def __enter__(self) -> Sweep:
-        """Writes the ledger, which makes its folder a sweep folder; OSError if that fails."""
-        self.ledger.save()
+        """Writes the ledger, which makes its folder a sweep folder; ConfigError if the disk refuses that."""
+        try:
+            self.ledger.save()
+        except OSError as error:
+            raise ConfigError(files.describe(error, self.ledger.folder)) from None
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -18,8 +18,8 @@ from mnistjax.data import Dataset
 from mnistjax.job import Job, find_outcome
 from mnistjax.progress import relative, tell
 from mnistjax.recorder import RunEnd, RunStart, open_run, set_aside
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted, ProgramFailed
+from mnistjax.sweep.groups import Assignment
 from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -28,33 +28,6 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 0.5  # between two events of a job inside an epoch
 
 Send = Callable[[Event], None]
-
-
-def train_assignment(assignment: Assignment, data: Dataset, send: Send, stop: Callable[[], bool]) -> None:
-    """Trains every job of the assignment, until `stop()` is true, and sends what happens."""
-    import jax
-
-    from mnistjax.train import count_shares
-
-    devices = jax.devices()
-    step_devices = len(devices) // assignment.threads
-    spread = step_devices >= count_shares(assignment.jobs[0].plan.spec) > 1
-    if devices[0].platform == "cpu" and not spread:
-        step_devices = 0  # one device has threads for several programs, and compiles each only once
-    queue = JobQueue(group_interleaved(assignment), stop)
-    trainers = [Trainer(assignment.width, data, queue, send, stop, spread) for _ in range(assignment.threads)]
-
-    def train(index: int) -> None:
-        with jax.default_device(devices[index * step_devices % len(devices)]):
-            trainers[index].run()
-
-    threads = [threading.Thread(target=train, args=(index,)) for index in range(assignment.threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for trainer in trainers:
-        trainer.join_trackers()
 
 
 def group_interleaved(assignment: Assignment) -> list[list[Job]]:
@@ -103,97 +76,101 @@ class JobQueue:
 
 
 class Trainer:
-    """Trains jobs of the queue in one thread, those of one Spec by one program."""
+    """Trains the jobs of an assignment until `stop()` is true, and sends what happens to them."""
 
-    def __init__(
-        self,
-        width: int,
-        data: Dataset,
-        queue: JobQueue,
-        send: Send,
-        stop: Callable[[], bool],
-        spread: bool,
-    ) -> None:
-        self._width, self._data, self._queue = width, data, queue
-        self._send, self._stop, self._spread = send, stop, spread
-        self._active: dict[Run, tuple[ActiveRun, contextlib.ExitStack]] = {}  # with their locks
+    def __init__(self, assignment: Assignment, data: Dataset, send: Send, stop: Callable[[], bool]) -> None:
+        self._assignment, self._data, self._send, self._stop = assignment, data, send, stop
+        self._queue = JobQueue(group_interleaved(assignment), stop)
         self._trackers: list[Tracker] = []
 
     def run(self) -> None:
-        """Trains until the queue is empty or stopped."""
-        while jobs := self._queue.take():
-            self._train(jobs)
+        """Trains all jobs, in as many threads as the assignment has; then waits until W&B has everything."""
+        import jax
 
-    def join_trackers(self) -> None:
-        """Waits until W&B has everything."""
+        from mnistjax.train import count_shares
+
+        devices, count = jax.devices(), self._assignment.threads
+        step_devices = len(devices) // count
+        spread = step_devices >= count_shares(self._assignment.jobs[0].plan.spec) > 1
+        if devices[0].platform == "cpu" and not spread:
+            step_devices = 0  # one device has threads for several programs, and compiles each only once
+
+        def work(index: int) -> None:
+            with jax.default_device(devices[index * step_devices % len(devices)]):
+                while jobs := self._queue.take():
+                    self._train(jobs, spread)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         for tracker in self._trackers:
             tracker.join()
 
-    def _train(self, first: list[Job]) -> None:
+    def _train(self, first: list[Job], spread: bool) -> None:
         """Trains these jobs, and the next ones of the queue as long as they have the same Spec."""
-        spec = first[0].plan.spec
-        self._queue.wait_for_program(spec)
-        try:
-            for run, result in self._fit(spec, first):
-                active, lock = self._active.pop(run)
-                self._close(active, lock, active.end(result), result)
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._queue.mark_compiled(spec)
-        for active, lock in self._active.values():  # taken from the queue, but not started
-            end = RunEnd("interrupted", "stopped before it started")
-            active.recorder.close(end)
-            self._close(active, lock, end)
-        self._active.clear()
+        spec, active = first[0].plan.spec, dict[Run, ActiveRun]()
 
-    def _fit(self, spec: Spec, first: list[Job]) -> Iterator[tuple[Run, Result]]:
-        from mnistjax.loop import fit_lanes, fit_teams
-
-        def runs() -> Iterator[list[Run]]:
+        def start_runs() -> Iterator[list[Run]]:
             jobs: list[Job] | None = first
             while jobs:
-                yield [run for job in jobs if (run := self._start(job))]
+                yield [run for job in jobs if (run := self._start(job, active))]
                 jobs = self._queue.take(spec)
 
-        options = {"data": self._data, "stop": self._stop}
-        if self._width == 1:
-            return fit_teams(spec, runs(), spread=self._spread, **options)
-        return fit_lanes(spec, itertools.chain.from_iterable(runs()), width=self._width, **options)
+        self._queue.wait_for_program(spec)
+        try:
+            for run, result in self._fit(spec, start_runs(), spread):
+                ended = active.pop(run)
+                self._close(ended, ended.end(result), result)
+        except Exception as error:
+            if not active:
+                raise
+            self._fail(list(active.values()), error)
+            active.clear()
+        finally:
+            self._queue.mark_compiled(spec)
+        for run in active.values():  # taken from the queue after a stop
+            run.recorder.close(end := RunEnd("interrupted", "stopped before it started"))
+            self._close(run, end)
 
-    def _start(self, job: Job) -> Run | None:
-        """Locks a job's folder and starts or continues its run; None if that is over or impossible."""
-        from mnistjax.loop import Run
+    def _fit(self, spec: Spec, runs: Iterator[list[Run]], spread: bool) -> Iterator[tuple[Run, Result]]:
+        from mnistjax.loop import fit_lanes, fit_teams
 
+        options, width = {"data": self._data, "stop": self._stop}, self._assignment.width
+        if width == 1:
+            return fit_teams(spec, runs, spread=spread, **options)
+        return fit_lanes(spec, itertools.chain.from_iterable(runs), width=width, **options)
+
+    def _start(self, job: Job, active: dict[Run, ActiveRun]) -> Run | None:
+        """Locks a job's folder, starts or continues its run and adds it to the active ones.
+
+        None if the run is over already or its folder can't be used; both are reported.
+        """
         self._send(JobStarted(job.number))
-        job, plan, lock = replace(job, dataset=self._data), job.plan, contextlib.ExitStack()
+        job, lock = replace(job, dataset=self._data), contextlib.ExitStack()
         try:
             lock.enter_context(records.lock(job.folder))
-            start = self._open(job)
-            active = ActiveRun(job, start) if start else None
+            if start := self._open(job):
+                report = report_progress(job, self._send, self._queue)
+                started = ActiveRun(job, start, report, lock=lock)
+                active[started.run] = started
+                return started.run
         except (ConfigError, OSError) as error:
-            lock.close()
             reason = str(error) if isinstance(error, ConfigError) else files.describe(error, job.folder)
             self._send(JobEnded(job.number, "failed", reason))
-            return None
-        if active is None:
-            lock.close()
-            return None
-        report = report_progress(job, self._send, self._queue)
-        observers = [active.recorder, active.tracker, report]  # the records first
-        snapshot, rows = active.start.snapshot, active.start.rows
-        run = Run(plan.hyper, plan.seed, plan.stopping, snapshot, rows, observers)
-        self._active[run] = active, lock
-        return run
+        lock.close()
+        return None
 
     def _open(self, job: Job) -> RunStart | None:
         """Starts or continues a job in its locked folder; None if it is over already, which is reported.
 
         If files are damaged, sets them aside and starts again.
         """
+        width = self._assignment.width
         try:
             if not find_outcome(job, job.folder, resume=True, hydra_was_here=True):
-                return open_run(job, job.folder, self._width)
+                return open_run(job, job.folder, width)
             status = records.read_status(job.folder)
             assert status is not None
             self._send(JobEnded(job.number, status["status"], status["reason"]))
@@ -201,36 +178,32 @@ class Trainer:
         except ConfigError as damage:
             place = relative(set_aside(job.folder))
             tell(f"job {job.number} starts again; its damaged files were moved to {place}: {damage}")
-            return open_run(job, job.folder, self._width)
+            return open_run(job, job.folder, width)
 
-    def _fail(self, error: Exception) -> None:
-        """Records that the program raised: the fault of its job if it had only one, else of any of them."""
-        failed = [(active, lock, active.fail(error)) for active, lock in self._active.values()]
-        self._active.clear()
-        if not failed:
-            raise error
-        if len(failed) == 1:
-            self._close(*failed[0])
+    def _fail(self, active: Sequence[ActiveRun], error: Exception) -> None:
+        """Records that the program of these runs raised: the fault of a single run, else of any of them."""
+        ends = [run.fail(error) for run in active]
+        if len(active) == 1:
+            self._close(active[0], ends[0])
             return
-        for active, lock, end in failed:
-            self._finish(active, lock, end)
-        numbers = tuple(active.job.number for active, _, _ in failed)
-        self._send(ProgramFailed(numbers, failed[0][2].reason or "", failed[0][2].traceback or ""))
+        for run, end in zip(active, ends, strict=True):
+            self._release(run, end)
+        numbers = tuple(run.job.number for run in active)
+        self._send(ProgramFailed(numbers, ends[0].reason or "", ends[0].traceback or ""))
 
-    def _close(
-        self, active: ActiveRun, lock: contextlib.ExitStack, end: RunEnd, result: Result | None = None
-    ) -> None:
-        self._finish(active, lock, end)
+    def _close(self, run: ActiveRun, end: RunEnd, result: Result | None = None) -> None:
+        """Releases a run that has ended, and sends its end."""
+        self._release(run, end)
         value = None
         if end.status == "done" and result:
-            value = result.rows[result.kept_epoch - 1][active.job.plan.stopping.monitor]
-        self._send(JobEnded(active.job.number, end.status, end.reason, end.traceback, value))
+            value = result.rows[result.kept_epoch - 1][run.job.plan.stopping.monitor]
+        self._send(JobEnded(run.job.number, end.status, end.reason, end.traceback, value))
 
-    def _finish(self, active: ActiveRun, lock: contextlib.ExitStack, end: RunEnd) -> None:
+    def _release(self, run: ActiveRun, end: RunEnd) -> None:
         """Closes the W&B run, without waiting for it, and unlocks the folder."""
-        active.tracker.finish(end.status, end.summary, wait=False)
-        self._trackers.append(active.tracker)
-        lock.close()
+        run.tracker.finish(end.status, end.summary, wait=False)
+        run.lock.close()
+        self._trackers.append(run.tracker)
 
 
 def report_progress(job: Job, send: Send, queue: JobQueue) -> Observer:

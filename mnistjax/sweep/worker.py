@@ -20,10 +20,9 @@ from mnistjax.backend import prepare_backend
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.signals import STOPPING
-from mnistjax.sweep.assignments import Assignment
 from mnistjax.sweep.events import AssignmentEnded, Event
-from mnistjax.sweep.groups import DataKey
-from mnistjax.sweep.trainer import train_assignment
+from mnistjax.sweep.groups import Assignment, DataKey
+from mnistjax.sweep.trainer import Trainer
 
 Tables = Mapping[str, Mapping[str, Any]]
 """The rows of the open tables: {"model": {name: row}, "optimizer": {name: row}}."""
@@ -62,7 +61,7 @@ def serve(connection: Connection, tables: Tables) -> None:
 
     threading.Thread(target=receive, daemon=True).start()
     while (assignment := assignments.get()) is not None:
-        train_assignment(assignment, datasets[assignment.data], send, stop.is_set)
+        Trainer(assignment, datasets[assignment.data], send, stop.is_set).run()
         send(AssignmentEnded())
 
 
