@@ -24,7 +24,8 @@ NEEDED = {  # a word of the command line -> the stored words that only it can re
 }
 FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # of an earlier command
 LONGEST_KEY = 100  # characters
-JOB_KEYS = set("data task model optimizer schedule augment train wandb seed experiment".split())
+GROUPS = ("data", "task", "model", "optimizer", "schedule", "experiment")  # of files in conf/
+JOB_KEYS = (*GROUPS, "augment", "train", "wandb", "seed")
 SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")  # used too
 
 
