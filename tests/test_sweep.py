@@ -336,6 +336,7 @@ CLUSTER = "sweep.executor=submitit_local"
 @pytest.mark.slow
 def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", str(Path(faulty.__file__).parent), prepend=os.pathsep)
     words = ["-m", *FAULTY, "optimizer=adam,sgd", "seed=0,1"]
     assert main([*words, "hydra.sweep.dir=whole"]) == 0
@@ -346,7 +347,7 @@ def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch,
     assert "2 of 4 jobs done" in told
     assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
     monkeypatch.delenv(faulty.FAULTS)
-    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", before)
     assert main(["-m", "sweep.resume=sweep"]) == 2  # it is for the command line to start programs
     told = capsys.readouterr().err.strip()
     again = "mnistjax -m sweep.resume=sweep sweep.executor=submitit_local 'sweep.submitit={timeout_min:9}'"

@@ -110,7 +110,8 @@ class Trainer:
 
     def _train(self, first: list[Job], spread: bool) -> None:
         """Trains these jobs, and the next ones of the queue as long as they have the same Spec."""
-        spec, active = first[0].plan.spec, dict[Run, ActiveRun]()
+        spec = first[0].plan.spec
+        active: dict[Run, ActiveRun] = {}
 
         def start_runs() -> Iterator[list[Run]]:
             jobs: list[Job] | None = first
