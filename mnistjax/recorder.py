@@ -142,8 +142,8 @@ def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> dict[str, A
     from mnistjax.train import init, variables_of
 
     state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
-    kept = any(name.startswith("best/") for name in checkpoint.arrays)
-    template = {"state": state, "best": variables_of(state) if kept else None}
+    has_best = any(name.startswith("best/") for name in checkpoint.arrays)
+    template = {"state": state, "best": variables_of(state) if has_best else None}
     try:
         snapshot = checkpoints.unflatten(template, checkpoint.arrays)
     except checkpoints.CheckpointError as error:

@@ -76,7 +76,7 @@ def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
     assert [job["attempts"] for job in ledger["jobs"]] == [1] * 4
 
 
-def test_inline_is_the_same_in_this_process(work):
+def test_inline_training_gives_the_same_bits(work):
     words = ["-m", *SMALL, "optimizer=adam,momentum", "seed=0,3"]
     assert main([*words, "hydra.sweep.dir=apart"]) == 0
     assert main([*words, "hydra.sweep.dir=inline", "sweep.executor=inline"]) == 0
@@ -85,7 +85,7 @@ def test_inline_is_the_same_in_this_process(work):
 
 
 def test_a_sweep_traces_one_program_for_each_spec(work):
-    """However its groups overlap: where one ends, another begins beside its last job."""
+    """Although groups overlap: when one ends, the next starts beside its last job."""
     words = ["optimizer=adam,sgd,momentum", "optimizer.learning_rate=0.1,0.01", "seed=0,1,2"]
     programs: Any = train_segment
     before = programs._cache_size()
@@ -130,7 +130,7 @@ def test_fail_fast_stops_at_the_first_failure(work, capsys):
     assert "0 of 6 jobs done" in capsys.readouterr().err
 
 
-def test_a_plan_runs_and_writes_nothing(work, capsys):
+def test_sweep_plan_trains_and_writes_nothing(work, capsys):
     words = [
         "-m",
         *SMALL,
@@ -184,7 +184,7 @@ def test_a_wrong_sweep_is_one_line_and_writes_nothing(work, capsys, words, error
 
 
 def marks(seeds):
-    """What tells `faulty` runs apart, by seed."""
+    """The marks that identify `faulty` runs, by seed."""
     data = load_data("digits")
     plan = make_plan(data, model="faulty", batch_size=230, schedule="constant")
     states = [initial_state(plan.spec, plan.hyper, jax.random.key(seed)) for seed in seeds]
@@ -374,7 +374,7 @@ def test_a_cluster_stops_with_its_sweep_which_then_goes_on(work, ending):
     assert [row["status"] for row in results("sweep")] == ["done"] * 6
 
 
-def test_a_cluster_that_is_none_is_refused(work, capsys):
+def test_wrong_cluster_options_are_refused(work, capsys):
     for words, error in (
         ([CLUSTER, "sweep.submitit={foo:1}"], "error: sweep.submitit: Parameter 'foo'"),
         ([CLUSTER, "sweep.submitit=3"], "error: sweep.submitit must be options"),
@@ -441,7 +441,7 @@ def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     assert not any(Path("sweep").glob("[0-5]/wandb/offline-run-*/files/media"))
 
 
-def test_names_are_what_differs():
+def test_names_show_what_differs():
     configs = {
         0: {"model": {"name": "mlp", "hidden": [8]}, "seed": 0, "resume": False},
         1: {"model": {"name": "mlp", "hidden": [8, 4]}, "seed": 1, "resume": True},

@@ -35,7 +35,7 @@ class JobFailed(Exception):
 
 
 class JobTask:
-    """Runs a job. A launcher calls it in this process, or pickles it for processes of its own."""
+    """Runs a job. A launcher calls it in this process, or pickles it for other processes."""
 
     def __init__(self, jobs: Mapping[tuple[str, ...], Job] | None = None) -> None:
         self._jobs = jobs  # None in another process

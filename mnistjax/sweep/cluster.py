@@ -1,6 +1,6 @@
 """Training on a cluster, through submitit: each assignment is a task of Slurm, or a process of this machine.
 
-The task has a worker process of its own, so that a job that kills or hangs its process takes no other along
+The task starts a worker process, so that a job that kills or hangs its process takes no other along
 there either. Events come back line by line through a file in the sweep folder, which both machines must see.
 """
 
@@ -115,7 +115,7 @@ class SubmititExecutor(Executor):
 
         self._make_executor = make_executor
         try:
-            with tempfile.TemporaryDirectory() as place:  # where it writes at once
+            with tempfile.TemporaryDirectory() as place:  # because it writes there at once
                 make_executor(place)
         except Exception as error:  # of several kinds, with pages of what is allowed
             raise ConfigError(f"sweep.submitit: {str(error).strip().splitlines()[0]}") from error

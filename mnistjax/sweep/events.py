@@ -23,7 +23,7 @@ class JobEnded(NamedTuple):
     status: records.Status
     reason: str | None  # why, unless done
     traceback: str | None = None
-    value: float | None = None  # the monitored validation metric of the kept epoch, when done
+    value: float | None = None  # the monitored validation metric of the epoch that was kept, if done
 
 
 class ProgramFailed(NamedTuple):

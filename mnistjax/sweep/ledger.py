@@ -103,9 +103,7 @@ def load_ledger(folder: Path) -> Ledger:
         content = files.read_json(path, limit=LARGEST)
     except FileNotFoundError:
         raise ConfigError(f"{folder} is no sweep folder: it has no {LEDGER}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except OSError as error:
         raise ConfigError(f"{path} can't be read: {files.describe(error, path)}") from None
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} is damaged: a mapping is expected")

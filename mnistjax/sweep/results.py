@@ -73,8 +73,8 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
         pass  # not started
     except (ConfigError, OSError) as error:
         status, reason = ("failed", str(error)) if status == "done" else (status, reason)
-    kept = summary.get("kept_epoch", len(rows))
-    last = rows[kept - 1] if 0 < kept <= len(rows) else {}
+    epoch = summary.get("kept_epoch", len(rows))
+    row = rows[epoch - 1] if 0 < epoch <= len(rows) else {}
     return {
         "number": entry.number,
         **{key: shown(value) for key, value in entry.config.items()},
@@ -82,7 +82,7 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
         "status": status,
         "reason": reason or "",
         "epoch": len(rows),
-        **{f"{part}/{name}": last.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
+        **{f"{part}/{name}": row.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
         **{f"test/{name}": summary.get(f"test/{name}", "") for name in (*METRICS, "precision", "recall")},
         "parameters": summary.get("parameters", ""),
         **{name: summary.get(name, "") for name in TIMES},

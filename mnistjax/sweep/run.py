@@ -86,7 +86,7 @@ class Sweep:
 
     @property
     def binary(self) -> bool:
-        """Whether there are binary tasks, for which F1 says more than accuracy."""
+        """Whether there are binary tasks, for which F1 means more than accuracy."""
         return any(job.plan.spec.task == "binary" for job in self.jobs.values())
 
     def add(self, job: Job, words: list[str]) -> int:
