@@ -19,20 +19,8 @@ PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
     *("config", "checks", "files", "words", "compile_cache", "backend", "data"),
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
-    *(
-        "train",
-        "feed",
-        "loop",
-        "zoo",
-        "compose",
-        "tracking",
-        "progress",
-        "signals",
-        "job",
-        "recorder",
-        "finished",
-    ),
-    *("summary", "active"),
+    *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "signals"),
+    *("job", "recorder", "finished", "summary", "active"),
     *("sweep", "report"),
     *("cli", "__main__"),
 ]
