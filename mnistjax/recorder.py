@@ -1,4 +1,4 @@
-"""A run's folder while it trains: where it goes on, and an observer that keeps its files."""
+"""The files of a run while it trains: the start from its checkpoint, and the callback that writes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,49 +18,49 @@ from mnistjax.backend import processor
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.files import DamagedFile
+from mnistjax.job import Job
 from mnistjax.progress import relative, tell
-from mnistjax.tracking import Examples
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress, Snapshot
 
 SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
-CLOSE_SECONDS = 3.0  # for another thread's writing to end, where the process must
-META_FIELDS: dict[str, Check] = {  # of a checkpoint; older ones tell no conditions
+CLOSE_SECONDS = 3.0  # to wait for a write of another thread when the process must end
+INSIDE_SEGMENT = "stopped inside a segment; continues from the last checkpoint"
+META_FIELDS: dict[str, Check] = {  # of a checkpoint
     "epoch": checks.whole(0),
     "step": checks.whole(0),
-    "conditions": checks.MAPPING,
+    "conditions": checks.MAPPING,  # missing in older checkpoints, as is the next one
     "continued": checks.list_of(checks.MAPPING, "a list of mappings"),
 }
 
 
-class Start(NamedTuple):
-    """Where a run begins."""
+class RunStart(NamedTuple):
+    """The point at which training starts or continues."""
 
-    started: str  # ISO 8601, of its first process
+    started: str  # ISO 8601, of the run's first process
     snapshot: Snapshot | None  # None at the very beginning
     rows: list[dict[str, Any]]
-    conditions: Mapping[str, Any]  # as `find_conditions` has them
-    continued: list[dict[str, Any]]  # epochs after which the conditions were others, with both
+    conditions: Mapping[str, Any]  # from `find_conditions`
+    continued: list[dict[str, Any]]  # epochs after which the conditions changed, with both conditions
 
 
-class Ending(NamedTuple):
-    """How a run ends."""
+class RunEnd(NamedTuple):
+    """How a run ended."""
 
     status: records.Status
     reason: str | None = None  # why, unless done
     summary: dict[str, Any] | None = None  # only when done
-    examples: Examples | None = None  # for W&B, only when done
     traceback: str | None = None  # only when failed
 
 
 class NotSaved(ConfigError):
-    """The end of a run that could not be saved."""
+    """The end of a run could not be saved."""
 
 
 @functools.cache
 def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
-    """What a run's bits depend on beside its identity: lanes, devices that share its work, JAX, processor."""
+    """What a run's bits depend on besides its identity: lanes, devices of a step, JAX, processor."""
     from mnistjax.devices import count_shards, lane_mesh
 
     return {
@@ -70,20 +71,20 @@ def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
     }
 
 
-def restore(plan: Plan, folder: Path, width: int = 1) -> Start:
-    """Where the run in the folder goes on: at its checkpoint, with the rows up to there.
+def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
+    """The start of the run in a folder: its checkpoint, and the rows up to it. Later rows are cut off.
 
-    DamagedFile if its files don't fit together; nothing is changed then. Later rows are cut off.
+    DamagedFile if its files don't fit together; then nothing is changed.
     """
     status, conditions = records.read_status(folder), find_conditions(plan.spec, width)
     if status is None:
-        return Start(records.now(), None, [], conditions, [])
-    rows, checkpoint = records.read_rows(folder), _load(folder)
+        return RunStart(records.now(), None, [], conditions, [])
+    rows, checkpoint = records.read_rows(folder), _load_checkpoint(folder)
     if checkpoint is None:
         if status["epoch"]:
-            tell(f"{relative(folder)} has no checkpoint; it begins again")
+            tell(f"{relative(folder)} has no checkpoint; it starts again")
         records.truncate_rows(folder, 0)
-        return Start(status["started"], None, [], conditions, [])
+        return RunStart(status["started"], None, [], conditions, [])
     meta = check_meta(checkpoint, plan)
     epoch, snapshot = meta["epoch"], read_snapshot(plan, checkpoint)
     if len(rows) < epoch:
@@ -93,17 +94,25 @@ def restore(plan: Plan, folder: Path, width: int = 1) -> Start:
     records.check_rows(str(folder / records.ROWS), rows[:epoch])
     records.truncate_rows(folder, epoch)
     continued = list(meta.get("continued", []))
-    before = meta.get("conditions", conditions)
-    if changed := {key: value for key, value in before.items() if conditions.get(key) != value}:
-        now = {key: conditions.get(key) for key in changed}
-        words = ", ".join(f"{key} {value} before, {now[key]} now" for key, value in changed.items())
-        tell(f"{relative(folder)} goes on under other conditions, to other bits than without a stop: {words}")
-        continued.append({"epoch": epoch, "before": changed, "now": now})
-    return Start(status["started"], snapshot, rows[:epoch], conditions, continued)
+    if change := find_change(meta.get("conditions", conditions), conditions):
+        words = [f"{key} {value} before, {change['now'][key]} now" for key, value in change["before"].items()]
+        tell(
+            f"{relative(folder)} continues under other conditions, so its bits may differ: {', '.join(words)}"
+        )
+        continued.append({"epoch": epoch, **change})
+    return RunStart(status["started"], snapshot, rows[:epoch], conditions, continued)
 
 
-def _load(folder: Path) -> checkpoints.Checkpoint | None:
-    """The checkpoint in a folder; the user is told if it is the one before the last."""
+def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The conditions that changed, with their values before and now; None if they are the same."""
+    keys = [key for key, value in before.items() if now.get(key) != value]
+    if not keys:
+        return None
+    return {"before": {key: before[key] for key in keys}, "now": {key: now.get(key) for key in keys}}
+
+
+def _load_checkpoint(folder: Path) -> checkpoints.Checkpoint | None:
+    """The checkpoint in a folder; tells the user if it is the previous one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoint = checkpoints.load_checkpoint(folder)
@@ -113,13 +122,13 @@ def _load(folder: Path) -> checkpoints.Checkpoint | None:
 
 
 def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]:
-    """What a checkpoint tells of itself; CheckpointError unless it is of this run."""
+    """The meta of a checkpoint; CheckpointError if it is not of this run."""
     meta, path = checkpoint.meta, checkpoint.path
     try:
         records.check_fields(str(path), {"conditions": {}, "continued": [], **meta}, META_FIELDS)
     except DamagedFile as error:
         raise checkpoints.CheckpointError(str(error)) from None
-    if meta.get("identity", plan.identity) != plan.identity:  # older ones tell none
+    if meta.get("identity", plan.identity) != plan.identity:  # missing in older ones
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of another run")
     if meta["step"] // plan.spec.steps_per_epoch != meta["epoch"]:
         raise checkpoints.CheckpointError(f"{path} is damaged: step {meta['step']} in epoch {meta['epoch']}")
@@ -127,14 +136,14 @@ def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]
 
 
 def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
-    """The `Snapshot` of a run in its checkpoint."""
+    """The `Snapshot` in a checkpoint."""
     import jax
 
     from mnistjax.step import init, variables_of
 
     state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
-    kept = any(name.startswith("best/") for name in checkpoint.arrays)
-    template = {"state": state, "best": variables_of(state) if kept else None}
+    has_best = any(name.startswith("best/") for name in checkpoint.arrays)
+    template = {"state": state, "best": variables_of(state) if has_best else None}
     try:
         snapshot = checkpoints.unflatten(template, checkpoint.arrays)
     except checkpoints.CheckpointError as error:
@@ -145,46 +154,52 @@ def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
 
 
 class Recorder:
-    """An observer that keeps the run folder. What a full disk refuses is told once and tried again; the last
-    save must succeed, else it raises NotSaved."""
+    """A callback that writes the files of a run.
 
-    def __init__(self, folder: Path, plan: Plan, config: Mapping[str, Any], start: Start) -> None:
-        self._folder, self._plan, self._config, self._start = folder, plan, config, start
+    A write that the disk refuses is told once and tried again; NotSaved if the last one fails.
+    """
+
+    def __init__(self, job: Job, start: RunStart) -> None:
+        self._job, self._folder, self._start = job, job.folder, start
         self._epoch, self._told = len(start.rows), False
-        self._waiting: list[dict[str, Any]] = []  # rows that the disk refused
-        self._saved = time.monotonic()  # seconds on the clock
-        self._turn = threading.RLock()  # of the thread that writes
+        self._unwritten: list[dict[str, Any]] = []  # rows that the disk refused
+        self._saved = time.monotonic()  # of the last checkpoint
+        self._writing = threading.RLock()
 
     def open(self) -> None:
-        """Writes that the run is on: the status first, which makes the folder that of a run."""
+        """Writes the status "running", which makes the folder a run folder, and then the config."""
         self._write_status("running")
         if not (self._folder / records.CONFIG).exists():
-            records.write_config(self._folder, self._config)
+            records.write_config(self._folder, self._job.config)
 
-    def __call__(self, moment: Progress) -> None:
-        with self._turn:
-            self._epoch = moment.epoch
-            if moment.row is not None:
-                self._waiting.append(moment.row)
+    def __call__(self, progress: Progress) -> None:
+        """Writes the row of a finished epoch, and at most every SAVE_SECONDS a checkpoint."""
+        with self._writing:
+            self._epoch = progress.epoch
+            if progress.row is not None:
+                self._unwritten.append(progress.row)
             try:
                 self._write_rows()
-                if moment.final or time.monotonic() - self._saved >= SAVE_SECONDS:
+                if progress.final or time.monotonic() - self._saved >= SAVE_SECONDS:
                     self._saved = time.monotonic()
-                    self._save(moment)
+                    self._save(progress)
             except (OSError, DamagedFile) as error:
-                self._refuse(error, final=moment.final)
+                self._tell_unsaved(error, final=progress.final)
 
-    def _save(self, moment: Progress) -> None:
+    def _save(self, progress: Progress) -> None:
         """Saves a checkpoint; the rows reach the disk first, so that no checkpoint is ever ahead of them."""
-        meta: dict[str, Any] = {"epoch": moment.epoch, "step": moment.step, "identity": self._plan.identity}
-        meta["conditions"] = self._start.conditions
-        if self._start.continued:
-            meta["continued"] = self._start.continued
+        meta = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "identity": self._job.plan.identity,
+            "conditions": self._start.conditions,
+            **({"continued": self._start.continued} if self._start.continued else {}),
+        }
         records.sync_rows(self._folder)
-        checkpoints.save_checkpoint(self._folder, checkpoints.flatten(moment.snapshot()), meta=meta)
+        checkpoints.save_checkpoint(self._folder, checkpoints.flatten(progress.snapshot()), meta=meta)
         self._write_status("running")
 
-    def _refuse(self, error: OSError | DamagedFile, *, final: bool) -> None:
+    def _tell_unsaved(self, error: OSError | DamagedFile, *, final: bool) -> None:
         reason = files.describe(error, self._folder) if isinstance(error, OSError) else str(error)
         if final:
             raise NotSaved(f"its end could not be saved: {reason}") from error
@@ -192,28 +207,35 @@ class Recorder:
             tell(f"warning: {reason}; saving is tried again")
         self._told = True
 
-    def close(self, ending: Ending) -> None:
-        """Writes how the run ended; NotSaved if it is done and that can't be written."""
-        if not self._turn.acquire(timeout=CLOSE_SECONDS):
-            return  # another thread waits for the disk, and this one for the end of the process
+    def close(self, end: RunEnd) -> None:
+        """Writes how the run ended; NotSaved if it is done and the disk refuses that."""
+        if not self._writing.acquire(timeout=CLOSE_SECONDS):
+            return  # another thread waits for the disk, and this one must end the process
         try:
             self._write_rows()
-            if ending.summary is not None:
-                records.write_summary(self._folder, ending.summary)
-            self._write_status(ending.status, reason=ending.reason, ended=records.now())
+            if end.summary is not None:
+                records.write_summary(self._folder, end.summary)
+            self._write_status(end.status, reason=end.reason, ended=records.now())
         except (OSError, DamagedFile) as error:
-            self._refuse(error, final=ending.status == "done")
+            self._tell_unsaved(error, final=end.status == "done")
         finally:
-            self._turn.release()
+            self._writing.release()
 
     def _write_rows(self) -> None:
-        while self._waiting:
-            records.append_row(self._folder, self._waiting[0])
-            del self._waiting[0]
+        while self._unwritten:
+            records.append_row(self._folder, self._unwritten[0])
+            del self._unwritten[0]
 
     def _write_status(self, status: records.Status, **more: Any) -> None:
-        more |= {"identity": self._plan.identity, "epoch": self._epoch, "started": self._start.started}
+        more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": self._start.started}
         records.write_status(self._folder, status, **more)
+
+
+def open_run(job: Job, folder: Path, width: int = 1) -> RunStart:
+    """Starts or continues the run in its locked folder: restores it and writes the status "running"."""
+    start = restore(job.plan, folder, width)
+    Recorder(replace(job, folder=folder), start).open()
+    return start
 
 
 def set_aside(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Signals that stop a run: after the segment at hand, or within seconds if that takes longer."""
+"""Signals that stop a run: after the current segment, or within seconds if that takes longer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 
 from mnistjax.progress import tell
 
-GRACE_SECONDS = 5.0  # for the segment at hand, which usually takes about one
+GRACE_SECONDS = 5.0  # for the current segment, which usually takes about one
 AGAIN_SECONDS = 1.0  # after a second signal
 
 
 class Stop:
-    """Whether a signal asked for a stop: called after each segment, as `fit` does."""
+    """Whether a signal asked for a stop. `fit` calls it after each segment."""
 
     def __init__(self) -> None:
         self.received: list[int] = []  # numbers of signals
         self._noticed = False
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def __call__(self) -> bool:
         if self.received:
-            with self._turn:  # never free again once the process is being ended
+            with self._lock:  # never released once the process is being ended
                 self._noticed = True
         return bool(self.received)
 
     @contextlib.contextmanager
     def limit(self, abandon: Callable[[int], None]) -> Iterator[None]:
-        """Inside, a signal not noticed within GRACE_SECONDS ends the process through `abandon(number)`.
+        """Ends the process by `abandon(number)` if a signal is not noticed within GRACE_SECONDS.
 
         A thread waits for that, because Python runs no handler while the main thread waits for a device.
         """
@@ -48,7 +48,7 @@ class Stop:
         try:
             yield
         finally:
-            with self._turn:
+            with self._lock:
                 self._noticed = True
             signal.set_wakeup_fd(before)
             os.close(writer)
@@ -67,7 +67,7 @@ class Stop:
                     patience = GRACE_SECONDS if number == 0 else AGAIN_SECONDS
                     number, deadline = number or received[0], min(deadline, time.monotonic() + patience)
                 continue
-            with self._turn:
+            with self._lock:
                 if not self._noticed:
                     abandon(number)
             return
@@ -78,9 +78,9 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Inside, SIGINT, SIGTERM and SIGHUP ask for a stop; a second one interrupts at once.
+    """Turns SIGINT, SIGTERM and SIGHUP into a request to stop; a second signal interrupts at once.
 
-    SIGHUP stays ignored under nohup. Outside the main thread signals are left alone.
+    SIGHUP stays ignored under nohup. Outside the main thread no handler is set.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -91,7 +91,7 @@ def stop_signals() -> Iterator[Stop]:
         stop.received.append(number)
         if len(stop.received) > 1:
             raise KeyboardInterrupt
-        tell(f"{signal.Signals(number).name}: saving and stopping; once more stops at once")
+        tell(f"{signal.Signals(number).name}: saving and stopping; a second signal stops at once")
 
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     numbers = [number for number in STOPPING if not (number == signal.SIGHUP and ignored)]

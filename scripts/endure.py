@@ -1,11 +1,11 @@
-"""Kills a run at every write, fills the disk at every size, trains thousands of jobs; counts what was lost.
+"""Kills a run at every write, trains on disks of every size, trains thousands of jobs; counts what was lost.
 
     python scripts/endure.py kills    # a SIGKILL before each call that opens, syncs or renames a file
     python scripts/endure.py disks    # a run and a sweep on disks of 4, 8, 12, ... kB (as root, on Linux)
     python scripts/endure.py jobs --count 10000    # neurons; memory, files and threads meanwhile
 
-A killed run that is resumed has the bits of one that was never killed. On a full disk a command ends by
-itself, in lines, with exit code 1 or 2, and says "done" only of a run whose files are whole.
+A killed run that is resumed has the bits of a run that was never killed. On a full disk a command ends by
+itself with exit code 1 or 2 and no traceback, and only a run whose files are complete has the status "done".
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ sys.exit(code)
 
 
 def start(folder: Path, words: list[str], kill_at: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command that has ended, killed at its so many-th write if that is not 0."""
+    """Runs a command to its end; kills it at its write number `kill_at` unless that is 0."""
     root = str(Path(records.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", COMMAND, str(kill_at), *SMALL, *words]
@@ -69,19 +69,19 @@ def start(folder: Path, words: list[str], kill_at: int = 0) -> subprocess.Comple
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, object]]]:
-    """What must be equal between equal runs."""
+    """What two equal runs have in common: the checkpoint, and the rows without times."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
     return (folder / checkpoints.CHECKPOINT).read_bytes(), rows
 
 
 def count_writes(home: Path) -> int:
-    """The writes of a run that is not killed, whose folder is `straight`."""
+    """The number of writes of a run that is not killed, in the folder `straight`."""
     ended = start(home, ["train.epochs=2", "hydra.run.dir=straight"])
     return int(ended.stderr.rpartition("writes ")[2])
 
 
 def kill_and_resume(home: Path, number: int) -> str:
-    """What became of a run that was killed at one of its writes: "same bits", or what is wrong."""
+    """Kills a run at one of its writes and resumes it; returns "same bits", or what is wrong."""
     words = ["train.epochs=2", f"hydra.run.dir=killed-{number}", "resume=true"]
     if start(home, words, number).returncode != KILLED:
         return "not killed"
@@ -94,7 +94,7 @@ def kill_and_resume(home: Path, number: int) -> str:
 
 @contextlib.contextmanager
 def disk(kilobytes: int) -> Iterator[Path]:
-    """A file system of that size; PermissionError if none can be mounted."""
+    """Mounts a file system of that size; PermissionError if that is refused."""
     with tempfile.TemporaryDirectory() as folder:
         options = f"size={kilobytes}k,nr_inodes=10k"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
@@ -107,7 +107,7 @@ def disk(kilobytes: int) -> Iterator[Path]:
 
 
 def fill(kilobytes: int, *, sweep: bool) -> str:
-    """What became of a run or a sweep on a disk of that size: its exit code, or what is wrong."""
+    """Trains a run or a sweep on a disk of that size; returns its exit code, or what is wrong."""
     words = ["-m", "seed=0,1,2", "hydra.sweep.dir=x"] if sweep else ["hydra.run.dir=x"]
     with disk(kilobytes) as folder:
         try:
@@ -128,7 +128,7 @@ def fill(kilobytes: int, *, sweep: bool) -> str:
 
 
 def is_whole(folder: Path) -> bool | None:
-    """Whether a run is done and all of its files are there; None if it only says so."""
+    """Whether a run is done with all of its files; None if it has the status "done" but not the files."""
     try:
         status = records.read_status(folder)
     except (ConfigError, OSError):
@@ -149,7 +149,7 @@ def measure(pid: int) -> tuple[int, int, int]:
 
 
 def train_jobs(home: Path, count: int) -> str:
-    """What became of a sweep of so many neurons; its command and its worker are measured after each tenth."""
+    """Trains a sweep of `count` neurons; prints the memory of its processes after each tenth of the jobs."""
     words = ["data=digits", "model=neuron", "train.batch_size=all", "train.epochs=1", "wandb.mode=disabled"]
     command = [
         sys.executable,
@@ -179,12 +179,12 @@ def train_jobs(home: Path, count: int) -> str:
                     )
     print((home / "log").read_text()[-600:])
     done = sum(is_whole(home / "sweep" / str(number)) is True for number in range(count))
-    print(f"{done:,} of {count:,} whole, {time.monotonic() - began:.0f} s")
+    print(f"{done:,} of {count:,} complete, {time.monotonic() - began:.0f} s")
     return f"exit code {process.returncode}" if done == count else "LOST"
 
 
 def _measure_all(pid: int) -> Iterator[str]:
-    """The figures of a process and of its children, in words."""
+    """Memory, open files and threads of a process and of its children, as text."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for name, number in (("command", pid), *(("worker", int(child)) for child in children)):
         memory, files, threads = measure(number)
@@ -197,7 +197,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["kills", "disks", "jobs"])
     parser.add_argument("--count", type=int, default=1000, help="jobs")
-    parser.add_argument("--step", type=int, default=1, help="every so many-th write, or so many times 4 kB")
+    parser.add_argument("--step", type=int, default=1, help="test every STEP-th write or disk size")
     parser.add_argument("--most", type=int, default=400, help="kB of the largest disk")
     args = parser.parse_args()
     found: Counter[str] = Counter()

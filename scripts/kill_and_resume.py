@@ -1,8 +1,8 @@
-"""Kills a run with SIGKILL at random moments, resumes it, and compares it with a run left alone.
+"""Kills a run with SIGKILL at random times, resumes it, and compares it with an undisturbed run.
 
     python scripts/kill_and_resume.py [--times 10] [KEY=VALUE ...]
 
-Checkpoints must be equal to the bit, metrics.jsonl but for `seconds`. Exit code 1 if they are not.
+Checkpoints must be equal bit for bit, and metrics.jsonl without `seconds`. Exit code 1 if they are not.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def start(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
-    """A run of its own process in that folder, quiet."""
+    """Starts a run in that folder, in a process without output."""
     command = [
         sys.executable,
         "-m",
@@ -41,27 +41,27 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        alone = Path(scratch) / "alone"
+        undisturbed = Path(scratch) / "undisturbed"
         began = time.monotonic()
-        if start(alone, args.words).wait():
-            raise SystemExit("the run left alone failed")
+        if start(undisturbed, args.words).wait():
+            raise SystemExit("the undisturbed run failed")
         length = time.monotonic() - began
-        print(f"left alone: {length:.1f} s, {len(read_rows(alone))} epochs")
+        print(f"undisturbed: {length:.1f} s, {len(read_rows(undisturbed))} epochs")
         bad = 0
         for number in range(args.times):
-            folder, moment = Path(scratch) / str(number), random.uniform(0.1, 0.95) * length
+            folder, delay = Path(scratch) / str(number), random.uniform(0.1, 0.95) * length
             process = start(folder, args.words)
-            time.sleep(moment)
+            time.sleep(delay)
             process.kill()
             process.wait()
             epochs = len(read_rows(folder)) if (folder / "metrics.jsonl").exists() else 0
             code = start(folder, args.words).wait()
-            checkpoints = [path / "checkpoint.safetensors" for path in (alone, folder)]
+            checkpoints = [path / "checkpoint.safetensors" for path in (undisturbed, folder)]
             same = code == 0 and len({path.read_bytes() for path in checkpoints}) == 1
-            same = same and read_rows(alone) == read_rows(folder)
+            same = same and read_rows(undisturbed) == read_rows(folder)
             bad += not same
             print(
-                f"killed after {moment:.1f} s, {epochs} epochs: {'the same bits' if same else 'DIFFERENT'}",
+                f"killed after {delay:.1f} s, {epochs} epochs: {'the same bits' if same else 'DIFFERENT'}",
                 flush=True,
             )
     print(f"{args.times - bad} of {args.times} the same")

@@ -1,4 +1,4 @@
-"""A model that raises, kills, hangs or diverges from inside, in the runs that a test picks by their seed."""
+"""A model that raises, kills its process, hangs or diverges, in the runs that a test picks by their seed."""
 
 import json
 import os

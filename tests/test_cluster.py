@@ -1,9 +1,9 @@
-"""Tasks on a cluster: what lies in a sweep's folder already is not taken for theirs."""
+"""The folder of a cluster's tasks: files that exist in a sweep folder are not taken for theirs."""
 
 from mnistjax.sweep.cluster import make_new_folder
 
 
-def test_what_lies_there_is_left_alone(tmp_path):
+def test_existing_files_are_left_alone(tmp_path):
     (tmp_path / "submitit" / "0").mkdir(parents=True)
     (tmp_path / "submitit" / "0" / "1_0_result.pkl").write_bytes(b"a stranger's")
     (tmp_path / "submitit" / "1").symlink_to(tmp_path)

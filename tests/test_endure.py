@@ -1,4 +1,4 @@
-"""A few of the kills and disks of scripts/endure.py, which tries them all."""
+"""A few of the kills and disks that scripts/endure.py tests in full."""
 
 import pytest
 
@@ -6,7 +6,7 @@ import endure
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_a_write_goes_on_to_the_same_bits(tmp_path):
+def test_a_run_killed_at_a_write_resumes_to_the_same_bits(tmp_path):
     writes = endure.count_writes(tmp_path)
     assert writes > 40
     for number in (2, writes // 3, writes - 8):
@@ -16,7 +16,7 @@ def test_a_run_killed_at_a_write_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [4, 28, 60, 800])
 @pytest.mark.parametrize("sweep", [False, True])
-def test_on_a_full_disk_nothing_is_said_to_be_done_that_is_not(kilobytes, sweep):
+def test_on_a_full_disk_only_complete_runs_are_done(kilobytes, sweep):
     try:
         found = endure.fill(kilobytes, sweep=sweep)
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""A sweep's folder: a full disk, damaged jobs, other people's folders, what is taken from a stored one."""
+"""The folder of a sweep: full disks, damaged jobs, folders with other files, stored arguments."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def checkpoint_bytes(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 24, 60, 100, 160, 200])
-def test_a_sweep_on_a_full_disk_ends_in_lines_and_with_no_process_left(kilobytes, disk, work):
+def test_a_sweep_on_a_full_disk_ends_without_a_traceback_or_a_process(kilobytes, disk, work):
     place = disk(f"size={kilobytes}k")
     code = "import sys; from mnistjax.cli import main; sys.exit(main())"
     words = ["-m", *SMALL, "seed=0,1,2,3", "wandb.mode=disabled", f"hydra.sweep.dir={place}/sweep"]
@@ -122,7 +122,7 @@ def test_a_damaged_job_is_named_and_trained_again_and_the_others_stay(damage, sw
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_report_shows_the_others_too(damage, sweep):
+def test_a_report_shows_the_undamaged_jobs(damage, sweep):
     DAMAGE[damage](sweep / "0")
     runs = read_runs([sweep])
     assert [run.status for run in runs[-2:]] == ["done", "done"]
@@ -142,11 +142,11 @@ def test_a_job_too_large_for_memory_fails_alone_and_with_the_reason(mode, work, 
     assert all("RESOURCE_EXHAUSTED" in job["reason"] for job in jobs[2:])
 
 
-# Folders of others
+# Folders with other files
 
 
 @pytest.mark.parametrize("name", ["results.csv", "multirun.yaml", "0/config.yaml", "lock", "submitit/x"])
-def test_a_folder_of_the_users_own_is_not_ours(name, work, capsys):
+def test_a_folder_with_other_files_is_refused(name, work, capsys):
     (work / "mine" / name).parent.mkdir(parents=True)
     (work / "mine" / name).write_text("mine")
     assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=mine"]) == 2
@@ -209,7 +209,7 @@ def test_under_an_agent_each_job_has_a_run_of_its_own(work, monkeypatch, capsys)
     assert all(job["wandb"] for job in ledger_of(work / "sweep")["jobs"])
 
 
-# What is taken from a stored sweep
+# Arguments of a stored sweep
 
 
 EVIL = [
@@ -244,7 +244,7 @@ def test_only_our_own_keys_are_taken_from_a_stored_sweep(word, sweep, capsys):
 
 
 @pytest.mark.parametrize("word", [word for word in EVIL if not word.startswith("data.dir")])
-def test_nor_from_its_jobs(word, sweep, capsys):
+def test_only_our_own_keys_are_taken_from_stored_jobs(word, sweep, capsys):
     edit_ledger(sweep, lambda ledger: ledger["jobs"][0]["overrides"].append(word))
     assert main(["-m", "sweep.resume=sweep", INLINE]) == 2
     said = capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_a_stored_sweeper_or_cluster_is_asked_for_again(word, sweep, capsys):
     assert said.count("\n") == 1
 
 
-def test_what_says_which_jobs_there_are_is_taken():
+def test_overrides_that_define_jobs_are_taken():
     words = [*SMALL, "seed=range(3)", "experiment=quickstart", "optimizer=adam,sgd", "sweep.mode=map"]
     words += [
         "wandb.project=mine",

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnistjax import progress, records
+from mnistjax.active import find_places
 from mnistjax.cli import main
 from mnistjax.cli.overrides import compose, composing
-from mnistjax.job import find_places
 from mnistjax.sweep.ledger import load_ledger
 from mnistjax.words import DATA_KEYS, folder_word, quote, read_words
 
@@ -79,10 +79,10 @@ WORDS = {  # by what each message must have
     "+hydra.callbacks.x._target_=no.such": ["no.such"],
 }
 FOLDERS = {  # below which nothing can be made
-    "hydra.run.dir=/dev/null": "/dev/null is no folder",
-    "hydra.run.dir=/dev/null/x/y": "/dev/null is no folder",
-    "hydra.run.dir=file/x": "file is no folder",
-    "hydra.run.dir=link/x": "link is a link to nothing",
+    "hydra.run.dir=/dev/null": "/dev/null is not a folder",
+    "hydra.run.dir=/dev/null/x/y": "/dev/null is not a folder",
+    "hydra.run.dir=file/x": "file is not a folder",
+    "hydra.run.dir=link/x": "link is a broken link",
     "hydra.run.dir=loop/x": "Too many levels of symbolic links",
     f"hydra.run.dir={'x' * 300}": "the longest name 300",
     f"hydra.run.dir=a/b/{'é' * 130}": "the longest name 260",
@@ -242,7 +242,7 @@ def test_the_command_that_goes_on_with_a_run_does_when_pasted(name, work, monkey
         assert main([*TINY, "train.epochs=2", folder_word("hydra.run.dir", name)]) == 143
     error = capsys.readouterr().err
     assert error.count("\n") == 2  # the signal, and the command
-    assert main(read_by_bash(error.splitlines()[-1].partition("to go on: ")[2])) == 0
+    assert main(read_by_bash(error.splitlines()[-1].partition("to continue: ")[2])) == 0
     check_done(name, [name])
 
 
@@ -258,7 +258,7 @@ def test_the_command_that_goes_on_with_a_sweep_does_when_pasted(name, work, caps
     assert main(words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert main(read_by_bash(error.partition("already; ")[2].removesuffix(" goes on with it\n"))) == 0
+    assert main(read_by_bash(error.partition("to continue it: ")[2])) == 0
     check_done(Path(name) / "1", [name])
     assert load_ledger(Path(name)).arguments == words[1:-1]
 
@@ -275,7 +275,7 @@ def test_a_folder_whose_name_is_no_text_is_written_and_gone_on_with(locale, work
             again = start(*words, **plain)
             assert (again.returncode, again.stderr.count(b"\n")) == (2, 1)
             assert b"holds a " + kind.encode() in again.stderr
-        resume = again.stderr.partition(b"already; ")[2].removesuffix(b" goes on with it\n").decode()
+        resume = again.stderr.partition(b"to continue it: ")[2].decode()
         assert start(*read_by_bash(resume), **plain).returncode == 0
         check_done(f"{folder}/run", os.listdir())
         check_done(f"{folder}/sweep/1", os.listdir())

@@ -21,7 +21,8 @@ ROOMS = [  # in the order of the map; each imports only from those before it
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
     *("step", "layout", "devices", "batches", "evaluation", "programs", "run", "loop"),
     *("seeds", "markdown"),
-    *("zoo", "compose", "tracking", "progress", "signals", "recorder", "job"),
+    *("zoo", "compose", "tracking", "progress", "signals"),
+    *("job", "recorder", "finished", "summary", "active"),
     *("sweep", "report"),
     *("cli", "__main__"),
 ]

@@ -1,4 +1,4 @@
-"""A run's folder: what is saved, what is found again, what is refused because it does not fit together."""
+"""The folder of a run: what is saved and restored, and what is refused because files don't fit together."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def killed(finished, work):
-    """A copy of that run as a kill would have left it: on at epoch 3."""
+    """A copy of that run as if it had been killed after epoch 3."""
     folder = work / "run"
     shutil.copytree(finished, folder)
     status = json.loads((folder / "status.json").read_text())
@@ -56,8 +56,8 @@ def edit_rows(folder, change):
 
 
 @pytest.mark.parametrize("kilobytes", [40, 60, 100])
-def test_a_run_whose_end_cannot_be_saved_has_failed_and_goes_on(kilobytes, disk, work, capsys):
-    """Its checkpoint has 80 kB."""
+def test_a_run_whose_end_cannot_be_saved_has_failed_and_can_continue(kilobytes, disk, work, capsys):
+    """Its checkpoint takes 80 kB."""
     place = disk(f"size={kilobytes}k")
     words = [*SMALL, "train.epochs=2", f"hydra.run.dir={place}/run"]
     assert main(words) == 1
@@ -78,7 +78,7 @@ def test_a_run_whose_end_cannot_be_saved_has_failed_and_goes_on(kilobytes, disk,
 
 
 @pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 20])
-def test_a_disk_too_small_to_begin_is_one_line(kilobytes, disk, work, capsys):
+def test_a_disk_too_small_to_start_gives_one_line(kilobytes, disk, work, capsys):
     place = disk(f"size={kilobytes}k")
     assert main([*SMALL, "train.epochs=1", f"hydra.run.dir={place}/run"]) == 2
     said = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_a_disk_too_small_to_begin_is_one_line(kilobytes, disk, work, capsys):
     assert not list(place.iterdir())
 
 
-def test_an_older_checkpoint_is_not_served_as_the_end(finished, work):
+def test_an_older_checkpoint_is_refused_for_a_finished_run(finished, work):
     shutil.copytree(finished, "run")
     older = checkpoints.read_checkpoint(Path("run", checkpoints.CHECKPOINT))
     meta = {**older.meta, "epoch": 1, "step": older.meta["step"] // 3}
@@ -147,10 +147,10 @@ def test_longer_rows_are_cut_and_a_torn_one_too(killed, finished):
     assert records.read_rows(killed) == records.read_rows(finished)
 
 
-def test_a_run_without_a_checkpoint_begins_again_and_says_so(killed, finished, capsys):
+def test_a_run_without_a_checkpoint_starts_again(killed, finished, capsys):
     (killed / checkpoints.CHECKPOINT).unlink()
     assert resume() == 0
-    assert "run has no checkpoint; it begins again" in capsys.readouterr().err
+    assert "run has no checkpoint; it starts again" in capsys.readouterr().err
     assert (killed / checkpoints.CHECKPOINT).read_bytes() == (finished / checkpoints.CHECKPOINT).read_bytes()
 
 
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_shape_is_refused(killed, capsys):
         {"epoch": 3, "step": 15, "continued": {"a": 1}},
     ],
 )
-def test_what_a_checkpoint_tells_of_itself_is_checked(meta, killed, capsys):
+def test_the_meta_of_a_checkpoint_is_checked(meta, killed, capsys):
     arrays = checkpoints.read_checkpoint(killed / checkpoints.CHECKPOINT).arrays
     checkpoints.save_checkpoint(killed, arrays, meta=meta)
     (killed / checkpoints.PREVIOUS).unlink()
@@ -191,7 +191,7 @@ def test_what_a_checkpoint_tells_of_itself_is_checked(meta, killed, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_done_is_said_only_of_a_run_that_is_whole(finished, work, capsys):
+def test_only_a_complete_run_is_reported_as_done(finished, work, capsys):
     shutil.copytree(finished, "run")
     assert resume() == 0
     assert "done already" in capsys.readouterr().out
@@ -200,13 +200,13 @@ def test_done_is_said_only_of_a_run_that_is_whole(finished, work, capsys):
     assert "is done, but checkpoint.safetensors is missing" in capsys.readouterr().err
 
 
-# Folders of others
+# Folders with other files
 
 
 @pytest.mark.parametrize(
     "name", ["config.yaml", "summary.json", "metrics.jsonl", "lock", "checkpoint.safetensors", "mnistjax.log"]
 )
-def test_a_folder_of_the_users_own_is_not_ours(name, work, capsys):
+def test_a_folder_with_other_files_is_refused(name, work, capsys):
     Path("mine").mkdir()
     Path("mine", name).write_text("mine: 1\n")
     for folder in ("mine", "."):
@@ -263,7 +263,7 @@ def test_a_link_with_the_name_of_a_temporary_file_is_refused(name, killed, capsy
 # Other conditions
 
 
-def test_going_on_under_other_conditions_is_said_and_recorded(killed, capsys, monkeypatch):
+def test_changed_conditions_are_told_and_recorded(killed, capsys, monkeypatch):
     before = checkpoints.read_checkpoint(killed / checkpoints.CHECKPOINT)
     assert before.meta["conditions"]["devices"] == 1
     assert before.meta["conditions"]["jax"] == jax.__version__
@@ -271,7 +271,7 @@ def test_going_on_under_other_conditions_is_said_and_recorded(killed, capsys, mo
     checkpoints.save_checkpoint(killed, before.arrays, meta=meta)
     assert resume() == 0
     said = capsys.readouterr().err
-    assert "goes on under other conditions, to other bits than without a stop" in said
+    assert "continues under other conditions, so its bits may differ" in said
     assert f"devices 4 before, 1 now, jax 0.1 before, {jax.__version__} now" in said
     summary = records.read_summary(killed)
     assert summary is not None
@@ -296,7 +296,7 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 @pytest.mark.slow
-def test_resuming_on_another_number_of_cores_is_said(work):
+def test_resuming_on_another_number_of_cores_is_told(work):
     words = ["data=digits", "model=cnn", "train.epochs=4", "hydra.run.dir=run"]
     run = [sys.executable, "-c", CORES]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
@@ -322,11 +322,11 @@ def test_a_run_too_large_for_memory_fails_with_the_reason(work, capsys):
     assert status["status"] == "failed"
 
 
-# The observer
+# The callback
 
 
-def test_what_the_disk_refuses_inside_a_run_is_tried_again(work, monkeypatch, capsys):
-    """Once for a row and once for a checkpoint; the end has all of them."""
+def test_a_refused_write_is_tried_again(work, monkeypatch, capsys):
+    """The disk refuses one row; at the end all rows are saved."""
     refused = []
     real = records.append_row
     monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)

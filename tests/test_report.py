@@ -14,7 +14,7 @@ from mnistjax import files
 from mnistjax.cli import main, report
 from mnistjax.data import DATASETS, DataError, find_data, load_data, prepared, register_dataset
 from mnistjax.data.arrays import Arrays
-from mnistjax.job import reopen
+from mnistjax.finished import reopen
 
 
 @pytest.mark.parametrize(

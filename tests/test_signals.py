@@ -1,4 +1,4 @@
-"""Signals: obeyed after a segment, and within seconds inside one that does not end."""
+"""Signals: a run stops after its segment, or within seconds if the segment does not end."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_a_run_that_hangs_inside_a_segment_ends_within_seconds(number, code, han
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < signals.GRACE_SECONDS + 5
     assert process.returncode == code
-    assert "to go on: mnistjax" in said
+    assert "to continue: mnistjax" in said
     assert "Traceback" not in said
     status = records.read_status("run")
     assert status is not None
@@ -119,7 +119,7 @@ def test_a_sweep_that_hangs_inside_a_segment_ends_within_seconds(executor, hang)
 
 
 def living(group):
-    """The processes of a process group that are no zombies."""
+    """The processes of a process group, without zombies."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
@@ -139,7 +139,7 @@ def test_a_signal_is_noticed_and_a_second_one_interrupts():
             signal.raise_signal(signal.SIGHUP)
 
 
-def test_what_was_not_noticed_is_abandoned_once(monkeypatch):
+def test_an_unnoticed_signal_abandons_the_run_once(monkeypatch):
     monkeypatch.setattr(signals, "GRACE_SECONDS", 0.2)
     abandoned = []
     with stop_signals() as stop, stop.limit(abandoned.append):
@@ -148,7 +148,7 @@ def test_what_was_not_noticed_is_abandoned_once(monkeypatch):
     assert abandoned == [signal.SIGTERM]
 
 
-def test_handlers_are_put_back_and_nohup_stays():
+def test_handlers_are_restored_and_nohup_is_respected():
     before = {number: signal.getsignal(number) for number in signals.STOPPING}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -160,7 +160,7 @@ def test_handlers_are_put_back_and_nohup_stays():
     assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
 
 
-def test_another_thread_leaves_signals_alone():
+def test_another_thread_sets_no_handlers():
     found = []
 
     def work():

@@ -22,9 +22,9 @@ from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.step import initial_state
-from mnistjax.sweep import worker
-from mnistjax.sweep.ledger import short_name, varying
-from mnistjax.sweep.plan import TEAM, count_team
+from mnistjax.sweep import trainer
+from mnistjax.sweep.groups import MOST_INTERLEAVED, count_interleaved
+from mnistjax.sweep.results import short_name, varying
 from small import count_traces
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
@@ -75,7 +75,7 @@ def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
     assert [job["attempts"] for job in ledger["jobs"]] == [1] * 4
 
 
-def test_inline_is_the_same_in_this_process(work):
+def test_inline_training_gives_the_same_bits(work):
     words = ["-m", *SMALL, "optimizer=adam,momentum", "seed=0,3"]
     assert main([*words, "hydra.sweep.dir=apart"]) == 0
     assert main([*words, "hydra.sweep.dir=inline", "sweep.executor=inline"]) == 0
@@ -84,7 +84,7 @@ def test_inline_is_the_same_in_this_process(work):
 
 
 def test_a_sweep_traces_one_program_for_each_spec(work, monkeypatch):
-    """However its groups overlap: where one ends, another begins beside its last job."""
+    """Although groups overlap: when one ends, the next starts beside its last job."""
     words = ["optimizer=adam,sgd,momentum", "optimizer.learning_rate=0.1,0.01", "seed=0,1,2"]
     traced = count_traces(monkeypatch)
     same = ["train.batch_size=231", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
@@ -93,28 +93,28 @@ def test_a_sweep_traces_one_program_for_each_spec(work, monkeypatch):
     assert len(traced) == 3
 
 
-def test_jobs_of_one_seed_train_as_a_team_with_the_bits_of_single_runs(work, monkeypatch):
-    teams = []
-    real = worker.make_teams
-    monkeypatch.setattr(worker, "make_teams", lambda task: teams.extend(real(task)) or teams)
+def test_jobs_of_one_seed_are_interleaved_with_the_bits_of_single_runs(work, monkeypatch):
+    groups = []
+    real = trainer.group_interleaved
+    monkeypatch.setattr(trainer, "group_interleaved", lambda given: groups.extend(real(given)) or groups)
     words = ["-m", *SMALL, "optimizer=sgd", "optimizer.learning_rate=0.1,0.2,0.3,0.4", "seed=0,1"]
     assert main([*words, "hydra.sweep.dir=alone"]) == 0
-    monkeypatch.setattr("mnistjax.sweep.run.count_team", lambda *_: 3)
+    monkeypatch.setattr("mnistjax.sweep.groups.count_interleaved", lambda *_: 3)
     assert main([*words, "hydra.sweep.dir=sweep", "sweep.executor=inline"]) == 0
-    assert [[ticket.number for ticket in team] for team in teams] == [[0, 2, 4], [6], [1, 3, 5], [7]]
+    assert [[job.number for job in jobs] for jobs in groups] == [[0, 2, 4], [6], [1, 3, 5], [7]]
     assert without_times("sweep") == without_times("alone")
     for number in range(8):
         assert bits(f"sweep/{number}") == bits(f"alone/{number}")
 
 
-def test_teams_are_for_short_epochs_and_many_jobs():
+def test_jobs_are_interleaved_if_epochs_are_short_and_jobs_are_many():
     data = load_data("digits")
     neuron = make_plan(data, model="neuron").spec
-    assert count_team(neuron, 1000, 2) == TEAM
-    assert count_team(neuron, 24, 2) == 3
-    assert count_team(neuron, 7, 2) == 1
+    assert count_interleaved(neuron, 1000, 2) == MOST_INTERLEAVED
+    assert count_interleaved(neuron, 24, 2) == 3
+    assert count_interleaved(neuron, 7, 2) == 1
     wide = make_plan(data, model="mlp", model_options={"hidden": [4096, 4096, 4096]}).spec
-    assert count_team(wide, 1000, 2) == 1
+    assert count_interleaved(wide, 1000, 2) == 1
 
 
 def test_fail_fast_stops_at_the_first_failure(work, capsys):
@@ -128,7 +128,7 @@ def test_fail_fast_stops_at_the_first_failure(work, capsys):
     assert "0 of 6 jobs done" in capsys.readouterr().err
 
 
-def test_a_plan_runs_and_writes_nothing(work, capsys):
+def test_sweep_plan_trains_and_writes_nothing(work, capsys):
     words = [
         "-m",
         *SMALL,
@@ -150,7 +150,10 @@ def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
     first = without_times("sweep")
     before = {file: file.stat().st_mtime_ns for file in Path("sweep").glob("[01]/*")}
     assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 2
-    assert "sweep holds a sweep already; mnistjax -m sweep.resume=sweep goes on" in capsys.readouterr().err
+    assert (
+        "sweep holds a sweep already; to continue it: mnistjax -m sweep.resume=sweep"
+        in capsys.readouterr().err
+    )
     assert main(["-m", "sweep.resume=sweep"]) == 0
     assert without_times("sweep") == first
     assert main(["-m", *SMALL, "seed=1,2", "sweep.resume=sweep"]) == 0
@@ -163,7 +166,7 @@ def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["sweep.resume=nowhere"], "nowhere is no sweep folder: it holds no sweep.json"),
+        (["sweep.resume=nowhere"], "nowhere is no sweep folder: it has no sweep.json"),
         (["sweep.mode=map,vmap"], "sweep.mode=map,vmap: a sweep has one sweep.mode"),
         (["sweep.mode=vmpa", "seed=0,1"], "unknown sweep.mode 'vmpa'; nearest is 'vmap'"),
         (["sweep.timeout=0", "seed=0,1"], "sweep.timeout must be a whole number >= 1; got 0"),
@@ -179,7 +182,7 @@ def test_a_wrong_sweep_is_one_line_and_writes_nothing(work, capsys, words, error
 
 
 def marks(seeds):
-    """What tells `faulty` runs apart, by seed."""
+    """The marks that identify `faulty` runs, by seed."""
     data = load_data("digits")
     plan = make_plan(data, model="faulty", batch_size=230, schedule="constant")
     states = [initial_state(plan.spec, plan.hyper, jax.random.key(seed)) for seed in seeds]
@@ -188,17 +191,19 @@ def marks(seeds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "team"),
+    ("mode", "interleaved"),
     [
         (["sweep.mode=map"], 1),
         (["sweep.mode=map", "train.batch_size=all"], 4),
         (["sweep.mode=chunk", "sweep.lanes=4"], 1),
     ],
 )
-def test_faults_end_their_own_job_alone_and_a_resumed_sweep_is_whole(work, monkeypatch, capsys, mode, team):
+def test_faults_end_only_their_own_job_and_a_resumed_sweep_is_complete(
+    work, monkeypatch, capsys, mode, interleaved
+):
     assert faulty.FAULTS not in os.environ
     monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
-    monkeypatch.setattr("mnistjax.sweep.run.count_team", lambda *_: team)
+    monkeypatch.setattr("mnistjax.sweep.groups.count_interleaved", lambda *_: interleaved)
     words = ["-m", *FAULTY, *mode, "sweep.timeout=15"]
     assert main([*words, "seed=range(7)", "hydra.sweep.dir=whole"]) == 0
     faults = ["diverge", "raise", "kill", "hang"]
@@ -243,7 +248,7 @@ def test_a_model_that_a_worker_cannot_import_is_named(work, monkeypatch, capsys)
     capsys.readouterr()
     assert main(["-m", *words, "hydra.sweep.dir=bad"]) == 1
     told = capsys.readouterr().err
-    assert told.count("failed, before it began: its process exited with code 1") == 2
+    assert told.count("failed, before it started: its process exited with code 1") == 2
 
 
 def start(*words, **options):
@@ -313,7 +318,7 @@ def test_a_signal_stops_a_sweep_which_then_goes_on(work):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; to go on: mnistjax -m sweep.resume=sweep" in told
+    assert "interrupted; to continue: mnistjax -m sweep.resume=sweep" in told
     wait_until(lambda: not any(map(alive, below)), 20)  # Python's own resource tracker ends after us
     assert {status(path) for path in Path("sweep").iterdir() if (path / "status.json").exists()} <= {
         "done",
@@ -329,6 +334,7 @@ CLUSTER = "sweep.executor=submitit_local"
 @pytest.mark.slow
 def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", str(Path(faulty.__file__).parent), prepend=os.pathsep)
     words = ["-m", *FAULTY, "optimizer=adam,sgd", "seed=0,1"]
     assert main([*words, "hydra.sweep.dir=whole"]) == 0
@@ -339,7 +345,7 @@ def test_a_cluster_gives_the_same_bits_and_the_same_isolation(work, monkeypatch,
     assert "2 of 4 jobs done" in told
     assert "job 2 (sgd seed=0): failed, its process was killed by SIGKILL" in told
     monkeypatch.delenv(faulty.FAULTS)
-    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", before)
     assert main(["-m", "sweep.resume=sweep"]) == 2  # it is for the command line to start programs
     told = capsys.readouterr().err.strip()
     again = "mnistjax -m sweep.resume=sweep sweep.executor=submitit_local 'sweep.submitit={timeout_min:9}'"
@@ -366,7 +372,7 @@ def test_a_cluster_stops_with_its_sweep_which_then_goes_on(work, ending):
     assert [row["status"] for row in results("sweep")] == ["done"] * 6
 
 
-def test_a_cluster_that_is_none_is_refused(work, capsys):
+def test_wrong_cluster_options_are_refused(work, capsys):
     for words, error in (
         ([CLUSTER, "sweep.submitit={foo:1}"], "error: sweep.submitit: Parameter 'foo'"),
         ([CLUSTER, "sweep.submitit=3"], "error: sweep.submitit must be options"),
@@ -433,7 +439,7 @@ def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     assert not any(Path("sweep").glob("[0-5]/wandb/offline-run-*/files/media"))
 
 
-def test_names_are_what_differs():
+def test_names_show_what_differs():
     configs = {
         0: {"model": {"name": "mlp", "hidden": [8]}, "seed": 0, "resume": False},
         1: {"model": {"name": "mlp", "hidden": [8, 4]}, "seed": 1, "resume": True},

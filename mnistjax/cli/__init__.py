@@ -17,9 +17,9 @@ from mnistjax.cli.overrides import add_rows, base_overrides, compose, composing,
 from mnistjax.cli.plugins import check_hydra
 from mnistjax.config import ConfigError, unknown
 from mnistjax.files import describe
-from mnistjax.job import find_version
 from mnistjax.progress import find_answer_code, guard_output, tell
 from mnistjax.signals import STOPPING
+from mnistjax.summary import find_version
 from mnistjax.words import read_words
 
 STOPPED = tuple(128 + number for number in STOPPING)  # exit codes after a signal

@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep: found in the config, checked before anything is made, owned."""
+"""The folder of a run or a sweep: read from the config, checked before anything is written, locked."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SHOWN = 200  # characters of a path in a message
-WRITTEN_FIRST = (  # in the folder of a run or a sweep
+WRITTEN_FIRST = (  # in the folder of a run or a sweep, before any job
     *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
     *("multirun.yaml", LEDGER, RESULTS, records.LOCK, records.STATUS, records.CONFIG),
 )
 MAX_NAME = 255  # bytes, of a file or folder
-MAX_PATH = 3_800  # bytes, of a folder: Linux takes 4,095, and there are files in it
+MAX_PATH = 3_800  # bytes, of a folder: Linux allows 4,095, and its files have longer paths
 
 
 def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
-    """The folder of a run or a sweep, absolute; ConfigError if none can be made there."""
+    """The folder of a run or a sweep, absolute; ConfigError if it can't be made."""
     from omegaconf.errors import OmegaConfBaseException
 
     key = f"hydra.{kind}.dir"
@@ -39,7 +39,7 @@ def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
         raise ConfigError(f"{key} must be a folder; got {given!r}")
     folder = Path(given).absolute()
     if "${" in str(folder):
-        raise ConfigError(f"{key}={given}: Hydra can't have a folder with ${{ in its path")
+        raise ConfigError(f"{key}={given}: Hydra does not allow ${{ in the path of a folder")
     check_path(key, folder)
     if subdir:
         check_path("hydra.output_subdir", folder / subdir)
@@ -47,13 +47,13 @@ def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
 
 
 def check_path(key: str, folder: Path) -> None:
-    """ConfigError if a folder can't be made, as far as that can be told before anything is made."""
+    """ConfigError if a folder can't be made, as far as that is known before anything is made."""
     shown = _cut(folder)
     size, part = len(os.fsencode(folder)), max(folder.parts, key=lambda name: len(os.fsencode(name)))
     if size > MAX_PATH or len(os.fsencode(part)) > MAX_NAME:
         raise ConfigError(
             f"{key}={shown} is too long: {size:,} bytes, the longest name {len(os.fsencode(part)):,}; "
-            f"at most {MAX_PATH:,} and {MAX_NAME} are possible"
+            f"at most {MAX_PATH:,} and {MAX_NAME} are allowed"
         )
     for place in (folder, *folder.parents):
         try:
@@ -61,25 +61,25 @@ def check_path(key: str, folder: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             if not place.is_symlink():
                 continue
-            raise ConfigError(f"{key}={shown}: {_cut(place)} is a link to nothing") from None
+            raise ConfigError(f"{key}={shown}: {_cut(place)} is a broken link") from None
         except OSError as error:
             raise ConfigError(f"{key}={shown}: {describe(error, place)}") from None
         if not is_folder:
-            raise ConfigError(f"{key}={shown}: {_cut(place)} is no folder")
+            raise ConfigError(f"{key}={shown}: {_cut(place)} is not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
-            raise ConfigError(f"{key}={shown}: {_cut(place)} may not be written")
+            raise ConfigError(f"{key}={shown}: {_cut(place)} is not writable")
         return
 
 
 def _cut(path: Path) -> str:
-    """The path for a message; only one that is no use is too long for it."""
+    """The path for a message; a very long one is cut in the middle."""
     text = str(path)
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 
 
 @contextlib.contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Inside, a folder is there and ours alone; if it is refused before a job, nothing is left of it."""
+    """Makes and locks a folder; removes it again if a ConfigError ends the `with` before any job."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with contextlib.ExitStack() as stack:
         try:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
+from mnistjax.active import train_job
 from mnistjax.backend import keep_one_device, prepare_backend
 from mnistjax.cli.folders import owning
 from mnistjax.cli.overrides import Composer
 from mnistjax.compose import Settings, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir
 from mnistjax.data import Dataset
-from mnistjax.job import Job, Outcome, find_outcome, open_run, train_job
+from mnistjax.job import Job, Outcome, find_outcome
 from mnistjax.progress import printable, show_banner, tell
+from mnistjax.recorder import open_run
 from mnistjax.tracking import resolve_mode
 from mnistjax.words import quote
 
@@ -37,7 +39,7 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
             if len(overrides) == 1:
                 raise
             raise ConfigError(f"job {number} ({' '.join(words)}): {error}") from None
-    for banner in filter(None, {job.dataset.banner for job in jobs}):
+    for banner in filter(None, {job.data.banner for job in jobs}):
         show_banner(banner)
     for line in prepare.lines:
         tell(line)
@@ -58,7 +60,10 @@ class Preparer:
         dataset = self._load(settings)
         prepare_backend()
         plan = plan_run(settings, dataset)
-        return Job(words, config, settings, dataset, plan, self._mode(settings["wandb.mode"]))
+        mode = self._mode(settings["wandb.mode"])
+        return Job(
+            overrides=words, config=config, settings=settings, dataset=dataset, plan=plan, wandb_mode=mode
+        )
 
     def _load(self, settings: Settings) -> Dataset:
         source = tuple(settings[f"data.{key}"] for key in ("name", "dir", "raw_dir"))

@@ -1,4 +1,4 @@
-"""The launcher behind `mnistjax -m`: Hydra's interface on one side, `sweep` on the other.
+"""The launcher behind `mnistjax -m`: Hydra's interface on one side, a `Driver` of our sweep on the other.
 
 Hydra wants a launcher in a module under `hydra_plugins`. Ours is registered from the command, under such a
 name, so that a wheel, an editable install and a bare checkout are alike.
@@ -10,9 +10,9 @@ import importlib
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -21,53 +21,27 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from mnistjax.sweep.worker import Ended
+if TYPE_CHECKING:
+    from mnistjax.cli.driver import Driver
+    from mnistjax.sweep.events import JobEnded
 
 log = logging.getLogger("mnistjax")
 
 
-class Driver(Protocol):
-    """What the launcher needs of a sweep."""
-
-    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
-        """The number of the job of these overrides."""
-        ...
-
-    def knows(self, words: Sequence[str]) -> bool:
-        """Whether these overrides have been composed and validated."""
-        ...
-
-    def job(self, number: int) -> tuple[list[str], dict[str, Any]]:
-        """The overrides and the resolved config of a job."""
-        ...
-
-    def train(self) -> Iterator[Ended]:
-        """The end of each job that is trained now."""
-        ...
-
-    def end(self, number: int) -> Ended:
-        """The end of a job that was over, or has not begun."""
-        ...
-
-    def refuse(self, error: OSError) -> None:
-        """Tells that Hydra's files of a job can't be written."""
-        ...
-
-
 class FusedLauncher(Launcher):
-    """Trains a batch of jobs in groups of one Spec; Hydra writes the folder of each and calls its callbacks
+    """Trains all jobs that Hydra launches together; Hydra writes the folder of each and calls its callbacks
     as it ends.
 
-    A job returns its monitored validation metric, which a sweeper that optimizes gets; NaN if it failed.
+    A job returns its monitored validation metric, for a sweeper that optimizes; NaN if it failed.
     """
 
     driver: Driver  # set by the command
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
-        self._shown = OmegaConf.masked_copy(config, ["hydra"])
-        OmegaConf.copy_cache(from_config=config, to_config=self._shown)
-        self._task: dict[str, Any] = {}  # whose config `_shown` is
+        self._shared = OmegaConf.masked_copy(config, ["hydra"])
+        OmegaConf.copy_cache(from_config=config, to_config=self._shared)
+        self._task: dict[str, Any] = {}  # the job's part of `_shared`
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
         # The sweeper composes every job to check it, 0.13 s each: not again what the command has checked.
@@ -75,32 +49,33 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        driver, returns = type(self).driver, {}
+        driver, returns = self.driver, {}
         numbers = [driver.number(words, lambda words=words: self._compose(words)) for words in job_overrides]
         for end in driver.train():
-            returns[end.number] = self._settle(end)
+            returns[end.number] = self._run_hydra(end)
         for number in numbers:
             if number not in returns:
-                end = driver.end(number)
-                settled = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
-                returns[number] = finished(end) if settled and end.status == "done" else self._settle(end)
+                end = driver.sweep.read_end(number)
+                written = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
+                returns[number] = finished(end) if written and end.status == "done" else self._run_hydra(end)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         return [returns[number] for number in numbers]
 
     def _load_unless_known(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        known = type(self).driver.knows(sweep_overrides)
+        known = self.driver.knows(sweep_overrides)
         return master_config if known else self._load(master_config, sweep_overrides)
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         return self._load(self._config, list(words))
 
     def _job_config(self, number: int) -> DictConfig:
-        """The config of a job with Hydra's node, as composing it once more would give it.
+        """The config of a job with Hydra's node, as if it had been composed again.
 
-        Hydra copies what it gets, so this is one config for all jobs, brought from each to the next.
+        Hydra copies what it gets, so all jobs share one config, which is changed from each job to the next.
         """
-        words, task = type(self).driver.job(number)
-        config = self._shown
+        sweep = self.driver.sweep
+        words, task = sweep.ledger.entries[number].overrides, sweep.jobs[number].config
+        config = self._shared
         with read_write(config), open_dict(config):
             for key in {**self._task, **task}:
                 if key not in task:
@@ -117,9 +92,8 @@ class FusedLauncher(Launcher):
                         hydra.runtime.choices[group] = chosen["name"]
         return config
 
-    def _settle(self, end: Ended) -> JobReturn:
-        """Hydra's part of a job that has ended: `.hydra/`, its log, its callbacks."""
-        config = self._job_config(end.number)
+    def _run_hydra(self, end: JobEnded) -> JobReturn:
+        """Runs Hydra's part of a job that has ended: `.hydra/`, its log, its callbacks."""
 
         def task(_: DictConfig) -> float:
             if end.status != "done":
@@ -131,21 +105,21 @@ class FusedLauncher(Launcher):
             result = run_job(
                 hydra_context=self._context,
                 task_function=task,
-                config=config,
+                config=self._job_config(end.number),
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
             )
             result.cfg = result.hydra_cfg = None  # copies of 0.1 MB, which no sweeper reads
-        except OSError as error:  # a full disk: the run's own files are there, or the job has failed
-            type(self).driver.refuse(error)
+        except OSError as error:  # a full disk; the run's own files are complete, or the job has failed
+            self.driver.tell_refused(error)
             result = finished(end)
             if end.status != "done":
                 result.status, result.return_value = JobStatus.FAILED, JobFailed(end.reason)
-        return result if result.status == JobStatus.COMPLETED else Settled(**vars(result))
+        return result if result.status == JobStatus.COMPLETED else FailedReturn(**vars(result))
 
 
-def finished(end: Ended) -> JobReturn:
-    """The return of a job that an earlier command finished."""
+def finished(end: JobEnded) -> JobReturn:
+    """The return of a job for which Hydra has nothing to do."""
     result = JobReturn(status=JobStatus.COMPLETED)
     result.return_value = end.value
     return result
@@ -155,20 +129,20 @@ class JobFailed(Exception):
     """A job of a sweep that is not done."""
 
 
-class Settled(JobReturn):
-    """The return of a failed job, which a sweeper can read without ending the sweep."""
+class FailedReturn(JobReturn):
+    """The return of a failed job, with a value that a sweeper can read without ending the sweep."""
 
     @property
-    def return_value(self) -> Any:
+    def return_value(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (Hydra's raises)
         return float("nan")
 
 
 def register() -> None:
-    """Hydra knows the launcher as `hydra/launcher=fused`."""
+    """Registers the launcher as `hydra/launcher=fused`."""
     name = "hydra_plugins.mnistjax"
     FusedLauncher.__module__ = name
     try:
-        package = importlib.import_module("hydra_plugins")  # there where another plugin is installed
+        package = importlib.import_module("hydra_plugins")  # exists if another plugin is installed
     except ModuleNotFoundError:
         package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
         package.__path__ = []

@@ -1,7 +1,7 @@
-"""What is taken from the arguments that lie in a sweep's folder: which jobs there are, and nothing else.
+"""The arguments stored in a sweep folder: those that say which jobs it has are used, and nothing else.
 
-A folder may be a stranger's. Nothing of Hydra's own (launchers, callbacks, logging), no program that starts
-others and no place is taken from there, and no interpolation.
+The folder may come from a stranger. So nothing of Hydra's own (launchers, callbacks, logging) is used, no
+program that starts others, no folder and no interpolation.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from mnistjax.progress import relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger
 from mnistjax.words import folder_word, shell_join
 
-NEEDED = {  # to go on alike, unless the command line says what instead
+NEEDED = {  # a word of the command line -> the stored words that only it can replace
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
 }
-PLACES = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # of an earlier command
+FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # of an earlier command
 LONGEST_KEY = 100  # characters
-TAKEN = ("data", "task", "model", "optimizer", "schedule", "augment", "train", "wandb", "seed", "experiment")
-HOW = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")  # of a sweep, taken too
+GROUPS = ("data", "task", "model", "optimizer", "schedule", "experiment")  # of files in conf/
+JOB_KEYS = (*GROUPS, "augment", "train", "wandb", "seed")
+SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")  # used too
 
 
 def is_taken(override: Any) -> bool:
-    """Whether an override that is stored in a folder is taken from there: one of a key of our own schema that
-    says what the jobs are, by plain values and the names of our own files. Nothing of Hydra's, no
-    interpolation, no program that starts others, no place for data that is not there already.
+    """Whether a stored override is used: it says what the jobs are, by plain values or names of our files.
+
+    A folder for data is used only if our data is in it already.
     """
     from hydra.core.global_hydra import GlobalHydra
 
     key, line = override.key_or_group, override.input_line
     if override.package is not None or "${" in line or len(key) > LONGEST_KEY:
         return False
-    if key not in HOW and re.split(r"[./]", key)[0] not in TAKEN:
+    if key not in SWEEP_KEYS and re.split(r"[./]", key)[0] not in JOB_KEYS:
         return False
     text = line.partition("=")[2]
     if key == "data.dir":
@@ -49,13 +50,13 @@ def is_taken(override: Any) -> bool:
 
 
 def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
-    """The stored arguments of a sweep that are taken from its folder; the user is told of the others.
+    """The stored arguments of a sweep that are used; tells the user the others.
 
-    ConfigError if it had a sweeper or a cluster: those are for the command line to say.
+    ConfigError if the sweep had a sweeper or a cluster: the command line must ask for those again.
     """
     words = [o.input_line for o in parse_overrides(ledger.arguments) if is_taken(o)]
     place, known = relative(ledger.folder), {*words, *given}
-    left = [word for word in ledger.arguments if word not in known and not word.startswith(PLACES)]
+    left = [word for word in ledger.arguments if word not in known and not word.startswith(FOLDER_WORDS)]
     needed = [
         word
         for instead, keys in NEEDED.items()
@@ -71,8 +72,10 @@ def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
 
 
 def take_jobs(ledger: Ledger) -> list[list[str]]:
-    """The stored overrides of each job of a sweep, but for those that say how a sweep is run; ConfigError for
-    another one that is not taken from a folder."""
+    """The stored overrides of each job of a sweep, without those that say how the sweep runs.
+
+    ConfigError for any other override that is not used from a folder.
+    """
     jobs = []
     for entry in ledger.entries.values():
         overrides = parse_overrides(entry.overrides)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
-from mnistjax.job import load_examples, reopen
+from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
 from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
@@ -22,7 +22,7 @@ from mnistjax.report.sanitize import CURVES, TESTED, TIMES, check_run, class_nam
 from mnistjax.report.template import fill_page
 from mnistjax.seeds import TESTED as TABLED
 from mnistjax.seeds import seeds_table
-from mnistjax.sweep.ledger import SILENT, shown, write_csv
+from mnistjax.sweep.results import SILENT, shown, write_csv
 from mnistjax.tracking import Examples, worst_errors
 
 EXAMPLES = 3  # runs with misclassified images

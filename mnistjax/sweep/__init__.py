@@ -1,5 +1,6 @@
-"""A multirun as a few compiled programs: jobs to groups by Spec, groups to lanes, lanes to worker processes.
+"""A multirun as a few compiled programs.
 
-`plan` makes the groups, `ledger` keeps the sweep folder, `worker` trains, `supervisor` watches the workers,
-`run` puts them together. Nothing of Hydra.
+Data walks from `groups` (jobs of one Spec) to `assignments` (what a worker gets), an `executor` (`processes`,
+`inline` or `cluster`) and the `trainer`, and back as `events` to `run`, which keeps the `ledger` and the
+`results` of the sweep folder, and to the `view`. Nothing here knows Hydra.
 """

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs, and the table at its end."""
+"""The progress of a sweep at the terminal, and the table at its end."""
 
 from __future__ import annotations
 
@@ -7,96 +7,95 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mnistjax.job import Job
 from mnistjax.progress import format_seconds
 from mnistjax.seeds import group_seeds
-from mnistjax.sweep.ledger import Entry
-from mnistjax.sweep.worker import Begun, Ended, JobProgress, Report
+from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
+from mnistjax.sweep.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-LINE_SECONDS = 2.0  # between two plain lines; more in a long sweep, of which each is then 2 %
+LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 SHOWN = 12  # rows of the table
 
 
 class Tally:
-    """The state of a sweep from its reports: jobs over, the best validation accuracy, speed, time left."""
+    """Counts events: jobs over, the best validation accuracy, speed, time left."""
 
-    def __init__(
-        self, names: Mapping[int, str], examples: Mapping[int, int], groups: Mapping[int, int]
-    ) -> None:
-        self._names, self._planned, self._groups = names, examples, groups  # by number, of jobs to train
-        self._seen: dict[int, int] = {}
-        self._first: dict[int, int] = {}  # images that a resumed job had seen
-        self._began: float | None = None  # seconds on the clock, at the first progress: compiling is over
-        self.total, self.over, self.failed, self.running = len(names), 0, 0, set[int]()
+    def __init__(self, jobs: Sequence[Job], ledger: Ledger) -> None:
+        self._jobs, self._entries = {job.number: job for job in jobs}, ledger.entries
+        self._planned = {
+            job.number: job.plan.stopping.epochs * job.plan.spec.train_count for job in jobs
+        }  # images
+        self._seen: dict[int, int] = {}  # images
+        self._resumed: dict[int, int] = {}  # images seen before this process
+        self._start: float | None = None  # seconds on the clock, at the first progress: compiling is over
+        self.total, self.over, self.failed, self.running = len(jobs), 0, 0, set[int]()
         self._best: tuple[float, str] | None = None
 
-    def __call__(self, report: Report) -> None:
-        match report:
-            case Begun(number):
+    def count(self, event: Event) -> None:
+        match event:
+            case JobStarted(number):
                 self.running.add(number)
             case JobProgress(number, _, seen, row):
-                self._began = self._began or time.monotonic()
-                self._first.setdefault(number, seen)
+                self._start = self._start or time.monotonic()
+                self._resumed.setdefault(number, seen)
                 self._seen[number] = seen
                 if row is not None:
-                    best = row["val/accuracy"], self._names.get(number, "")
+                    best = row["val/accuracy"], self._jobs[number].name or ""
                     self._best = max(self._best or best, best)
-            case Ended(number, status, _):
+            case JobEnded(number, status, _):
                 self.running.discard(number)
                 self.over += 1
                 self.failed += status in ("failed", "diverged")
-                self._first.setdefault(number, self._planned.get(number, 0))  # over before it began
-                self._seen[number] = self._planned.get(number, 0)
+                self._resumed.setdefault(number, self._planned[number])  # over before any progress
+                self._seen[number] = self._planned[number]
 
-    def fields(self) -> dict[str, str]:
-        """The words of a line."""
-        words = {"jobs": f"{self.over}/{self.total} jobs"}
-        groups = {self._groups[number] for number in self.running if number in self._groups}
-        if groups:
-            words["groups"] = f"group {', '.join(map(str, sorted(groups)))}"
+    def describe(self) -> str:
+        """One line: jobs over, groups, failures, the best job, speed, time left."""
+        words = [f"{self.over}/{self.total} jobs"]
+        if groups := {self._entries[number].group for number in self.running}:
+            words.append(f"group {', '.join(map(str, sorted(groups)))}")
         if self.failed:
-            words["failed"] = f"{self.failed} failed"
+            words.append(f"{self.failed} failed")
         if self._best:
-            words["best"] = f"best val {self._best[0]:.2%} ({self._best[1]})"
-        trained = sum(seen - self._first.get(number, 0) for number, seen in self._seen.items())
-        if self._began is not None and trained:
-            speed = trained / max(time.monotonic() - self._began, 1e-9)
+            words.append(f"best val {self._best[0]:.2%} ({self._best[1]})")
+        trained = sum(self._seen.values()) - sum(self._resumed.values())
+        if self._start is not None and trained:
+            speed = trained / max(time.monotonic() - self._start, 1e-9)
             left = sum(self._planned.values()) - sum(self._seen.values())
-            words["speed"] = f"{speed:,.0f} images/s"
-            words["left"] = f"{format_seconds(max(left, 0) / speed)} left"
-        return words
+            words += [f"{speed:,.0f} images/s", f"{format_seconds(max(left, 0) / speed)} left"]
+        return "  ".join(words)
 
 
 @contextlib.contextmanager
-def show_sweep(console: Console, tally: Tally) -> Iterator[Callable[[Report], None]]:
-    """The view of a sweep: one live line at a terminal, else a line every two seconds."""
+def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterator[Callable[[Event], None]]:
+    """Shows the events of a sweep: one live line at a terminal, else a line every two seconds."""
+    tally = Tally(jobs, ledger)
     if console.is_terminal:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        with Bar(BarColumn(bar_width=30), TextColumn("{task.fields[text]}"), console=console) as bar:
+        with Progress(BarColumn(bar_width=30), TextColumn("{task.fields[text]}"), console=console) as bar:
             task = bar.add_task("", total=tally.total, text="compiling")
 
-            def draw(report: Report) -> None:
-                tally(report)
-                text = "  ".join(tally.fields().values())
-                bar.update(task, completed=tally.over, text=text)
+            def draw(event: Event) -> None:
+                tally.count(event)
+                bar.update(task, completed=tally.over, text=tally.describe())
 
             yield draw
         return
-    began = printed = time.monotonic()
+    start = printed = time.monotonic()
 
-    def print_line(report: Report) -> None:
+    def print_line(event: Event) -> None:
         nonlocal printed
-        tally(report)
+        tally.count(event)
         now = time.monotonic()
-        last = isinstance(report, Ended) and tally.over == tally.total
-        due = now - printed >= max(LINE_SECONDS, 0.02 * (now - began))
-        if (due and not isinstance(report, Begun)) or last:
+        last = isinstance(event, JobEnded) and tally.over == tally.total
+        due = now - printed >= max(LINE_SECONDS, 0.02 * (now - start))
+        if (due and not isinstance(event, JobStarted)) or last:
             printed = now
-            print("  ".join(tally.fields().values()), flush=True)
+            print(tally.describe(), flush=True)
 
     yield print_line
 
@@ -104,7 +103,7 @@ def show_sweep(console: Console, tally: Tally) -> Iterator[Callable[[Report], No
 def show_table(
     console: Console, rows: Sequence[Mapping[str, Any]], monitor: str, *, binary: bool = False
 ) -> None:
-    """Prints the jobs aggregated over seeds, the best on validation first; with F1 for binary tasks."""
+    """Prints the mean over seeds of each configuration, the best on validation first; with F1 if binary."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -133,16 +132,16 @@ def show_table(
 
 
 def short_key(key: str, keys: Sequence[str]) -> str:
-    """A key without its group where that is enough to know it: optimizer.learning_rate is learning_rate."""
+    """A key without its group if that is unambiguous: learning_rate for optimizer.learning_rate."""
     key = key.removesuffix(".name")
     last = key.rpartition(".")[2]
     return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-def failures(entries: Sequence[Entry], names: Mapping[int, str]) -> list[str]:
-    """A line for each job that is not done."""
+def list_failures(entries: Sequence[Entry], names: Mapping[int, str | None]) -> list[str]:
+    """A line for each job that is not done, with its name and the reason."""
     return [
-        f"job {entry.number} ({names.get(entry.number, '')}): {entry.status}"
+        f"job {entry.number} ({names.get(entry.number) or ''}): {entry.status}"
         + (f", {entry.reason}" if entry.reason else "")
         for entry in entries
         if entry.status != "done"

@@ -22,7 +22,7 @@ from lab_report.record import (
 from lab_report.study import SGD, VARIED, Study, pick_value
 from mnistjax import files, records
 from mnistjax.config import badness
-from mnistjax.job import load_examples, reopen
+from mnistjax.finished import load_examples, reopen
 from mnistjax.models import list_layers
 from mnistjax.report.figures import confusion_matrix_figure, misclassified_grid, save
 from mnistjax.report.runs import RunRecord, done

@@ -1,0 +1,161 @@
+"""A run while it trains: its records, its W&B run, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnistjax import records
+from mnistjax.config import ConfigError, one_line
+from mnistjax.finished import find_examples
+from mnistjax.job import Job, Outcome, find_outcome
+from mnistjax.progress import relative, show_progress, show_results, tell
+from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, open_run
+from mnistjax.signals import stop_signals
+from mnistjax.summary import summarize_run
+from mnistjax.tracking import Tracker, make_run_id
+from mnistjax.words import shell_join
+
+if TYPE_CHECKING:
+    from mnistjax.run import Callback, Result, Run
+
+log = logging.getLogger(__name__)
+
+
+class ActiveRun:
+    """A job while it trains in its locked folder, with its records and its W&B run."""
+
+    def __init__(
+        self,
+        job: Job,
+        start: RunStart,
+        *callbacks: Callback,
+        lock: contextlib.ExitStack | None = None,
+    ) -> None:
+        """The records come before other callbacks. `lock` is for the caller to close at the end."""
+        self.job, self.start, self.lock = job, start, lock or contextlib.ExitStack()
+        self.recorder = Recorder(job, start)
+        self.run_id = make_run_id(job.plan.identity, start.started)
+        names = {"group": job.group, "name": job.name}
+        self.tracker = Tracker(
+            job.folder, config=job.config, run_id=self.run_id, **names, **job.tracker_options()
+        )
+        self.callbacks = [self.recorder, self.tracker, *callbacks]
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """The run for `fit_runs`."""
+        from mnistjax.run import Run
+
+        plan, start = self.job.plan, self.start
+        return Run(plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks)
+
+    def end(self, result: Result) -> RunEnd:
+        """Records the end of the run. If that fails, so has the run: it must never look finished."""
+        if result.error:
+            return self.fail(result.error)
+        end = RunEnd(result.status, result.reason)
+        try:
+            if result.status == "done":
+                end = RunEnd("done", summary=summarize_run(self.job, result, self.start.continued))
+            self.recorder.close(end)
+        except Exception as error:
+            return self.fail(error)
+        return end
+
+    def fail(self, error: Exception) -> RunEnd:
+        """Records that the run failed with this error."""
+        reason = str(error) if isinstance(error, ConfigError) else one_line(error)
+        end = RunEnd("failed", reason, traceback="".join(traceback.format_exception(error)))
+        self.recorder.close(end)
+        return end
+
+
+def run_job(job: Job, folder: Path) -> Outcome:
+    """Trains a job in a folder that Hydra has made; a run that is over there stays as it is."""
+    with records.lock(folder):
+        if outcome := find_outcome(job, folder, resume=job.settings["resume"], hydra_was_here=True):
+            return outcome
+        return train_job(job, folder, open_run(job, folder))
+
+
+def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
+    """Trains a job in its locked folder until its end or a signal; shows its progress and its results."""
+    from rich.console import Console
+
+    from mnistjax.loop import fit
+
+    console, plan, data, examples = Console(), job.plan, job.data, None
+    active = ActiveRun(job := replace(job, folder=folder), start)
+    print(describe_start(job, start), flush=True)
+    with stop_signals() as stop:
+        try:
+            with show_progress(console) as progress, stop.limit(functools.partial(abandon, active)):
+                result = fit(
+                    plan.spec,
+                    plan.hyper,
+                    data=data,
+                    seed=plan.seed,
+                    stopping=plan.stopping,
+                    snapshot=start.snapshot,
+                    rows=start.rows,
+                    callbacks=[*active.callbacks, progress],
+                    stop=stop,
+                )
+            if result.status == "done" and job.wandb_mode != "disabled":
+                examples = find_examples(plan, data, result.variables)
+            end = active.end(result)
+        except KeyboardInterrupt:
+            end = RunEnd("interrupted", "stopped at once")
+            active.recorder.close(end)
+        except Exception as error:
+            end = active.fail(error)
+        if end.traceback:
+            log.error("the run failed\n%s", end.traceback)
+        if end.summary and examples:
+            active.tracker.show(examples, end.summary, folder, active.run_id)
+        active.tracker.finish(end.status, end.summary)
+    if end.summary:
+        show_results(console, end.summary, data.class_names, find_places(folder, active.tracker.address))
+    return find_end_outcome(job, end, stop.received)
+
+
+def abandon(active: ActiveRun, number: int) -> None:
+    """Ends the process after a signal inside a segment of many seconds; the last checkpoint stays."""
+    active.recorder.close(RunEnd("interrupted", INSIDE_SEGMENT))
+    active.tracker.finish("interrupted", wait=False)
+    tell(f"{signal.Signals(number).name}: stopped; to continue: {active.job.resume_command()}")
+    os._exit(128 + number)
+
+
+def find_end_outcome(job: Job, end: RunEnd, received: list[int]) -> Outcome:
+    """The outcome of a run that ended, with what the user can do next; `received` are signals."""
+    if end.status == "failed":
+        return Outcome(1, f"failed: {end.reason} (see {relative(job.folder / records.LOG)})")
+    if end.status == "interrupted":
+        return Outcome(128 + received[0], f"{end.reason}; to continue: {job.resume_command()}")
+    return Outcome(int(end.status != "done"), end.reason)
+
+
+def describe_start(job: Job, start: RunStart) -> str:
+    """One line: which model and data, and the folder of the records."""
+    spec, data = job.plan.spec, job.data
+    counts = " + ".join(f"{len(part.images):,}" for part in (data.train, data.val, data.test))
+    at = f", continued after epoch {len(start.rows)}" if start.snapshot else ""
+    return f"{spec.model} on {data.name} ({counts} images), {spec.optimizer}{at} -> {relative(job.folder)}"
+
+
+def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
+    """The places of the records and of the W&B run, by name."""
+    if wandb_address and not wandb_address.startswith("http"):
+        place = relative(Path(wandb_address))
+        place = f"./{place}" if place.startswith("-") else place  # which wandb would read as an option
+        wandb_address = f"offline; to upload: {shell_join(['wandb', 'sync', place])}"
+    return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}

@@ -1,0 +1,88 @@
+"""A sweep while Hydra drives it: its jobs by their overrides, its view and its signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mnistjax import files
+from mnistjax.cli.jobs import Preparer
+from mnistjax.cli.overrides import to_plain_config
+from mnistjax.job import Job
+from mnistjax.progress import relative, tell
+from mnistjax.signals import stop_signals
+from mnistjax.sweep.events import JobEnded
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mnistjax.sweep.run import Sweep
+
+
+class Driver:
+    """What the command and Hydra's launcher do with a sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        from rich.console import Console
+
+        self.sweep = sweep
+        self.signal = 2  # that ended the sweep
+        self._refused = False  # whether the disk refused some of Hydra's files
+        self._console = Console()
+        self._numbers: dict[tuple[str, ...], int] = {}  # of jobs, by their overrides
+        self._prepare = Preparer()
+
+    def add(self, words: Sequence[str], job: Job) -> None:
+        """Adds the job of these overrides to the sweep."""
+        self._numbers[tuple(words)] = self.sweep.add(job, list(words))
+
+    def knows(self, words: Sequence[str]) -> bool:
+        """Whether these overrides have been composed and validated."""
+        return tuple(words) in self._numbers
+
+    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
+        """The number of the job of these overrides, which is composed and added if it is new."""
+        if not self.knows(words):
+            config = to_plain_config(compose(), resolve=True)
+            self.add(words, self._prepare(config, list(words)))
+        return self._numbers[tuple(words)]
+
+    def train(self) -> Iterator[JobEnded]:
+        """Trains all jobs that are not over; yields the end of each. KeyboardInterrupt after a signal."""
+        from mnistjax.sweep.view import show_sweep
+
+        with stop_signals() as stop:
+            try:
+                jobs = self.sweep.prepare()
+                with show_sweep(self._console, jobs, self.sweep.ledger) as show:
+                    for event in self.sweep.run(stop):
+                        show(event)
+                        if isinstance(event, JobEnded):
+                            yield event
+            finally:
+                self.signal = (stop.received or [self.signal])[0]
+        if stop.received:
+            raise KeyboardInterrupt
+
+    def tell_refused(self, error: OSError) -> None:
+        """Tells once that the disk refuses Hydra's files; the runs' own files are not affected."""
+        if not self._refused:
+            reason = files.describe(error, self.sweep.ledger.folder)
+            tell(f"warning: {reason}; Hydra's files are incomplete")
+        self._refused = True
+
+    def report(self) -> int:
+        """Prints the table and the failures; returns the exit code."""
+        from mnistjax.sweep.view import list_failures, show_table
+
+        sweep = self.sweep
+        show_table(self._console, sweep.results(), sweep.monitor, binary=sweep.binary)
+        place = relative(sweep.ledger.folder)
+        self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
+        names = {number: job.name for number, job in sweep.jobs.items()}
+        lines = list_failures(sweep.entries, names)
+        if lines:
+            tell(f"{len(sweep.entries) - len(lines)} of {len(sweep.entries)} jobs done")
+        for line in lines:
+            tell(line)
+        return int(bool(lines) or self._refused)

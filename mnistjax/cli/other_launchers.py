@@ -1,0 +1,65 @@
+"""Sweeps by Hydra's own launcher or another plugin's, which calls a task for each job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnistjax.active import run_job
+from mnistjax.cli.jobs import Preparer, call_hydra, report
+from mnistjax.cli.overrides import to_plain_config
+from mnistjax.config import ConfigError
+from mnistjax.job import Job, Outcome
+from mnistjax.progress import tell
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run_by_launcher(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:
+    """Runs the jobs, given by their overrides, one by one; returns the exit code."""
+    task = JobTask(jobs)
+    try:
+        code = call_hydra(argv, task)
+    except JobFailed as error:  # the first one in another process; the records have the others
+        tell(f"{error}; the status.json of each run folder says how it ended")
+        return 1
+    except KeyboardInterrupt:
+        code = 130
+    return max(code, report(task.outcomes))
+
+
+class JobFailed(Exception):
+    """A job in another process is not done."""
+
+
+class JobTask:
+    """Runs a job. A launcher calls it in this process, or pickles it for other processes."""
+
+    def __init__(self, jobs: Mapping[tuple[str, ...], Job] | None = None) -> None:
+        self._jobs = jobs  # None in another process
+        self.outcomes: list[tuple[str, Outcome]] = []
+
+    def __reduce__(self) -> Any:
+        """Leaves the jobs out: another process validates its own, and reports a failure to Hydra only."""
+        return JobTask, ()
+
+    def __call__(self, cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        node, elsewhere = HydraConfig.get(), self._jobs is None
+        words = list(node.overrides.task)
+        name = f"job {node.job.num} ({' '.join(words)})"
+        print(name, flush=True)
+        try:
+            job = (self._jobs or {}).get(tuple(words))
+            job = job or Preparer()(to_plain_config(cfg, resolve=True), words)
+            outcome = run_job(job, Path(node.runtime.output_dir))
+        except ConfigError as error:
+            outcome = Outcome(2, str(error))
+        self.outcomes.append((name, outcome))
+        if outcome.code > 128:
+            raise KeyboardInterrupt
+        if outcome.code and elsewhere:
+            raise JobFailed(f"{name}: {outcome.reason}")

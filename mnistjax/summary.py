@@ -1,0 +1,67 @@
+"""`summary.json` of a run that is done: its test results, and the versions and the device behind them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from mnistjax.backend import processor
+from mnistjax.config import conf_dir
+from mnistjax.job import Job
+
+if TYPE_CHECKING:
+    from mnistjax.run import Result
+
+PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a summary names
+
+
+def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of a run that is done; `continued` as in `RunStart`."""
+    import jax
+
+    plan, dataset = job.plan, job.data
+    assert result.test is not None
+    data = {"name": dataset.name, "sha256": dataset.sha256, "class_counts": dataset.class_counts}
+    data["class_names"] = list(dataset.class_names)
+    return {
+        **{f"test/{name}": value for name, value in result.test.items()},
+        "kept_epoch": result.kept_epoch,
+        "seconds_per_epoch": result.seconds_per_epoch,
+        "lanes": result.lanes,
+        "compile_seconds": result.compile_seconds,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
+        "data": data | ({"banner": dataset.banner} if dataset.banner else {}),
+        "spec": plan.spec,
+        "hyper": plan.hyper,
+        "stopping": plan.stopping,
+        "seed": plan.seed,
+        "identity": plan.identity,
+        **({"continued": continued} if continued else {}),
+        "versions": find_versions(),
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "cores": os.cpu_count(),
+            "processor": processor(),
+        },
+    }
+
+
+@functools.cache
+def find_versions() -> dict[str, str]:
+    """The versions of Python, this package and the packages that compute."""
+    packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), "mnistjax": find_version(), **packages}
+
+
+def find_version() -> str:
+    """The version of this package, whether it is installed or not."""
+    try:
+        return importlib.metadata.version("mnistjax")
+    except importlib.metadata.PackageNotFoundError:  # a bare checkout
+        return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text())["project"]["version"]

@@ -1,0 +1,191 @@
+"""Training in a worker process, and the search for the job that killed or hung one.
+
+When a worker dies or falls silent, one of the jobs in its lanes is to blame. A single job has failed; several
+are split and trained again, at the same lane width, until the one to blame is alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mnistjax.data import Dataset
+from mnistjax.job import Job
+from mnistjax.sweep.events import AssignmentEnded, Event, JobEnded, JobProgress, JobStarted, ProgramFailed
+from mnistjax.sweep.executor import (
+    POLL_SECONDS,
+    STOP_SECONDS,
+    Datasets,
+    Executor,
+    Stop,
+    end_job,
+    interrupt_jobs,
+)
+from mnistjax.sweep.groups import Assignment, DataKey
+from mnistjax.sweep.worker import copy_tables, serve
+
+GRACE_SECONDS = 20.0  # for a worker to end by itself
+
+
+class WorkerProcess:
+    """A worker process, seen from its parent."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, copy_tables()), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._datasets: set[DataKey] = set()
+        self.assignment: Assignment | None = None
+        self.left: dict[int, Job] = {}  # jobs of the assignment that are not over
+        self.heard: dict[int, float] = {}  # when each active job last sent an event, seconds on the clock
+        self.last = time.monotonic()  # when the worker got the assignment, or sent an event
+
+    def assign(self, assignment: Assignment, data: Dataset) -> None:
+        """Sends the assignment, and its data set unless the worker has it."""
+        with contextlib.suppress(OSError):  # if it is dead, the next `recv` finds out
+            if assignment.data not in self._datasets:
+                self.connection.send((assignment.data, data))
+                self._datasets.add(assignment.data)
+            self.connection.send(assignment)
+        self.assignment, self.left = assignment, {job.number: job for job in assignment.jobs}
+        self.last = time.monotonic()
+
+    def stop(self) -> None:
+        """Asks the worker to end its jobs after their segment."""
+        with contextlib.suppress(OSError):
+            self.connection.send("stop")
+
+    def end(self) -> None:
+        """Asks the worker to end; kills it after GRACE_SECONDS."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self._process.join(GRACE_SECONDS)
+        self.kill()
+
+    def kill(self, patience: float = 0.0) -> str:
+        """Kills the worker unless it ends by itself within `patience` seconds; returns what ended it."""
+        self._process.join(patience)
+        alive = self._process.is_alive()
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        code = self._process.exitcode or 0
+        if alive:
+            return "its process was stopped"
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"its process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+        return f"its process exited with code {code}"
+
+
+class ProcessExecutor(Executor):
+    """Trains in a worker process, which it keeps for all assignments and replaces when it dies."""
+
+    def __init__(self, *, timeout: float = 600.0) -> None:
+        self._timeout = timeout  # seconds without an event of a job
+        self._worker: WorkerProcess | None = None
+        self._pending: deque[Assignment] = deque()
+        self._early_deaths = 0  # workers in a row that died before they started a job
+
+    def __exit__(self, *error: Any) -> None:
+        if self._worker:
+            self._worker.kill() if error[0] else self._worker.end()
+        self._worker = None
+
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        self._pending, stopped = deque(assignments), math.inf  # when, seconds on the clock
+        while self._pending or (self._worker and self._worker.assignment):
+            if stopped == math.inf and stop():
+                stopped = time.monotonic()
+                if self._worker:
+                    self._worker.stop()
+            if stopped < math.inf:
+                self._pending.clear()
+            if worker := self._assign_next(datasets):
+                yield from self._receive(worker)
+            if worker and worker.assignment and worker is self._worker:
+                yield from self._check_silence(worker, stopped)
+
+    def _assign_next(self, datasets: Datasets) -> WorkerProcess | None:
+        """The worker at work, with the next assignment if it was idle; None if there is nothing to do."""
+        if self._pending and not (self._worker and self._worker.assignment):
+            self._worker = self._worker or WorkerProcess()
+            assignment = self._pending.popleft()
+            self._worker.assign(assignment, datasets[assignment.data])
+        return self._worker if self._worker and self._worker.assignment else None
+
+    def _receive(self, worker: WorkerProcess) -> Iterator[Event]:
+        """Handles the worker's next event, or its death; returns after POLL_SECONDS without one."""
+        try:
+            if not worker.connection.poll(POLL_SECONDS):
+                return
+            event = worker.connection.recv()
+        except (EOFError, OSError):
+            yield from self._replace(worker, list(worker.heard))
+            return
+        worker.last, self._early_deaths = time.monotonic(), 0
+        match event:
+            case AssignmentEnded():
+                worker.assignment = None
+            case ProgramFailed(numbers, reason, traceback):
+                assert worker.assignment
+                suspects = [worker.left.pop(number) for number in numbers]
+                for number in numbers:
+                    worker.heard.pop(number, None)
+                yield from self._suspect(worker.assignment, suspects, reason, traceback)
+            case JobStarted(number) | JobProgress(number):
+                worker.heard[number] = time.monotonic()
+                yield event
+            case JobEnded(number):
+                worker.heard.pop(number, None)
+                worker.left.pop(number, None)
+                yield event
+
+    def _check_silence(self, worker: WorkerProcess, stopped: float) -> Iterator[Event]:
+        """Kills the worker if jobs did not end in time after a stop, or sent no event within the timeout."""
+        now = time.monotonic()
+        if now - max(stopped, worker.last) > STOP_SECONDS and worker.heard:
+            worker.kill()
+            self._worker = None
+            yield from interrupt_jobs([worker.left[n] for n in worker.heard if n in worker.left])
+            return
+        silent = [number for number, heard in worker.heard.items() if now - heard > self._timeout]
+        if silent or (not worker.heard and now - worker.last > self._timeout):
+            yield from self._replace(worker, silent, f"no progress within {self._timeout:g} s")
+
+    def _replace(
+        self, worker: WorkerProcess, suspects: Sequence[int], reason: str | None = None
+    ) -> Iterator[Event]:
+        """Ends a worker that is dead or silent; its other jobs are for the next worker."""
+        died_of, assignment = worker.kill(0.0 if reason else GRACE_SECONDS), worker.assignment
+        self._worker = None
+        assert assignment
+        jobs = [worker.left.pop(number) for number in suspects if number in worker.left]
+        self._early_deaths += not worker.heard
+        if self._early_deaths > 1:  # once may be chance
+            for job in worker.left.values():
+                yield end_job(job, "failed", f"before it started: {reason or died_of}")
+        elif worker.left:
+            self._pending.appendleft(replace(assignment, jobs=tuple(worker.left.values())))
+        yield from self._suspect(assignment, jobs, reason or died_of)
+
+    def _suspect(
+        self, assignment: Assignment, suspects: Sequence[Job], reason: str, traceback: str | None = None
+    ) -> Iterator[Event]:
+        """Fails a single suspect; several are trained again, lanes in two halves, other jobs one by one."""
+        if len(suspects) == 1:
+            yield end_job(suspects[0], "failed", reason, traceback)
+            return
+        half = len(suspects) // 2
+        parts = [suspects] if assignment.width == 1 else [suspects[:half], suspects[half:]]
+        for jobs in filter(None, parts):
+            self._pending.append(replace(assignment, jobs=tuple(jobs), threads=1, interleaved=1))

@@ -1,0 +1,218 @@
+"""Trains the jobs of an assignment and reports what happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mnistjax import checkpoints, files, records
+from mnistjax.active import ActiveRun
+from mnistjax.config import ConfigError, Spec
+from mnistjax.data import Dataset
+from mnistjax.job import Job, find_outcome
+from mnistjax.progress import relative, tell
+from mnistjax.recorder import RunEnd, RunStart, open_run, set_aside
+from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted, ProgramFailed
+from mnistjax.sweep.groups import Assignment
+from mnistjax.tracking import Tracker
+
+if TYPE_CHECKING:
+    from mnistjax.run import Callback, Progress, Result, Run
+
+PROGRESS_SECONDS = 0.5  # between two events of a job inside an epoch
+
+Send = Callable[[Event], None]
+
+
+def group_interleaved(assignment: Assignment) -> list[list[Job]]:
+    """The jobs in the lists that a program takes at a time, by Spec.
+
+    Jobs that read the images in the same order from the first step on are interleaved.
+    """
+    from mnistjax.layout import order_seed
+
+    alike: dict[Any, list[Job]] = {}
+    for job in assignment.jobs:
+        spec = job.plan.spec
+        alone = assignment.interleaved == 1 or (job.folder / checkpoints.CHECKPOINT).exists()
+        key = (spec, None, job.number) if alone else (spec, order_seed(spec, job.plan.seed))
+        alike.setdefault(key, []).append(job)
+    size = assignment.interleaved
+    return [jobs[i : i + size] for jobs in alike.values() for i in range(0, len(jobs), size)]
+
+
+class JobQueue:
+    """The jobs that wait, for several threads. The first program of a Spec compiles while the others wait."""
+
+    def __init__(self, jobs: Sequence[list[Job]], stop: Callable[[], bool]) -> None:
+        self._jobs, self._stop, self._lock = deque(jobs), stop, threading.Lock()
+        self._compiled: dict[Spec, threading.Event] = {}
+
+    def take(self, spec: Spec | None = None) -> list[Job] | None:
+        """The next jobs, if they have this Spec or none is given; None after a stop."""
+        with self._lock:
+            if self._stop() or not self._jobs or spec not in (None, self._jobs[0][0].plan.spec):
+                return None
+            return self._jobs.popleft()
+
+    def wait_for_program(self, spec: Spec) -> None:
+        """Waits until another thread has compiled the program; the first thread that asks compiles it."""
+        with self._lock:
+            compiled = self._compiled.get(spec)
+            if compiled is None:
+                self._compiled[spec] = threading.Event()
+        if compiled:
+            compiled.wait()
+
+    def mark_compiled(self, spec: Spec) -> None:
+        """Releases the threads that wait for this program, whether it was compiled or failed."""
+        self._compiled[spec].set()
+
+
+class Trainer:
+    """Trains the jobs of an assignment until `stop()` is true, and sends what happens to them."""
+
+    def __init__(self, assignment: Assignment, data: Dataset, send: Send, stop: Callable[[], bool]) -> None:
+        self._assignment, self._data, self._send, self._stop = assignment, data, send, stop
+        self._queue = JobQueue(group_interleaved(assignment), stop)
+        self._trackers: list[Tracker] = []
+
+    def run(self) -> None:
+        """Trains all jobs, in as many threads as the assignment has; then waits until W&B has everything."""
+        import jax
+
+        from mnistjax.devices import count_shards
+
+        devices, count = jax.devices(), self._assignment.threads
+        step_devices = len(devices) // count
+        spread = step_devices >= count_shards(self._assignment.jobs[0].plan.spec) > 1
+        if devices[0].platform == "cpu" and not spread:
+            step_devices = 0  # one device has threads for several programs, and compiles each only once
+
+        def work(index: int) -> None:
+            with jax.default_device(devices[index * step_devices % len(devices)]):
+                while jobs := self._queue.take():
+                    self._train(jobs, spread)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for tracker in self._trackers:
+            tracker.join()
+
+    def _train(self, first: list[Job], spread: bool) -> None:
+        """Trains these jobs, and the next ones of the queue as long as they have the same Spec."""
+        from mnistjax.loop import fit_runs
+        from mnistjax.programs import make_program
+
+        spec = first[0].plan.spec
+        active: dict[Run, ActiveRun] = {}
+
+        def start_runs() -> Iterator[list[Run]]:
+            jobs: list[Job] | None = first
+            while jobs:
+                yield [run for job in jobs if (run := self._start(job, active))]
+                jobs = self._queue.take(spec)
+
+        self._queue.wait_for_program(spec)
+        try:
+            program = make_program(spec, self._data, width=self._assignment.width, spread=spread)
+            for run, result in fit_runs(program, start_runs(), stop=self._stop):
+                ended = active.pop(run)
+                self._close(ended, ended.end(result), result)
+        except Exception as error:
+            if not active:
+                raise
+            self._fail(list(active.values()), error)
+            active.clear()
+        finally:
+            self._queue.mark_compiled(spec)
+        for run in active.values():  # taken from the queue after a stop
+            run.recorder.close(end := RunEnd("interrupted", "stopped before it started"))
+            self._close(run, end)
+
+    def _start(self, job: Job, active: dict[Run, ActiveRun]) -> Run | None:
+        """Locks a job's folder, starts or continues its run and adds it to the active ones.
+
+        None if the run is over already or its folder can't be used; both are reported.
+        """
+        self._send(JobStarted(job.number))
+        job, lock = replace(job, dataset=self._data), contextlib.ExitStack()
+        try:
+            lock.enter_context(records.lock(job.folder))
+            if start := self._open(job):
+                report = report_progress(job, self._send, self._queue)
+                started = ActiveRun(job, start, report, lock=lock)
+                active[started.run] = started
+                return started.run
+        except (ConfigError, OSError) as error:
+            reason = str(error) if isinstance(error, ConfigError) else files.describe(error, job.folder)
+            self._send(JobEnded(job.number, "failed", reason))
+        lock.close()
+        return None
+
+    def _open(self, job: Job) -> RunStart | None:
+        """Starts or continues a job in its locked folder; None if it is over already, which is reported.
+
+        If files are damaged, sets them aside and starts again.
+        """
+        width = self._assignment.width
+        try:
+            if not find_outcome(job, job.folder, resume=True, hydra_was_here=True):
+                return open_run(job, job.folder, width)
+            status = records.read_status(job.folder)
+            assert status is not None
+            self._send(JobEnded(job.number, status["status"], status["reason"]))
+            return None
+        except ConfigError as damage:
+            place = relative(set_aside(job.folder))
+            tell(f"job {job.number} starts again; its damaged files were moved to {place}: {damage}")
+            return open_run(job, job.folder, width)
+
+    def _fail(self, active: Sequence[ActiveRun], error: Exception) -> None:
+        """Records that the program of these runs raised: the fault of a single run, else of any of them."""
+        ends = [run.fail(error) for run in active]
+        if len(active) == 1:
+            self._close(active[0], ends[0])
+            return
+        for run, end in zip(active, ends, strict=True):
+            self._release(run, end)
+        numbers = tuple(run.job.number for run in active)
+        self._send(ProgramFailed(numbers, ends[0].reason or "", ends[0].traceback or ""))
+
+    def _close(self, run: ActiveRun, end: RunEnd, result: Result | None = None) -> None:
+        """Releases a run that has ended, and sends its end."""
+        self._release(run, end)
+        value = None
+        if end.status == "done" and result:
+            value = result.rows[result.kept_epoch - 1][run.job.plan.stopping.monitor]
+        self._send(JobEnded(run.job.number, end.status, end.reason, end.traceback, value))
+
+    def _release(self, run: ActiveRun, end: RunEnd) -> None:
+        """Closes the W&B run, without waiting for it, and unlocks the folder."""
+        run.tracker.finish(end.status, end.summary, wait=False)
+        run.lock.close()
+        self._trackers.append(run.tracker)
+
+
+def report_progress(job: Job, send: Send, queue: JobQueue) -> Callback:
+    """The callback that sends a job's epochs, and meanwhile that it is alive."""
+    sent = 0.0  # seconds on the clock
+
+    def report(progress: Progress) -> None:
+        nonlocal sent
+        now = time.monotonic()
+        if progress.row is not None:
+            queue.mark_compiled(job.plan.spec)
+        if progress.row is not None or now - sent >= PROGRESS_SECONDS:
+            sent = now
+            send(JobProgress(job.number, progress.epoch, progress.examples_seen, progress.row))
+
+    return report
