@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax import files, records
 from mnistjax.cli.folders import find_folder, owning
-from mnistjax.cli.jobs import Preparer, call_hydra, prepare_jobs, report
 from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.overrides import (
     base_overrides,
+    call_hydra,
     compose,
     composing,
     expand,
@@ -23,6 +23,8 @@ from mnistjax.cli.overrides import (
     to_plain_config,
 )
 from mnistjax.cli.plugins import telling
+from mnistjax.cli.prepare import Preparer, prepare_jobs
+from mnistjax.cli.single import exit_code
 from mnistjax.cli.stored import take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
@@ -205,7 +207,7 @@ def run_apart(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         code = 130
-    return max(code, report(task.outcomes))
+    return max(code, exit_code(task.outcomes))
 
 
 class JobFailed(Exception):

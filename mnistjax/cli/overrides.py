@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 import importlib.metadata
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax.checks import check_value, shorten
 from mnistjax.compose import SCHEMA, flatten, unknown_key
 from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
+from mnistjax.files import describe
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,6 +69,42 @@ def compose(overrides: list[str]) -> DictConfig:
         return hydra.compose("config", overrides, return_hydra_config=True)
     except Exception as error:  # of any kind: Hydra, OmegaConf, YAML and the parser each have their own
         raise explain(error, overrides) from None
+
+
+@contextlib.contextmanager
+def hydra_errors(folder: Path | None = None) -> Iterator[None]:
+    """Inside, an error of Hydra's is a ConfigError, and so is a `folder` that can't be written."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(describe(error, folder or os.curdir)) from error
+    except (HydraException, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def call_hydra(
+    argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None, folder: Path | None = None
+) -> int:
+    """Runs Hydra's own command, which calls the task once for each job, and returns its exit code."""
+    import hydra
+
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [before[0][0], *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    try:
+        with hydra_errors(folder):
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+    except SystemExit as exit:
+        return 2 if exit.code else 0
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    return 0
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
@@ -237,57 +275,6 @@ def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(task, resolve=resolve, throw_on_missing=resolve))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-
-
-class Composer:
-    """Composes the configs of many jobs: once for each choice of groups, then plain values on a copy.
-
-    Hydra takes about 0.13 s for each composition; jobs that differ in plain values take under 1 ms so.
-    """
-
-    def __init__(self) -> None:
-        self._parsed: dict[str, Any] = {}
-        self._bases: dict[tuple[str, ...], tuple[dict[str, Any], bool]] = {}
-
-    def __call__(self, words: list[str]) -> dict[str, Any]:
-        """The resolved config of these overrides; ConfigError says what is wrong with them."""
-        plain = {word: override for word in words if (override := self._plain(word))}
-        rest = tuple(word for word in words if word not in plain)
-        if rest not in self._bases:
-            composed = compose(list(rest))
-            written = flatten(to_plain_config(composed, resolve=False))
-            fixed = all("${" not in str(value).replace("${oc.env:", "") for _, value in written)
-            self._bases[rest] = to_plain_config(composed, resolve=True), fixed
-        base, fixed = self._bases[rest]
-        config = copy.deepcopy(base)
-        if fixed and all(replace_value(config, o.key_or_group, o.value()) for o in plain.values()):
-            return config
-        return to_plain_config(compose(words), resolve=True)  # raises what Hydra says
-
-    def _plain(self, word: str) -> Any:
-        """The override, if it is one of a plain value: KEY=VALUE, of no group and not Hydra's own."""
-        from hydra.core.global_hydra import GlobalHydra
-
-        if word not in self._parsed:
-            (override,) = parse_overrides([word])
-            groups = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
-            changes = not (override.is_add() or override.is_delete() or override.is_sweep_override())
-            plain = changes and not groups and not override.is_hydra_override()
-            self._parsed[word] = override if plain else None
-        return self._parsed[word]
-
-
-def replace_value(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether this plain value could take the place of another in a resolved config."""
-    *path, last = key.split(".")
-    for name in path:
-        config = config.get(name, {}) if isinstance(config, dict) else {}
-    leaf = isinstance(config, dict) and last in config and not isinstance(config[last], dict)
-    special = isinstance(value, dict) or any(mark in str(value) for mark in ("${", "???"))
-    if leaf and not special:
-        config[last] = value
-        return True
-    return False
 
 
 def is_jobs_own(override: Any) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax
-from mnistjax.cli import Parser, find_code
+from mnistjax.cli import Parser, check_working_folder, errors_to_code
 from mnistjax.cli.report import check_folders
 from mnistjax.config import ConfigError
-from mnistjax.progress import tell
+from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
 
@@ -22,17 +22,15 @@ PATIENCE = 120.0  # seconds for W&B to take a run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 all runs are there, 1 some are not, 2 a wrong argument or no login, 130 stopped."""
-    return find_code(run, argv, stopped="interrupted; the same command goes on")
+    with errors_to_code(stopped="interrupted; the same command goes on") as exit:
+        check_working_folder()
+        import_jax()
+        args = parse_arguments(argv)
+        return sync(read_runs(args.folders), args.project, args.entity) or find_answer_code()
+    return exit.code
 
 
-def run(argv: list[str]) -> int:
-    """The exit code of what the arguments ask for."""
-    import_jax()
-    args = parse_arguments(argv)
-    return sync(read_runs(args.folders), args.project, args.entity)
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; ConfigError for a wrong one."""
     parser = Parser("mnistjax-sync", description=__doc__, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of runs or sweeps, or above")

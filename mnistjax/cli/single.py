@@ -1,0 +1,73 @@
+"""One run: `mnistjax KEY=VALUE ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mnistjax import records
+from mnistjax.backend import keep_one_device
+from mnistjax.cli.folders import find_folder, owning
+from mnistjax.cli.overrides import hydra_errors, to_plain_config
+from mnistjax.cli.prepare import Preparer
+from mnistjax.config import ConfigError
+from mnistjax.job import Outcome, find_outcome, open_run, train_job
+from mnistjax.progress import printable, tell
+from mnistjax.words import quote
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
+
+
+def run_single(cfg: DictConfig, words: list[str]) -> int:
+    """Trains one run, of a composed config and its overrides, and returns the exit code.
+
+    Its folder is `hydra.run.dir`; with resume=true and no folder given, that of the run to continue.
+    """
+    if cfg.sweep.plan or cfg.sweep.resume:
+        raise ConfigError(f"sweep.{'plan' if cfg.sweep.plan else 'resume'} goes with -m")
+    folder, prepare = find_folder(cfg, "run"), Preparer()
+    job = prepare(to_plain_config(cfg, resolve=True), words)
+    prepare.announce()
+    given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
+    if job.settings["resume"] and not given:
+        folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
+    if outcome := find_outcome(job, folder, resume=job.settings["resume"]):
+        if outcome.code == 0:
+            print(printable(str(outcome.reason)))
+        return exit_code([("", outcome)])
+
+    from mnistjax.train import has_large_steps
+
+    if not has_large_steps(job.plan.spec):
+        keep_one_device()
+    with owning(folder), hydra_errors(folder):  # owned before Hydra writes there
+        start, hydra = open_run(job, folder), use_config(cfg, folder)
+        result = hydra.run("config", lambda _: train_job(job, folder, start), words)
+    return exit_code([("", cast(Outcome, result.return_value))])
+
+
+def use_config(cfg: DictConfig, folder: Path) -> Hydra:
+    """Hydra, which will run this config in this folder instead of composing it again (0.1 s each time)."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra, node = GlobalHydra.instance().hydra, cfg.hydra
+    assert hydra is not None
+    node.run.dir = str(folder)
+    node.overrides.hydra.append(f"hydra.run.dir={quote(folder)}")
+    if node.mode is None:
+        node.overrides.hydra.append("hydra.mode=RUN")  # as Hydra's own command notes it in .hydra/
+    hydra.config_loader.load_configuration = lambda *_, **__: cfg
+    return hydra
+
+
+def exit_code(outcomes: Sequence[tuple[str, Outcome]]) -> int:
+    """The exit code of these jobs together. Prints the reason of each job that is not done."""
+    bad = [(name, outcome) for name, outcome in outcomes if outcome.code]
+    if len(outcomes) > 1:
+        tell(f"{len(outcomes) - len(bad)} of {len(outcomes)} jobs done")
+    for name, outcome in bad:
+        tell(f"{name}: {outcome.reason}" if name else str(outcome.reason))
+    return max((outcome.code for _, outcome in bad), default=0)
