@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
 from mnistjax.augment import (
+    CHECKS,
     LIMITS,
-    OPTIONS,
     augment,
     check_augmentation,
     erase,
@@ -133,7 +133,7 @@ def test_a_wrong_strength_is_refused_by_its_key(value):
 
 @pytest.mark.parametrize("value", [10**5000, -(10**5000), 10**400, "x" * 5000, [1] * 5000, {}], ids=type)
 def test_a_value_that_is_no_number_is_told_in_one_short_line(value):
-    for option in OPTIONS:
+    for option in CHECKS:
         with pytest.raises(ConfigError, match=rf"^augment.{option} must be .* or null; got ") as caught:
             check_augmentation({"shift": 2, option: value})
         assert len(str(caught.value)) < 200
@@ -141,7 +141,9 @@ def test_a_value_that_is_no_number_is_told_in_one_short_line(value):
 
 @pytest.mark.parametrize("value", [-1, 2.0, 0.5, True, "2"])
 def test_a_wrong_number_of_epochs_is_refused_by_its_key(value):
-    with pytest.raises(ConfigError, match=r"^augment.epochs must be a whole number from 0 or null; got "):
+    with pytest.raises(
+        ConfigError, match=r"^augment.epochs must be a whole number from 0 to 2147483647 or null; got "
+    ):
         check_augmentation({"shift": 2, "epochs": value})
 
 
@@ -159,7 +161,7 @@ def test_a_wrong_name_is_refused_with_the_nearest():
 
 def test_without_any_the_plan_is_as_it_was():
     plain, _ = small_plan()
-    absent, _ = small_plan(augment_options=dict.fromkeys(OPTIONS))
+    absent, _ = small_plan(augment_options=dict.fromkeys(CHECKS))
     given, _ = small_plan(augment_options={"shift": 2})
     assert plain == absent
     assert "augment" not in plain.hyper

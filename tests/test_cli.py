@@ -1,20 +1,27 @@
 """The command: what it refuses, what it writes, how it stops and goes on."""
 
+import inspect
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import flax.linen as nn
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 
-from mnistjax import checkpoints, job, models, progress, records
-from mnistjax.cli import main
+import mnistjax
+from mnistjax import checkpoints, models, plan, progress, records
+from mnistjax.cli import main, single
 
+PACKAGE = Path(mnistjax.__file__).parent
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
 BAD = {  # words -> what the message must name
@@ -33,7 +40,7 @@ BAD = {  # words -> what the message must name
     "+train.foo=1": ["'train.foo'", "train.epochs"],
     "++foo.bar=1": ["'foo.bar'", "train"],
     "~train.epochs": ["train.epochs is missing"],
-    "+train.epochs=3": ["there already"],
+    "+train.epochs=3": ["already exists"],
     "train=3": ["'train'"],
     "train.epochs=-1": ["train.epochs", "whole number >= 1", "-1"],
     "train.epochs=ten": ["whole number >= 1", "'ten'"],
@@ -98,7 +105,7 @@ def start(*words, save_seconds=None, **options):
     """A process that runs the command, with its own time between checkpoints where one is given."""
     save = "" if save_seconds is None else f"recorder.SAVE_SECONDS = {save_seconds};"
     code = f"import sys; from mnistjax import cli, recorder; {save} sys.exit(cli.main())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(job.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
 
 
@@ -194,6 +201,72 @@ def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
     summary = records.read_summary("run")
     assert summary is not None
     assert summary["parameters"] == 784 * 3 + 3 + 3 * 10 + 10
+
+
+class Probe(nn.Module):
+    """A model that notes the longest road to its call: the package's frames, outermost first."""
+
+    num_classes: int = 10
+    frames: ClassVar[list[str]] = []
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        stack = [Path(frame.filename) for frame in inspect.stack(0)]
+        own = [str(file.relative_to(PACKAGE)) for file in reversed(stack) if file.is_relative_to(PACKAGE)]
+        Probe.frames = max(own, Probe.frames, key=len)
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1) / 255)
+
+
+def count(monkeypatch, owner, name):
+    """A list that gets an entry at each call of a function."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*arguments, **options):
+        calls.append(name)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_the_road_to_the_loop_is_short_and_nothing_on_it_is_done_twice(work, monkeypatch, capsys):
+    monkeypatch.setitem(models.MODELS, "probe", Probe)
+    composed = count(monkeypatch, ConfigLoaderImpl, "load_configuration")
+    checked = count(monkeypatch, plan, "check_numbers")
+    created = count(monkeypatch, plan, "create_model")
+    assert main(["data=digits", "model=probe", "train.epochs=1", "hydra.run.dir=run"]) == 0
+    assert Probe.frames[: Probe.frames.index("loop.py")] == [
+        "cli/__init__.py",  # main, below `command` in a process of its own
+        "cli/single.py",  # run_single
+        "cli/single.py",  # what Hydra calls
+        "job.py",  # train_job
+    ]
+    assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]
+
+
+def test_what_hydra_offers_for_a_run_is_there(work, monkeypatch, capsys):
+    """Callbacks, `.hydra/`, the log, HydraConfig; words of Hydra's for a run."""
+    called, train = [], single.train_job
+
+    class Callback:
+        def __getattr__(self, name):
+            return lambda **_: called.append(name)
+
+    def train_job(*arguments):
+        called.append(HydraConfig.get().runtime.output_dir)
+        logging.getLogger("mine").info("logged")
+        return train(*arguments)
+
+    monkeypatch.setattr(sys.modules[__name__], "Callback", Callback, raising=False)
+    monkeypatch.setattr(single, "train_job", train_job)
+    words = [f"+hydra.callbacks.mine._target_={__name__}.Callback", "hydra.output_subdir=.own"]
+    assert main([*SHORT, "hydra.run.dir=run", *words]) == 0
+    assert called == ["on_run_start", "on_job_start", str(work / "run"), "on_job_end", "on_run_end"]
+    assert "[mine][INFO] - logged" in Path("run/mnistjax.log").read_text()
+    assert yaml.safe_load(Path("run/.own/overrides.yaml").read_text()) == SHORT
+    node = yaml.safe_load(Path("run/.own/hydra.yaml").read_text())["hydra"]
+    assert (node["mode"], node["run"]["dir"]) == ("RUN", str(work / "run"))
+    assert node["overrides"]["hydra"][-2:] == [f"hydra.run.dir='{work / 'run'}'", "hydra.mode=RUN"]
 
 
 def stop_at(monkeypatch, step):

@@ -4,7 +4,7 @@ import jax
 import pytest
 import yaml
 
-from mnistjax.augment import OPTIONS
+from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
 from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir, to_plain
@@ -40,7 +40,7 @@ def test_every_key_of_the_schema_is_in_the_config():
         for key, _ in flatten(compose())
         if key.partition(".")[0] not in ("model", "optimizer", "schedule")
     }
-    assert keys == {*SCHEMA, SUBMITIT, *(f"augment.{option}" for option in OPTIONS)}
+    assert keys == {*SCHEMA, SUBMITIT, *(f"augment.{option}" for option in CHECKS)}
 
 
 @pytest.mark.parametrize(

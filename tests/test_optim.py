@@ -14,6 +14,7 @@ from mnistjax.models import list_models
 from mnistjax.optim import (
     OPTIMIZERS,
     SCHEDULES,
+    check_numbers,
     learning_rate,
     list_optimizers,
     make_hyper,
@@ -29,9 +30,8 @@ from small import ODD, make_batches, small_plan
 
 
 def hyper_of(optimizer="sgd", schedule="constant", *, steps_per_epoch=10, epochs=10, sched=None, **values):
-    return make_hyper(
-        optimizer, values, schedule, sched or {}, steps_per_epoch=steps_per_epoch, epochs=epochs
-    )
+    numbers = check_numbers(optimizer, values, schedule, sched or {})
+    return make_hyper(numbers, schedule, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 def curve(schedule, steps=100, **options):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mnistjax import progress, records
-from mnistjax.cli import find_code, main
+from mnistjax.cli import errors_to_code, main
 
 RUN = ["data=digits", "model=mlp", "model.hidden=16", "train.epochs=1", "hydra.run.dir=run"]
 
@@ -44,6 +44,14 @@ def left_by_its_reader():
 
 def ascii_only():
     return open("shown", "w", encoding="ascii")
+
+
+def answer(*words):
+    """The exit code of a command that prints these words."""
+    with errors_to_code() as exit:
+        print(*words)
+        return progress.find_answer_code()
+    return exit.code
 
 
 STREAMS = [full_disk, left_by_its_reader, ascii_only, lambda: None]
@@ -94,7 +102,7 @@ def test_what_an_encoding_lacks_is_replaced_and_the_bytes_of_a_name_are_kept(wor
     name = os.fsdecode(b"\xfcber")
     with open("shown", "w", encoding="ascii") as file:
         put("stdout", file)
-        assert find_code(lambda argv: print("Grüße", name) or 0, []) == 0
+        assert answer("Grüße", name) == 0
     assert Path("shown").read_bytes() == b"Gr??e \xfcber\n"
 
 
@@ -117,7 +125,7 @@ def test_a_pipe_that_does_not_block_gets_everything(work, put):
         thread = threading.Thread(target=lambda: got.append(end.read()))
         thread.start()
         put("stdout", file)
-        assert find_code(lambda argv: print(text) or 0, []) == 0
+        assert answer(text) == 0
         file.close()
         thread.join()
     assert len(got[0]) == len(text) + 1
@@ -189,5 +197,5 @@ def test_a_working_folder_that_is_gone_is_told(work, capsys):
 @pytest.mark.parametrize(("make", "code"), [(full_disk, 1), (left_by_its_reader, 0), (lambda: None, 1)])
 def test_the_other_commands_answer_on_stdout(make, code, put, capsys):
     put("stdout", make())
-    assert find_code(lambda argv: print("[]") or 0, []) == code
+    assert answer("[]") == code
     assert capsys.readouterr().err.startswith("error: the answer" if code else "")

@@ -16,7 +16,8 @@ from scipy import stats
 
 import reproduce
 from mnistjax import records
-from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
+from mnistjax.cli.overrides import base_overrides, compose, composing, expand
+from mnistjax.cli.prepare import Composer
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.report import conclusions, kept

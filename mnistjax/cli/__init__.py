@@ -1,6 +1,6 @@
-"""The command `mnistjax`: a Hydra app that makes jobs; the only room that imports hydra.
+"""The command `mnistjax`, a Hydra app. Only `mnistjax.cli` imports hydra.
 
-Everything is composed, validated and planned before any folder is made, Hydra's own included.
+Everything is composed, validated and planned before any folder is created, Hydra's own included.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def check_working_folder() -> None:
 
 
 def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:
-    """Answers a question, --help for one, and returns the exit code."""
+    """Answers a question such as --help by Hydra's own command, and returns the exit code."""
     if args.help or args.cfg or args.info:
         with composing():
             compose(words)  # for our error messages instead of Hydra's
@@ -114,14 +114,16 @@ def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors."""
+
     def error(self, message: str) -> Any:
         raise ConfigError(f"{message}; `{self.prog} --help` shows how")
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The flags of Hydra's that we pass on, and the KEY=VALUE words in `overrides`.
+    """The flags that are passed to Hydra, and the KEY=VALUE words in `overrides`.
 
-    Not passed on: another primary config, and --experimental-rerun, which loads a pickle.
+    Hydra's flags for another primary config, and --experimental-rerun, which loads a pickle, are refused.
     """
     parser = Parser("mnistjax", add_help=False, allow_abbrev=False)
     switches = ("--help", "-h"), ("--multirun", "-m"), ("--run", "-r"), ("--shell-completion", "-sc")

@@ -22,7 +22,7 @@ from mnistjax.cli.overrides import (
     postpone,
     to_plain_config,
 )
-from mnistjax.cli.plugins import telling
+from mnistjax.cli.plugins import errors_about
 from mnistjax.cli.prepare import Preparer, prepare_jobs
 from mnistjax.cli.single import exit_code
 from mnistjax.cli.stored import take_arguments, take_jobs
@@ -74,7 +74,7 @@ def run_multirun(words: list[str], resume: str | None) -> int:
             f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
         )
     if cfg.sweep.plan:
-        with telling("the plan"):  # which compiles what may be too large for any machine
+        with errors_about("the plan"):  # which compiles what may be too large for any machine
             lines = show_plan([jobs[tuple(task)] for task in tasks], Options(**options))
         print("\n".join(lines))
         return find_answer_code()

@@ -1,4 +1,4 @@
-"""KEY=VALUE words -> composed configs, by Hydra; every message about a word that Hydra can't take."""
+"""KEY=VALUE words -> configs composed by Hydra, and one-line errors about wrong words."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mnistjax.files import describe
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-TABLES = {  # group -> (module of its open table, its names, the options of one, their entry points)
+TABLES = {  # group -> (module of its table, function that lists names, function of options, entry points)
     "data": ("mnistjax.data", "list_datasets", None, "mnistjax.datasets"),
     "model": ("mnistjax.models", "list_models", "model_options", "mnistjax.models"),
     "optimizer": ("mnistjax.optim", "list_optimizers", "optimizer_options", "mnistjax.optimizers"),
 }
 
-MANY = 10**12  # jobs, beyond which a message counts no more
+MANY = 10**12  # jobs; an error does not count more
 
 
 def add_rows() -> None:
-    """Makes the launcher known, and every row of the open tables that has no file in conf/.
+    """Registers with Hydra our launcher and every row of the open tables that has no file in conf/.
 
-    A table is read only where someone may have added to it, because that imports JAX.
+    A table is read only if someone may have added a row, because reading it imports JAX.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -62,12 +62,12 @@ def composing() -> Iterator[None]:
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """The composed config, with Hydra's own node; ConfigError says what is wrong with the overrides."""
+    """The composed config, with Hydra's node; ConfigError says what is wrong with the overrides."""
     import hydra
 
     try:
         return hydra.compose("config", overrides, return_hydra_config=True)
-    except Exception as error:  # of any kind: Hydra, OmegaConf, YAML and the parser each have their own
+    except Exception as error:  # Hydra, OmegaConf, YAML and the parser raise many types
         raise explain(error, overrides) from None
 
 
@@ -108,7 +108,7 @@ def call_hydra(
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
-    """The one line for what Hydra raised: the first override to blame, else Hydra's own first line."""
+    """The one-line error for what Hydra raised: about the first wrong override, else Hydra's own text."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -127,17 +127,17 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             if not isinstance(value, (dict, list)) and str(value) not in options:
                 return unknown(key, shorten(override.get_value_element_as_str()), options)
             if override.is_add():
-                return ConfigError(f"{key} is chosen already; write {shown[1:]} without the +")
+                return ConfigError(f"{key} is already chosen; write {shown[1:]} without the +")
             choices.append(override.input_line)
         elif not override.is_hydra_override():
             others.append(override)
-    with contextlib.suppress(Exception):  # what is wrong then is none of the keys
+    with contextlib.suppress(Exception):  # if this composition fails, no key is to blame
         config = hydra.compose("config", choices)
         known = [key for key, _ in flatten(to_plain_config(config, resolve=False))]
         for override in others:
             key = override.key_or_group
             if override.is_add() and key in known:
-                return ConfigError(f"{key} is there already; write {shorten(override.input_line)[1:]}")
+                return ConfigError(f"{key} already exists; write {shorten(override.input_line)[1:]}")
             if key not in known:
                 return ConfigError(f"{unknown_key(key, known)}{_owners(key)}")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
@@ -145,12 +145,12 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
 
 
 def unreadable(word: str) -> ConfigError:
-    """The error for a word that Hydra's parser does not take."""
+    """The error for a word that Hydra's parser refuses."""
     return ConfigError(f"{shorten(word)!r} can't be read; write KEY=VALUE, like train.epochs=5")
 
 
 def _owners(key: str) -> str:
-    """A hint where another choice of the key's group has that key."""
+    """A hint if other choices of the key's group have that key, else an empty text."""
     from omegaconf import OmegaConf
 
     group, _, option = key.partition(".")
@@ -160,7 +160,7 @@ def _owners(key: str) -> str:
 
 
 def base_overrides(overrides: list[str]) -> list[str]:
-    """The overrides that decide how a sweep is made: Hydra's own, sweep.* and the experiment."""
+    """The overrides that say how a sweep runs: Hydra's own, sweep.* and the experiment."""
     own = []
     for o in parse_overrides(overrides):
         sweep = o.key_or_group.startswith("sweep.")
@@ -172,9 +172,9 @@ def base_overrides(overrides: list[str]) -> list[str]:
 
 
 def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
-    """Hydra's own overrides, and those of each job of a sweep, as Hydra's own sweeper will make them.
+    """Hydra's own overrides, and the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
 
-    No jobs where another sweeper chooses them while it runs: those are validated one by one.
+    No jobs with another sweeper, which chooses them while it runs; they are validated one by one.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
@@ -189,8 +189,10 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
 
 
 def check_count(overrides: Sequence[Any], limit: int) -> None:
-    """ConfigError if a sweep would have no job, or more than the limit; no value of it is made."""
-    counts = {o.get_key_element(): count_values(o) for o in overrides}  # of a key given twice the last holds
+    """ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
+    counts = {
+        o.get_key_element(): count_values(o) for o in overrides
+    }  # if a key is given twice, the last one counts
     jobs = math.prod(counts.values())
     if jobs > limit:
         shown = f"{jobs:,}" if jobs < MANY else f"over {MANY:,}"
@@ -200,7 +202,7 @@ def check_count(overrides: Sequence[Any], limit: int) -> None:
 
 
 def count_values(override: Any) -> int | float:
-    """How many values an override has, infinity for an endless range; ConfigError for none."""
+    """How many values an override has, infinity for an endless range; ConfigError if it has none."""
     from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
 
     value, shown = override.value(), shorten(override.input_line)
@@ -227,10 +229,10 @@ def _count_range(start: float, stop: float, step: float) -> int | float:
 
 
 def postpone(overrides: list[str]) -> list[str]:
-    """The overrides of a sweep, values as choices of one, which Hydra leaves to the jobs.
+    """The overrides of a sweep with each plain value as a choice of one, `choice(0.8)`.
 
-    It would apply a plain value to the defaults too, and refuse
-    `-m optimizer=momentum,nesterov optimizer.momentum=0.8` because the default optimizer has no momentum.
+    Hydra leaves choices to the jobs. A plain value it would also apply to the defaults, and so refuse
+    `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -245,7 +247,7 @@ def postpone(overrides: list[str]) -> list[str]:
 
 
 def parse_overrides(overrides: list[str]) -> list[Any]:
-    """The overrides, parsed; ConfigError for a word that is no KEY=VALUE."""
+    """The parsed overrides; ConfigError for a word that is not KEY=VALUE."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -253,20 +255,20 @@ def parse_overrides(overrides: list[str]) -> list[Any]:
     for word in overrides:
         try:
             parsed += parser.parse_overrides([word])
-        except Exception:  # of many kinds: a number of 5,000 digits is a ValueError of Python's own
+        except Exception:  # many types: Python itself raises ValueError for a number of 5,000 digits
             raise unreadable(word) from None
     return parsed
 
 
 def read_resume(cfg: DictConfig) -> str | None:
-    """The sweep folder to go on with; ConfigError for a wrong one."""
+    """The sweep folder to resume, or None; ConfigError for a value that is no folder."""
     resume = to_plain_config(cfg, resolve=True)["sweep"]["resume"]
     check_value("sweep.resume", resume, SCHEMA["sweep.resume"])
     return resume
 
 
 def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """The config without Hydra's node as a dict; ConfigError for an interpolation that leads nowhere."""
+    """The config without Hydra's node as a dict; ConfigError for an interpolation without a target."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -278,5 +280,5 @@ def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
 
 
 def is_jobs_own(override: Any) -> bool:
-    """Whether an override says what the jobs are, and not how the sweep is run."""
+    """Whether an override says what a job is, not how the sweep runs."""
     return not (override.is_hydra_override() or override.key_or_group.startswith("sweep."))
