@@ -223,12 +223,12 @@ def label(dataset: Dataset, settings: Settings) -> Dataset:
 
 def plan_run(settings: Settings, dataset: Dataset) -> Plan:
     """The Plan of a run on this data set; ConfigError if they do not go together."""
-    from mnistjax.plan import complete_plan
+    from mnistjax.plan import make_plan
 
     with naming_keys(dict(settings.choice.model_options)):
-        return complete_plan(
-            settings.choice,
+        return make_plan(
             dataset,
+            settings.choice,
             batch_size=settings["train.batch_size"],
             micro_batch=settings["train.micro_batch"],
             shuffle=settings["train.shuffle"],

@@ -9,17 +9,8 @@ from typing import Any, Literal
 import jax
 
 from mnistjax.augment import check_augmentation
-from mnistjax.config import (
-    DEFAULT_STOPPING,
-    ConfigError,
-    Hyper,
-    Options,
-    Plan,
-    Spec,
-    Stopping,
-    freeze,
-    shorten,
-)
+from mnistjax.checks import shorten
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Options, Plan, Spec, Stopping, freeze
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, list_collections
 from mnistjax.models import model_options as list_options
@@ -41,13 +32,13 @@ class Choice:
 
 def choose(
     *,
-    model: str,
-    model_options: Mapping[str, Any],
-    optimizer: str,
-    optimizer_options: Mapping[str, Any],
-    schedule: str,
-    schedule_options: Mapping[str, Any],
-    augment_options: Mapping[str, Any],
+    model: str = "cnn",
+    model_options: Mapping[str, Any] = NOTHING,
+    optimizer: str = "adam",
+    optimizer_options: Mapping[str, Any] = NOTHING,
+    schedule: str = "one_cycle",
+    schedule_options: Mapping[str, Any] = NOTHING,
+    augment_options: Mapping[str, Any] = NOTHING,
 ) -> Choice:
     """The Choice of these names and options; ConfigError if a name, an option or a value is wrong."""
     numbers = check_numbers(optimizer, optimizer_options, schedule, schedule_options)
@@ -60,49 +51,23 @@ def choose(
 
 def make_plan(
     data: Dataset,
+    choice: Choice | None = None,
     *,
-    model: str = "cnn",
-    model_options: Mapping[str, Any] = NOTHING,
-    optimizer: str = "adam",
-    optimizer_options: Mapping[str, Any] = NOTHING,
-    schedule: str = "one_cycle",
-    schedule_options: Mapping[str, Any] = NOTHING,
-    augment_options: Mapping[str, Any] = NOTHING,
     batch_size: int | Literal["all"] = 64,
     micro_batch: int | Literal["auto"] = "auto",
     shuffle: Literal["own", "shared"] = "own",
     stopping: Stopping = DEFAULT_STOPPING,
     positive: int | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Plan:
-    """The Plan of a run on a data set; options left out take their defaults.
+    """The Plan of a run on a data set; ConfigError names what is wrong.
 
+    Without a `choice` the other options are those of `choose`: `model="mlp", model_options={"hidden": 64}`.
     `positive` is None for a multiclass task. A binary task takes data that `to_binary` has relabelled, and
-    the class that is positive there. ConfigError names what is wrong.
+    the class that is positive there.
     """
-    choice = choose(
-        model=model,
-        model_options=model_options,
-        optimizer=optimizer,
-        optimizer_options=optimizer_options,
-        schedule=schedule,
-        schedule_options=schedule_options,
-        augment_options=augment_options,
-    )
-    return complete_plan(choice, data, batch_size, micro_batch, shuffle, stopping, positive, seed)
-
-
-def complete_plan(
-    choice: Choice,
-    data: Dataset,
-    batch_size: int | Literal["all"],
-    micro_batch: int | Literal["auto"],
-    shuffle: Literal["own", "shared"],
-    stopping: Stopping,
-    positive: int | None,
-    seed: int,
-) -> Plan:
-    """The Plan of a Choice on a data set; ConfigError if they do not go together."""
+    choice = choice or choose(**options)
     count = len(data.train.images)
     batch = count if batch_size == "all" else batch_size
     if not 1 <= batch <= count:

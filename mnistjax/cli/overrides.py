@@ -89,21 +89,17 @@ def call_hydra(
 ) -> int:
     """Runs Hydra's own command, which calls the task once for each job, and returns its exit code."""
     import hydra
+    from hydra.core.utils import env_override
 
-    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [before[0][0], *argv]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        with hydra_errors(folder):
+        # With that variable Hydra raises errors instead of printing them.
+        with hydra_errors(folder), env_override({"HYDRA_FULL_ERROR": "1"}):
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except SystemExit as exit:
         return 2 if exit.code else 0
     finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before[1]
+        sys.argv = before
     return 0
 
 
