@@ -55,7 +55,7 @@ def prepare_backend() -> None:
             " ".join(str(error).split()) or "no such device"
         )  # for "cuda", JAX raises an assertion without a text
         given = _given("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-        raise ConfigError(f"JAX can't start{given}: {why}; JAX_PLATFORMS=cpu takes the CPU") from None
+        raise ConfigError(f"JAX can't start{given}: {why}; JAX_PLATFORMS=cpu uses the CPU") from None
 
 
 def import_jax() -> None:

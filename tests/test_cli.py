@@ -1,4 +1,4 @@
-"""The command: what it refuses, what it writes, how it stops and goes on."""
+"""The command: what it refuses, what it writes, how a run stops and continues."""
 
 import inspect
 import json
@@ -24,7 +24,7 @@ from mnistjax.cli import main, single
 PACKAGE = Path(mnistjax.__file__).parent
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
-BAD = {  # words -> what the message must name
+BAD = {  # words -> texts that the error must have
     "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
     "model=3": ["'3'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
     "model=null": ["'null'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
@@ -102,14 +102,14 @@ def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work,
 
 
 def start(*words, save_seconds=None, **options):
-    """A process that runs the command, with its own time between checkpoints where one is given."""
+    """A process that runs the command, with a checkpoint every `save_seconds` if given."""
     save = "" if save_seconds is None else f"recorder.SAVE_SECONDS = {save_seconds};"
     code = f"import sys; from mnistjax import cli, recorder; {save} sys.exit(cli.main())"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
 
 
-def test_a_real_process_refuses_alike(work):
+def test_a_real_process_refuses_wrong_words(work):
     process = start("model=cnm", stderr=subprocess.PIPE)
     _, error = process.communicate()
     check_refused(process.returncode, error, work, BAD["model=cnm"])
@@ -169,7 +169,7 @@ def test_a_run_leaves_its_records(work, capsys):
     )
 
 
-def test_default_folder_is_dated(work, capsys):
+def test_the_default_folder_is_a_date_and_time(work, capsys):
     assert main(SHORT) == 0
     assert len([*work.glob("outputs/????-??-??/??-??-??*/summary.json")]) == 1
 
@@ -187,7 +187,7 @@ def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
     assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"
 
 
-def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
+def test_a_registered_model_needs_no_config_file(work, monkeypatch, capsys):
     class Theirs(nn.Module):
         num_classes: int = 10
         width: int = 4
@@ -204,7 +204,7 @@ def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
 
 
 class Probe(nn.Module):
-    """A model that notes the longest road to its call: the package's frames, outermost first."""
+    """A model that keeps the longest call stack of its calls: files of the package, outermost first."""
 
     num_classes: int = 10
     frames: ClassVar[list[str]] = []
@@ -218,7 +218,7 @@ class Probe(nn.Module):
 
 
 def count(monkeypatch, owner, name):
-    """A list that gets an entry at each call of a function."""
+    """Counts the calls of a function: returns a list that grows at each call."""
     calls, function = [], getattr(owner, name)
 
     def counted(*arguments, **options):
@@ -229,23 +229,22 @@ def count(monkeypatch, owner, name):
     return calls
 
 
-def test_the_road_to_the_loop_is_short_and_nothing_on_it_is_done_twice(work, monkeypatch, capsys):
+def test_few_frames_lead_to_the_loop_and_nothing_is_composed_or_checked_twice(work, monkeypatch, capsys):
     monkeypatch.setitem(models.MODELS, "probe", Probe)
     composed = count(monkeypatch, ConfigLoaderImpl, "load_configuration")
     checked = count(monkeypatch, plan, "check_numbers")
     created = count(monkeypatch, plan, "create_model")
     assert main(["data=digits", "model=probe", "train.epochs=1", "hydra.run.dir=run"]) == 0
     assert Probe.frames[: Probe.frames.index("loop.py")] == [
-        "cli/__init__.py",  # main, below `command` in a process of its own
+        "cli/__init__.py",  # main, called by `command`
         "cli/single.py",  # run_single
-        "cli/single.py",  # what Hydra calls
+        "cli/single.py",  # the task that Hydra calls
         "job.py",  # train_job
     ]
     assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]
 
 
-def test_what_hydra_offers_for_a_run_is_there(work, monkeypatch, capsys):
-    """Callbacks, `.hydra/`, the log, HydraConfig; words of Hydra's for a run."""
+def test_a_run_has_the_callbacks_the_log_and_the_folder_of_hydra(work, monkeypatch, capsys):
     called, train = [], single.train_job
 
     class Callback:
@@ -270,7 +269,7 @@ def test_what_hydra_offers_for_a_run_is_there(work, monkeypatch, capsys):
 
 
 def stop_at(monkeypatch, step):
-    """From now on a run gets a SIGTERM at that step."""
+    """Makes runs get a SIGTERM at that step."""
 
     def observe(self, moment):
         if moment.step == step:
@@ -280,12 +279,12 @@ def stop_at(monkeypatch, step):
 
 
 def outcome(folder):
-    """What must be equal between equal runs."""
+    """The parts of a run that equal runs have in common."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
     return rows, (Path(folder) / checkpoints.CHECKPOINT).read_bytes()
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
+def test_a_stopped_run_continues_to_the_same_bits(work, monkeypatch, capsys):
     words = [*SMALL, "train.epochs=4", "train.batch_size=115", "train.keep=best"]
     with monkeypatch.context() as patch:
         stop_at(patch, 2 * 10)
@@ -302,7 +301,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
     assert outcome(folder) == outcome("straight")
 
 
-def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
+def test_resume_finds_a_done_run_and_changes_nothing(work, capsys):
     assert main([*SHORT, "resume=true"]) == 0
     (folder,) = work.glob("outputs/*/*")
     capsys.readouterr()
@@ -311,7 +310,7 @@ def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
     assert [*work.glob("outputs/*/*")] == [folder]
 
 
-def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
+def test_resume_starts_a_missing_run_and_leaves_a_done_one(work, capsys):
     words = [*SHORT, "optimizer.learning_rate=0.25", "hydra.run.dir=run", "resume=true"]
     assert main(words) == 0
     before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
@@ -339,7 +338,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(work, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_diverged_run_is_named_and_not_continued(work, capsys):
+def test_a_diverged_run_is_reported_and_not_continued(work, capsys):
     words = [*SHORT, "optimizer=sgd", "optimizer.learning_rate=1e30", "hydra.run.dir=run"]
     assert main(words) == 1
     assert "not finite in epoch" in capsys.readouterr().err
@@ -363,7 +362,7 @@ def test_an_exception_is_a_failed_run(work, monkeypatch, capsys):
     assert status["status"] == "failed"
 
 
-def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_training_continues(work, monkeypatch, capsys):
     whole, refusals = records.append_row, iter([True, True, False, False, False])
 
     def append(folder, row):
@@ -377,7 +376,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys
     assert [row["epoch"] for row in records.read_rows("run")] == [1, 2, 3]
 
 
-def test_a_sweep_runs_every_job_and_names_the_failed(work, capsys):
+def test_a_sweep_runs_every_job_and_names_the_failed_ones(work, capsys):
     words = [
         "-m",
         "optimizer=sgd,momentum",
@@ -393,7 +392,7 @@ def test_a_sweep_runs_every_job_and_names_the_failed(work, capsys):
     assert error.count("not finite in epoch") == 2
 
 
-def test_a_key_of_the_swept_group_only_is_a_key(work):
+def test_a_key_that_only_the_swept_choices_have_is_accepted(work):
     words = ["-m", "optimizer=momentum,nesterov", "optimizer.momentum=0.8", "hydra.sweep.dir=sweep", *SHORT]
     assert main(words) == 0
 
@@ -437,7 +436,7 @@ def test_a_folder_in_use_is_refused(work):
 
 
 @pytest.mark.slow
-def test_killed_runs_go_on_to_the_same_bits(work):
+def test_killed_runs_continue_to_the_same_bits(work):
     words = ["data=digits", "model=mlp", "train.epochs=80", "model.dropout=0.1", "train.keep=best"]
     assert start(*words, "hydra.run.dir=straight").wait() == 0
     for rows in (5, 20, 60):

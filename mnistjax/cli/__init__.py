@@ -139,5 +139,5 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         known = [name for action in parser._actions for name in action.option_strings]
         raise unknown("flag", rest[0], known)
     if args.resolve and not (args.cfg or args.help):
-        raise ConfigError("--resolve goes with --cfg or --help only")
+        raise ConfigError("--resolve needs --cfg or --help")
     return args

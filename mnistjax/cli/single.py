@@ -27,7 +27,7 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     Its folder is `hydra.run.dir`; with resume=true and no folder given, that of the run to continue.
     """
     if cfg.sweep.plan or cfg.sweep.resume:
-        raise ConfigError(f"sweep.{'plan' if cfg.sweep.plan else 'resume'} goes with -m")
+        raise ConfigError(f"sweep.{'plan' if cfg.sweep.plan else 'resume'} needs -m")
     folder, prepare = find_folder(cfg, "run"), Preparer()
     job = prepare(to_plain_config(cfg, resolve=True), words)
     prepare.announce()
