@@ -62,6 +62,7 @@ SCHEMA: dict[str, Check] = {
     "resume": FLAG,
 }
 SUBMITIT = "sweep.submitit"  # its options are checked by submitit
+OPTIONS = optional(Check(lambda x: isinstance(x, Mapping), "options, such as {timeout_min:60},"))
 BINARY = {"task.positive": whole(0)}
 OPEN_GROUPS = ("model", "optimizer", "schedule")  # their options are checked by their own tables
 OPEN = (*OPEN_GROUPS, "augment")  # augment has options, but no name
@@ -99,13 +100,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     closed = {key: value for key, value in config.items() if key not in OPEN}
     values = dict(flatten(closed))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
-    for key in values:
-        if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
-            raise unknown_key(key, [*schema, *OPEN])
-    for key, check in schema.items():
-        if key not in values:
-            raise ConfigError(f"{key} is missing; it must be {check.allowed}")
-        check_value(key, values[key], check)
+    check_keys(values, schema)
     groups = read_groups(config)
     for key, value in flatten(config):
         check_size(key, value)
@@ -133,6 +128,17 @@ def read_groups(config: Mapping[str, Any]) -> dict[str, Any]:
     return groups
 
 
+def check_keys(values: Mapping[str, Any], schema: Mapping[str, Check]) -> None:
+    """ConfigError for an unknown or missing key, or a wrong value. Submitit checks its own options."""
+    for key in values:
+        if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
+            raise unknown_key(key, [*schema, *OPEN])
+    for key, check in schema.items():
+        if key not in values:
+            raise ConfigError(f"{key} is missing; it must be {check.allowed}")
+        check_value(key, values[key], check)
+
+
 def check_size(key: str, value: Any) -> None:
     """ConfigError for a number that is too large for any array, step or file."""
     for number in value if isinstance(value, list) else [value]:
@@ -157,16 +163,9 @@ def check_folder(key: str, folder: str | None) -> None:
 
 def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     """The checked keys of `sweep.*` that say how a sweep runs, by name."""
-    node = config["sweep"]
-    for name, value in node.items():
-        if name == "submitit":
-            if not isinstance(value, Mapping | None):
-                given = shorten(value)
-                raise ConfigError(f"{SUBMITIT} must be options, such as {{timeout_min:60}}; got {given!r}")
-            continue
-        if f"sweep.{name}" not in SCHEMA:
-            raise unknown_key(f"sweep.{name}", list(SCHEMA))
-        check_value(f"sweep.{name}", value, SCHEMA[f"sweep.{name}"])
+    node, schema = config["sweep"], {key: SCHEMA[key] for key in SCHEMA if key.startswith("sweep.")}
+    check_value(SUBMITIT, node.get("submitit"), OPTIONS)
+    check_keys(dict(flatten({"sweep": node})), schema)
     return {name: value for name, value in node.items() if name not in ("max_jobs", "plan", "resume")}
 
 

@@ -40,6 +40,8 @@ BAD = {  # words -> texts that the error must have
     "+train.foo=1": ["'train.foo'", "train.epochs"],
     "++foo.bar=1": ["'foo.bar'", "train"],
     "~train.epochs": ["train.epochs is missing"],
+    "~sweep": ["sweep.mode is missing"],
+    "-m ~sweep.max_jobs": ["sweep.max_jobs is missing"],
     "+train.epochs=3": ["already exists"],
     "train=3": ["'train'"],
     "train.epochs=-1": ["train.epochs", "whole number >= 1", "-1"],
@@ -258,7 +260,11 @@ def test_a_run_has_the_callbacks_the_log_and_the_folder_of_hydra(work, monkeypat
 
     monkeypatch.setattr(sys.modules[__name__], "Callback", Callback, raising=False)
     monkeypatch.setattr(single, "train_job", train_job)
-    words = [f"+hydra.callbacks.mine._target_={__name__}.Callback", "hydra.output_subdir=.own"]
+    words = [
+        f"+hydra.callbacks.mine._target_={__name__}.Callback",
+        "hydra.output_subdir=.own",
+        "hydra.verbose=true",
+    ]
     assert main([*SHORT, "hydra.run.dir=run", *words]) == 0
     assert called == ["on_run_start", "on_job_start", str(work / "run"), "on_job_end", "on_run_end"]
     assert "[mine][INFO] - logged" in Path("run/mnistjax.log").read_text()

@@ -48,6 +48,7 @@ WORDS = {  # wrong words -> texts that the error must have, after a flag
     "sweep=5": ["-m", "'sweep' is a section", "sweep.plan"],
     "sweep.resume=": ["-m", "sweep.resume must be a name"],
     "sweep.resume=${foo}": ["-m", "'foo' not found"],
+    "sweep.plan=${foo}": ["'foo' not found"],
     "sweep.resume=nothing": ["sweep.resume needs -m"],
     "sweep.plan=true": ["sweep.plan needs -m"],
     "seed=interval(0,1)": ["-m", "seed=interval(0,1)", "no interval"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,6 +12,7 @@ from mnistjax.backend import keep_one_device
 from mnistjax.cli.folders import find_folder, owning
 from mnistjax.cli.overrides import hydra_errors, to_plain_config
 from mnistjax.cli.prepare import Preparer
+from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome, open_run, train_job
 from mnistjax.progress import printable, tell
@@ -26,10 +28,13 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
 
     Its folder is `hydra.run.dir`; with resume=true and no folder given, that of the run to continue.
     """
-    if cfg.sweep.plan or cfg.sweep.resume:
-        raise ConfigError(f"sweep.{'plan' if cfg.sweep.plan else 'resume'} needs -m")
+    config = to_plain_config(cfg, resolve=True)
+    values = dict(flatten(config))
+    for key in ("sweep.plan", "sweep.resume"):
+        if values.get(key):
+            raise ConfigError(f"{key} needs -m")
     folder, prepare = find_folder(cfg, "run"), Preparer()
-    job = prepare(to_plain_config(cfg, resolve=True), words)
+    job = prepare(config, words)
     prepare.announce()
     given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
     if job.settings["resume"] and not given:
@@ -59,7 +64,7 @@ def use_config(cfg: DictConfig, folder: Path) -> Hydra:
     node.overrides.hydra.append(f"hydra.run.dir={quote(folder)}")
     if node.mode is None:
         node.overrides.hydra.append("hydra.mode=RUN")  # as Hydra's own command notes it in .hydra/
-    hydra.config_loader.load_configuration = lambda *_, **__: cfg
+    hydra.config_loader.load_configuration = lambda *_, **__: copy.deepcopy(cfg)  # Hydra changes it
     return hydra
 
 
