@@ -74,7 +74,7 @@ def _given(*variables: str) -> str:
 
 
 def _check_devices() -> None:
-    """ConfigError if the environment asks for a wrong number of devices."""
+    """Raises ConfigError if the environment asks for a wrong number of devices."""
     given = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
     if int(given) == 0 or int(given) > MOST_DEVICES:
         raise ConfigError(f"JAX_NUM_CPU_DEVICES must be a whole number from 1 to {MOST_DEVICES}; got {given}")

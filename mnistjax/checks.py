@@ -76,7 +76,7 @@ SEED = whole(0, highest=2**32 - 1)
 
 
 def check_value(key: str, value: Any, check: Check) -> None:
-    """ConfigError unless the check holds."""
+    """Raises ConfigError unless the check holds."""
     if check.holds(value):
         return
     if check.names and isinstance(value, str):

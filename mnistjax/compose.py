@@ -71,7 +71,7 @@ LARGEST = 2**32 - 1  # whole number in a config
 
 @dataclass(frozen=True)
 class Settings:
-    """A config of which every key is known and every value is valid, as far as that is known without data."""
+    """A config whose keys are all known and whose values are valid, as far as can be checked without data."""
 
     values: Mapping[str, Any]  # by dotted key, as in SCHEMA
     choice: Choice  # of the open groups and augment
@@ -129,7 +129,7 @@ def read_groups(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(values: Mapping[str, Any], schema: Mapping[str, Check]) -> None:
-    """ConfigError for an unknown or missing key, or a wrong value. Submitit checks its own options."""
+    """Raises ConfigError for an unknown or missing key, or a wrong value. Submitit checks its own options."""
     for key in values:
         if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
             raise unknown_key(key, [*schema, *OPEN])
@@ -140,14 +140,14 @@ def check_keys(values: Mapping[str, Any], schema: Mapping[str, Check]) -> None:
 
 
 def check_size(key: str, value: Any) -> None:
-    """ConfigError for a number that is too large for any array, step or file."""
+    """Raises ConfigError for a number that is too large for any array, step or file."""
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, int) and abs(number) > LARGEST:
             raise ConfigError(f"{key} must be at most {LARGEST:,}; got {shorten(number)}")
 
 
 def check_folder(key: str, folder: str | None) -> None:
-    """ConfigError for a path that no system could have. Whether the folder exists is checked later."""
+    """Raises ConfigError for a path that no system could have. Whether the folder exists is checked later."""
     try:
         if folder is not None:
             Path(folder).expanduser().stat()
@@ -179,7 +179,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
-    """The error for a wrong key: with the keys of its section if there is one, else with the nearest key."""
+    """The error for a wrong key, with the keys of its section if it has one, else with the nearest key."""
     key = str(shorten(key))
     if own := [name for name in known if name.startswith(f"{key}.")]:
         return ConfigError(f"{key!r} is a section, set its keys: {', '.join(sorted(own))}")
@@ -196,7 +196,7 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
 
 @contextlib.contextmanager
 def naming_keys(options: Iterable[str]) -> Iterator[None]:
-    """Inside, a ConfigError about one of the model's options names its key, `model.hidden` for hidden."""
+    """Adds `model.` to the option that a ConfigError inside begins with: `model.hidden` for hidden."""
     try:
         yield
     except ConfigError as error:
@@ -238,7 +238,10 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys that make two resolved configs different runs, with both values: "seed (0 there, 1 here)"."""
+    """The keys in which two resolved configs differ, with both values: "seed (0 there, 1 here)".
+
+    Keys that do not change a run, such as paths, are left out.
+    """
     here, there = dict(flatten(config)), dict(flatten(other))
     own = ("data.dir", "data.raw_dir", "resume")
     return [

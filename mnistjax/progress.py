@@ -34,7 +34,9 @@ AS_BYTES = "mnistjax.as_bytes"  # name of an error handler of Python's codecs
 
 @contextlib.contextmanager
 def guard_output() -> Iterator[None]:
-    """Inside, writing to the process's own stdout and stderr never fails. Replaced streams are left alone.
+    """Makes sure that writing to the process's own stdout and stderr never fails inside.
+
+    Streams that someone has replaced, as tests do, are left alone.
 
     A stream that the shell closed (`>&-`) gets a descriptor, so that none of our files takes its number.
     """
@@ -58,7 +60,7 @@ def guard_output() -> Iterator[None]:
 
 
 def find_answer_code() -> int:
-    """The exit code after printing to stdout: 1, with an error printed, if some output is lost, else 0.
+    """Flushes stdout and returns the exit code: 1, with an error printed, if some output is lost, else 0.
 
     A reader that leaves early, as `head` does, loses nothing.
     """
@@ -218,7 +220,7 @@ class Pace:
 
 
 def describe(moment: Moment, pace: tuple[float, float] | None) -> str:
-    """The numbers of a moment as text, with the validation accuracy if an epoch has ended."""
+    """The numbers of a segment as text, with the validation accuracy if an epoch has ended."""
     numbers = f"loss {moment.train['loss']:.4f} accuracy {moment.train['accuracy']:.2%}"
     if moment.row is not None:
         numbers += f" val {moment.row['val/accuracy']:.2%}"

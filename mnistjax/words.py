@@ -38,7 +38,7 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
 
 
 def check_text(word: str) -> None:
-    """ConfigError for a word with a NUL, or with bytes that are not text, except in an output folder."""
+    """Raises ConfigError for a NUL in a word, and for bytes that are not text unless it is an output folder."""
     if "\0" in word:
         raise ConfigError(f"{shorten(word)!r} has a NUL, which is not allowed")
     match = FOLDER_WORD.fullmatch(word)
@@ -50,7 +50,7 @@ def check_text(word: str) -> None:
 
 
 def check_size(word: str) -> None:
-    """ConfigError for a word that would take Hydra's parser minutes, or all of Python's stack."""
+    """Raises ConfigError for a word that would take Hydra's parser minutes, or all of Python's stack."""
     if len(word) > LONGEST:
         raise ConfigError(f"{shorten(word)!r} has {len(word):,} characters; at most {LONGEST:,} are allowed")
     depth = deepest = 0

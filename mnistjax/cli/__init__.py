@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> None:
-    """Runs `main` as a process of its own and ends that process.
+    """Runs `main` and ends the process with its exit code.
 
     After a signal it does not wait for the device to finish, as Python's own exit would.
     """
@@ -76,7 +76,7 @@ class Exit:
 
 @contextlib.contextmanager
 def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
-    """Inside, an error or Ctrl-C ends the command: it is printed in one line and sets the exit code.
+    """Turns an error or Ctrl-C inside into one printed line and an exit code.
 
     `stopped` is printed after Ctrl-C.
     """
@@ -96,7 +96,7 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
 
 
 def check_working_folder() -> None:
-    """ConfigError if the working folder was deleted or can't be read."""
+    """Raises ConfigError if the working folder was deleted or can't be read."""
     try:
         os.getcwd()
     except OSError as error:
@@ -104,7 +104,7 @@ def check_working_folder() -> None:
 
 
 def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:
-    """Answers a question such as --help by Hydra's own command, and returns the exit code."""
+    """Answers a question such as --help with Hydra's own command, and returns the exit code."""
     if args.help or args.cfg or args.info:
         with composing():
             compose(words)  # for our error messages instead of Hydra's

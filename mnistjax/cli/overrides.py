@@ -53,7 +53,7 @@ def add_rows() -> None:
 
 @contextlib.contextmanager
 def composing() -> Iterator[None]:
-    """Inside, `compose` works."""
+    """Sets up Hydra, so that `compose` works inside."""
     from hydra import initialize_config_dir
 
     add_rows()
@@ -73,7 +73,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 @contextlib.contextmanager
 def hydra_errors(folder: Path | None = None) -> Iterator[None]:
-    """Inside, an error of Hydra's is a ConfigError, and so is a `folder` that can't be written."""
+    """Turns errors of Hydra inside, and of a `folder` that can't be written, into ConfigErrors."""
     from hydra.errors import HydraException
 
     try:
@@ -170,7 +170,8 @@ def base_overrides(overrides: list[str]) -> list[str]:
 def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
     """Hydra's own overrides, and the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
 
-    No jobs with another sweeper, which chooses them while it runs; they are validated one by one.
+    Another sweeper chooses its jobs while it runs: the list is empty, and each job is validated when it
+    comes.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
@@ -185,7 +186,7 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
 
 
 def check_count(overrides: Sequence[Any], limit: int) -> None:
-    """ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
+    """Raises ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
     counts = {
         o.get_key_element(): count_values(o) for o in overrides
     }  # if a key is given twice, the last one counts
@@ -257,7 +258,7 @@ def parse_overrides(overrides: list[str]) -> list[Any]:
 
 
 def read_resume(cfg: DictConfig) -> str | None:
-    """The sweep folder to resume, or None; ConfigError for a value that is no folder."""
+    """The sweep folder to resume, or None; ConfigError for a value that can't be one."""
     resume = to_plain_config(cfg, resolve=True)["sweep"]["resume"]
     check_value("sweep.resume", resume, SCHEMA["sweep.resume"])
     return resume

@@ -20,7 +20,7 @@ VERBOSE = Check(lambda x: isinstance(x, (bool, Sequence)), "true, false, or name
 
 
 def check_hydra(cfg: DictConfig) -> None:
-    """ConfigError if the launcher, the sweeper or the logging of a config can't be created."""
+    """Raises ConfigError if the launcher, the sweeper or the logging of a config can't be created."""
     from hydra.core.plugins import Plugins
 
     for kind in ("launcher", "sweeper"):
@@ -37,7 +37,7 @@ def check_hydra(cfg: DictConfig) -> None:
 
 @contextlib.contextmanager
 def errors_about(name: str) -> Iterator[None]:
-    """Inside, any error is a ConfigError about `name`."""
+    """Turns any error inside into a ConfigError about `name`."""
     try:
         yield
     except Exception as error:  # plugins and logging handlers raise any type

@@ -71,7 +71,7 @@ def predict_digits(
 ) -> list[list[dict[str, Any]]]:
     """For each picture its digits: class, probability, runner-up and its probability, as --json prints them.
 
-    All pictures go through the model together: each other number of digits would need a program of its own.
+    The model is called once for all pictures, because JAX compiles a program for each number of digits.
     """
     import numpy as np
 
@@ -147,7 +147,7 @@ def explain(
 
 @contextlib.contextmanager
 def _naming_folder(folder: Path) -> Iterator[None]:
-    """Inside, an OSError is a ConfigError that names the folder."""
+    """Turns an OSError inside into a ConfigError that names the folder."""
     try:
         yield
     except OSError as error:

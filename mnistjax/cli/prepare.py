@@ -110,7 +110,7 @@ class Composer:
 
 
 def replace_value(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Sets a plain value in a resolved config if the key exists and is no section; returns whether it did."""
+    """Sets a plain value in a resolved config if it has the key, and returns whether it did."""
     *path, last = key.split(".")
     for name in path:
         config = config.get(name, {}) if isinstance(config, dict) else {}

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def run_single(cfg: DictConfig, words: list[str]) -> int:
-    """Trains one run, of a composed config and its overrides, and returns the exit code.
+    """Trains the run of a composed config and its overrides, and returns the exit code.
 
-    Its folder is `hydra.run.dir`; with resume=true and no folder given, that of the run to continue.
+    With resume=true and no given folder, it continues the unfinished run with this config if there is one.
     """
     config = to_plain_config(cfg, resolve=True)
     values = dict(flatten(config))
@@ -55,7 +55,7 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
 
 
 def use_config(cfg: DictConfig, folder: Path) -> Hydra:
-    """Hydra, which will run this config in this folder instead of composing it again (0.1 s each time)."""
+    """Makes Hydra run this config in this folder instead of composing it again (0.06 s each time)."""
     from hydra.core.global_hydra import GlobalHydra
 
     hydra, node = GlobalHydra.instance().hydra, cfg.hydra
@@ -69,7 +69,7 @@ def use_config(cfg: DictConfig, folder: Path) -> Hydra:
 
 
 def exit_code(outcomes: Sequence[tuple[str, Outcome]]) -> int:
-    """The exit code of these jobs together. Prints the reason of each job that is not done."""
+    """Prints the reason of each job that is not done, and returns the exit code of all jobs together."""
     bad = [(name, outcome) for name, outcome in outcomes if outcome.code]
     if len(outcomes) > 1:
         tell(f"{len(outcomes) - len(bad)} of {len(outcomes)} jobs done")
