@@ -146,7 +146,7 @@ CHECKS = {  # of finite floats; other numbers may be any finite one
     "initial": _FRACTION,
     "final": _FRACTION,
 }
-DURATIONS = ("warmup", "every", "rise")
+DURATIONS = ("schedule.warmup", "schedule.every", "schedule.rise")
 
 
 def check_numbers(
@@ -156,17 +156,21 @@ def check_numbers(
 
     ConfigError names the option (`optimizer.learning_rate`), what was given and what is allowed.
     """
-    numbers = _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer))
-    times = _merge("schedule", schedule, schedule_values, schedule_options(schedule))
-    for option in times.keys() & {*DURATIONS}:
-        count_steps(f"schedule.{option}", times[option], steps_per_epoch=1, epochs=1)
-    return {
-        "optimizer": {option: _number(f"optimizer.{option}", value) for option, value in numbers.items()},
-        "schedule": {
-            option: value if option in DURATIONS else _number(f"schedule.{option}", value)
-            for option, value in times.items()
-        },
+    merged = {
+        "optimizer": _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer)),
+        "schedule": _merge("schedule", schedule, schedule_values, schedule_options(schedule)),
     }
+    return {
+        group: {option: _check(f"{group}.{option}", value) for option, value in numbers.items()}
+        for group, numbers in merged.items()
+    }
+
+
+def _check(key: str, value: Any) -> Any:
+    if key not in DURATIONS:
+        return _number(key, value)
+    count_steps(key, value, steps_per_epoch=1, epochs=1)
+    return value
 
 
 def make_hyper(numbers: Hyper, schedule: str, *, steps_per_epoch: int, epochs: int) -> Hyper:
@@ -178,10 +182,9 @@ def make_hyper(numbers: Hyper, schedule: str, *, steps_per_epoch: int, epochs: i
         most = f"{MOST_STEPS // steps_per_epoch}, for {steps_per_epoch} steps an epoch"
         raise ConfigError(f"train.epochs must be at most {most}; got {shorten(epochs)}")
     times = dict(numbers["schedule"])
-    for option in times.keys() & {*DURATIONS}:
-        times[option] = count_steps(
-            f"schedule.{option}", times[option], steps_per_epoch=steps_per_epoch, epochs=epochs
-        )
+    for option, value in times.items():
+        if (key := f"schedule.{option}") in DURATIONS:
+            times[option] = count_steps(key, value, steps_per_epoch=steps_per_epoch, epochs=epochs)
     if schedule != "constant":
         times["total"] = float(steps_per_epoch * epochs)
     return {**numbers, "schedule": times}

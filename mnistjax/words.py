@@ -38,7 +38,7 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
 
 
 def check_text(word: str) -> None:
-    """Raises ConfigError for a NUL in a word, and for bytes that are not text unless it is an output folder."""
+    """Raises ConfigError for a NUL, and for bytes that are not text unless the word is an output folder."""
     if "\0" in word:
         raise ConfigError(f"{shorten(word)!r} has a NUL, which is not allowed")
     match = FOLDER_WORD.fullmatch(word)
