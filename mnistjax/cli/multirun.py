@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax import files, records
 from mnistjax.cli.folders import find_folder, owning
-from mnistjax.cli.jobs import Preparer, call_hydra, prepare_jobs, report
 from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.overrides import (
     base_overrides,
+    call_hydra,
     compose,
     composing,
     expand,
@@ -22,7 +22,9 @@ from mnistjax.cli.overrides import (
     postpone,
     to_plain_config,
 )
-from mnistjax.cli.plugins import telling
+from mnistjax.cli.plugins import errors_about
+from mnistjax.cli.prepare import Preparer, prepare_jobs
+from mnistjax.cli.single import exit_code
 from mnistjax.cli.stored import take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
@@ -72,7 +74,7 @@ def run_multirun(words: list[str], resume: str | None) -> int:
             f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
         )
     if cfg.sweep.plan:
-        with telling("the plan"):  # which compiles what may be too large for any machine
+        with errors_about("the plan"):  # which compiles what may be too large for any machine
             lines = show_plan([jobs[tuple(task)] for task in tasks], Options(**options))
         print("\n".join(lines))
         return find_answer_code()
@@ -205,7 +207,7 @@ def run_apart(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         code = 130
-    return max(code, report(task.outcomes))
+    return max(code, exit_code(task.outcomes))
 
 
 class JobFailed(Exception):
