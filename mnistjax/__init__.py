@@ -1,6 +1,6 @@
 """Small neural networks for MNIST in JAX: pure functions, fused sweeps, an importable model zoo.
 
-Names are loaded when first used (PEP 562), so that `import mnistjax` costs what JAX costs and no more.
+Names are loaded when they are first used (PEP 562), so that `import mnistjax` itself loads nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Random changes of training images, on the device and by key; an evaluation has none.
+"""Random changes of training images, drawn from a key on the device. An evaluation changes nothing.
 
-Their strengths are numbers of the Hyper, so that another one is no new program. One that is None is absent.
-The last epochs of a run may be without any: as the images are that it is for, the batch statistics' included.
+Their strengths are numbers of the Hyper, so that another strength needs no new program. One that is None is
+absent. The last epochs of a run may leave the images unchanged, so that the network and its batch statistics
+end on images like those that they will be used for.
 
 B batch, H W image sides, C channels.
 """
@@ -19,51 +20,52 @@ import numpy as np
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 
-from mnistjax.config import MOST_STEPS, ConfigError, shorten, unknown
+from mnistjax.checks import Check, check_value, optional, whole
+from mnistjax.config import MOST_STEPS, ConfigError, unknown
 
 LIMITS = {
     "rotation": 180.0,  # degrees, at most, either way
     "scaling": 0.9,  # share by which height and width each grow or shrink, at most
     "shear": 60.0,  # degrees that an upright line leans, at most, either way
     "shift": 28.0,  # pixels in each direction, at most
-    "elastic": 28.0,  # pixels that a place moves, root mean square
+    "elastic": 28.0,  # pixels that a point moves, root mean square
     "erasing": 1.0,  # share of the images that lose a rectangle
 }
-OPTIONS = (*LIMITS, "epochs")  # the first so many epochs have changed images
 SMOOTHNESS = 4.0  # pixels, sigma of the elastic field: Simard et al. (2003)
-ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as Zhong et al.'s (2020)
+ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as in Zhong et al. (2020)
+
+
+def _strength(highest: float) -> Check:
+    def holds(x: Any) -> bool:
+        return isinstance(x, int | float | np.number) and type(x) is not bool and bool(0 <= x <= highest)
+
+    return optional(Check(holds, f"a number from 0 to {highest:g}"))
+
+
+CHECKS = {option: _strength(highest) for option, highest in LIMITS.items()}
+CHECKS["epochs"] = whole(0, None, highest=MOST_STEPS)  # images are changed in the first so many epochs
 
 
 def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that are not None; ConfigError names the option, what was given and what is allowed."""
-    numbers = {}
     for option, value in values.items():
-        if option not in OPTIONS:
-            raise unknown("option of augment", option, OPTIONS)
-        if value is None:
-            continue
-        if option == "epochs":
-            right, allowed = type(value) is int and 0 <= value <= MOST_STEPS, "a whole number from 0"
-        else:
-            number = isinstance(value, int | float | np.number) and type(value) is not bool
-            right = number and 0 <= value <= LIMITS[option]
-            allowed = f"a number from 0 to {LIMITS[option]:g}"
-        if not right:
-            raise ConfigError(f"augment.{option} must be {allowed} or null; got {shorten(value)!r}")
-        numbers[option] = float(value)
+        if option not in CHECKS:
+            raise unknown("option of augment", option, CHECKS)
+        check_value(f"augment.{option}", value, CHECKS[option])
+    numbers = {option: float(value) for option, value in values.items() if value is not None}
     if [*numbers] == ["epochs"]:
         raise ConfigError(f"augment.epochs needs one of augment.{', augment.'.join(LIMITS)}; all are null")
     return numbers
 
 
 def strengths(numbers: Mapping[str, Any], epoch: Any) -> dict[str, Any]:
-    """The strengths in an epoch, of which the first is 0: none from `epochs` on."""
+    """The strengths in an epoch, counted from 0; they are 0 from epoch `epochs` on."""
     on = epoch < numbers.get("epochs", math.inf)
     return {option: jnp.where(on, numbers[option], 0.0) for option in numbers if option != "epochs"}
 
 
 def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
-    """Images (B, H, W, C) in [0, 1], turned, scaled, slanted, shifted, bent, erased, each by itself."""
+    """Images (B, H, W, C) in [0, 1]: each rotated, scaled, sheared, shifted, bent and erased."""
     one = functools.partial(_augment_one, numbers)
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
@@ -78,7 +80,7 @@ def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
 
 
 def source_places(numbers: Mapping[str, Any], key: Array, sides: tuple[int, int]) -> Array:
-    """For each pixel of an image of height H and width W the row and column (2, H, W) it is taken from."""
+    """The row and column (2, H, W) in an image from which each pixel of the changed image is taken."""
     affine_key, elastic_key = jax.random.split(key)
     turn, *rest, lean = jax.random.uniform(affine_key, (6,), jnp.float32, minval=-1)
     grow, move = (jnp.stack(pair).reshape(2, 1, 1) for pair in (rest[:2], rest[2:]))
@@ -96,9 +98,9 @@ def source_places(numbers: Mapping[str, Any], key: Array, sides: tuple[int, int]
 
 
 def smooth_noise(key: Array, shape: tuple[int, ...]) -> Array:
-    """Fields (..., H, W) of mean square 1, whose neighbours within SMOOTHNESS pixels are alike.
+    """Random fields (..., H, W) of mean square 1 that vary over about SMOOTHNESS pixels.
 
-    White noise on a coarse grid, spread by Gaussians: a tenth of the random numbers of a fine grid.
+    White noise on a coarse grid, spread by Gaussians: needs a tenth of the random numbers of a fine grid.
     """
     *some, height, width = shape
     rows, columns = _spread(height), _spread(width)
@@ -107,7 +109,7 @@ def smooth_noise(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _spread(side: int) -> np.ndarray:
-    """Gaussians (side, knots) about knots SMOOTHNESS / 1.5 pixels apart; a pixel's squares add up to 1."""
+    """Gaussians (side, knots) around knots SMOOTHNESS / 1.5 pixels apart; the squares of a row sum to 1."""
     knots = np.linspace(0, side - 1, math.ceil(1.5 * side / SMOOTHNESS) + 1)
     weights = np.exp(-(((np.arange(side)[:, None] - knots) / SMOOTHNESS) ** 2))
     return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
@@ -123,7 +125,7 @@ def sample(image: Array, places: Array) -> Array:
 
 
 def erase(share: Any, key: Array, image: Array) -> Array:
-    """The image (H, W, C), in a share of the cases without a rectangle, which may reach beyond the edge."""
+    """The image (H, W, C); with probability `share` it loses a rectangle, which may reach beyond the edge."""
     chance, *rest = jax.random.uniform(key, (5,), jnp.float32)
     inside = []
     for side, size, middle in zip(image.shape, rest[:2], rest[2:], strict=False):

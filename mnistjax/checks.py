@@ -1,4 +1,4 @@
-"""Checks of single values, from the command line or from a file: one line says what is allowed."""
+"""Checks of single values from the command line or a file. An error is one line that says what is allowed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 from mnistjax.config import ConfigError, unknown
 from mnistjax.config import shorten as shorten
 
-LARGEST = 1.7e308  # what a float can hold
+LARGEST = 1.7e308  # the largest number that a float can hold, rounded
 
 
 class Check(NamedTuple):
+    """A test of a value, and the words for an error."""
+
     holds: Callable[[Any], bool]
-    allowed: str  # for the message: "a whole number >= 1"
-    names: tuple[str, ...] = ()  # if it is one of these words
+    allowed: str  # "a whole number >= 1"
+    names: tuple[str, ...] = ()  # the words that are allowed, if it is a choice
 
 
 def whole(lowest: int, *others: str | None, highest: int | None = None) -> Check:
@@ -33,17 +35,17 @@ def whole(lowest: int, *others: str | None, highest: int | None = None) -> Check
 
 
 def choice(*names: str) -> Check:
-    """One of these words."""
+    """One of these names."""
     return Check(lambda x: type(x) is str and x in names, ", ".join(names), names)
 
 
 def optional(check: Check) -> Check:
-    """What another check takes, or null."""
+    """A value that another check allows, or null."""
     return Check(lambda x: x is None or check.holds(x), f"{check.allowed} or null")
 
 
 def list_of(check: Check, allowed: str) -> Check:
-    """A list whose every item another check takes."""
+    """A list of values that another check allows."""
     return Check(lambda x: type(x) is list and all(map(check.holds, x)), allowed)
 
 
@@ -59,22 +61,22 @@ def _is_time(x: Any) -> bool:
 
 
 TEXT = Check(lambda x: type(x) is str and x != "" and "\0" not in x, "a name")
-FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # "" is that of an empty TFDS_DATA_DIR
+FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # "" if TFDS_DATA_DIR is empty
 ANY_TEXT = Check(lambda x: type(x) is str, "text")
 FLAG = Check(lambda x: type(x) is bool, "true or false")
 PAIRS = list_of(Check(lambda x: type(x) is list and len(x) == 2 and type(x[0]) is str, ""), "a list of pairs")
-TEXTS = list_of(ANY_TEXT, "a list of words, [one,two]")
+TEXTS = list_of(ANY_TEXT, "a list of words, such as [one,two]")
 NAMES = list_of(TEXT, "a list of names")
 NUMBER = Check(_is_number, 'a number, "nan", "inf" or "-inf"')
 FINITE = Check(lambda x: type(x) in (int, float) and abs(x) <= LARGEST, "a finite number")
 SECONDS = Check(lambda x: FINITE.holds(x) and x >= 0, "a number of seconds >= 0")
-TIME = Check(_is_time, "a time, 2026-11-27T10:00:00+00:00 say")
+TIME = Check(_is_time, "a time, such as 2026-11-27T10:00:00+00:00")
 MAPPING = Check(lambda x: isinstance(x, Mapping), "a mapping")
 SEED = whole(0, highest=2**32 - 1)
 
 
 def check_value(key: str, value: Any, check: Check) -> None:
-    """ConfigError unless the check holds."""
+    """Raises ConfigError unless the check holds."""
     if check.holds(value):
         return
     if check.names and isinstance(value, str):

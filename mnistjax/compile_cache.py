@@ -1,8 +1,8 @@
-"""Compiled programs kept in a folder, each checked before it runs.
+"""Compiled programs cached in a folder. Each is checked before it runs.
 
-JAX's own cache of files runs what it finds there, be it a program renamed to another's key; a torn one it
-reads, warns of, and never replaces. A file of ours begins with a SHA-256 of its key and content, and is
-written whole or not at all; what does not match is deleted, and compiled again.
+JAX's own cache runs any file that it finds, even a program that was renamed to another key; a damaged file it
+warns of and never replaces. Our files begin with a SHA-256 of key and content and are written atomically. A
+file that does not match is deleted, and its program compiled again.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path
 from mnistjax import files
 
 MAGIC = b"mnistjax-compiled-1\n"
-SUFFIX = "-cache"  # JAX's own, whose entries from before are replaced
+SUFFIX = "-cache"  # as JAX names its own entries, so that ours replace them
 LARGEST = 2**30  # bytes
 
 
 class CompileCache:
-    """What JAX wants of a cache: `get` and `put` by key, and `_path` for its log."""
+    """A cache as JAX uses it: `get` and `put` by key, and `_path` for its log."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder
 
     def get(self, key: str) -> bytes | None:
-        """The program of a key; None if there is none that was put there so."""
+        """The program that was put under a key; None if it is missing or damaged."""
         path = self._path / f"{key}{SUFFIX}"
         try:
             content = files.read_bytes(path, limit=LARGEST)
@@ -42,7 +42,7 @@ class CompileCache:
         return None
 
     def put(self, key: str, program: bytes) -> None:
-        """Keeps the program of a key, unless the disk refuses it."""
+        """Saves the program of a key, unless the disk refuses it."""
         with contextlib.suppress(OSError, files.DamagedFile):
             files.replace(self._path / f"{key}{SUFFIX}", _head(key, program) + program, durable=False)
 
@@ -52,10 +52,10 @@ def _head(key: str, program: bytes) -> bytes:
 
 
 def install(folder: Path) -> None:
-    """Makes JAX use our cache in this folder, from here on; OSError if there can be none.
+    """Makes JAX use our cache in this folder; OSError if the folder can't be created.
 
-    JAX has no public way to give it a cache (0.10 to 0.12). Should a later version lack the function replaced
-    here, AttributeError or ImportError say so.
+    JAX has no public way to set a cache (0.10 to 0.12). AttributeError or ImportError if another version
+    lacks the private function that is replaced here.
     """
     import jax
     from jax._src import compilation_cache

@@ -1,7 +1,7 @@
-"""A composed config -> validated Settings, and with the data a Plan: where configuration ends.
+"""A composed config -> validated Settings -> with the data, a Plan. Configuration ends here.
 
-Every message a user sees about a wrong value is one line: the key, what is allowed, what was given.
-Cheap checks come first, so that most errors need no JAX.
+Every error about a wrong value is one line: the key, what is allowed, what was given. Cheap checks come
+first, so that most errors need no JAX.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnistjax.backend import import_jax
 from mnistjax.checks import (
@@ -30,6 +30,9 @@ from mnistjax.checks import (
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
 from mnistjax.data import Dataset, load_data, to_binary
 from mnistjax.files import describe
+
+if TYPE_CHECKING:
+    from mnistjax.plan import Choice
 
 SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
@@ -58,20 +61,20 @@ SCHEMA: dict[str, Check] = {
     "seed": SEED,
     "resume": FLAG,
 }
-SUBMITIT = "sweep.submitit"  # whose options submitit knows
+SUBMITIT = "sweep.submitit"  # its options are checked by submitit
+OPTIONS = optional(Check(lambda x: isinstance(x, Mapping), "options, such as {timeout_min:60},"))
 BINARY = {"task.positive": whole(0)}
-OPEN_GROUPS = ("model", "optimizer", "schedule")  # whose options their own tables know
-LARGEST = 2**32 - 1  # of a whole number in a config
-OPEN = (*OPEN_GROUPS, "augment")  # which has options, and no name
+OPEN_GROUPS = ("model", "optimizer", "schedule")  # their options are checked by their own tables
+OPEN = (*OPEN_GROUPS, "augment")  # augment has options, but no name
+LARGEST = 2**32 - 1  # whole number in a config
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A config whose every key is known and every value is of the right kind."""
+    """A config whose keys are all known and whose values are valid, as far as can be checked without data."""
 
     values: Mapping[str, Any]  # by dotted key, as in SCHEMA
-    names: Mapping[str, str]  # of the open groups, {"model": "mlp", ...}
-    options: Mapping[str, Mapping[str, Any]]  # of the open groups, and of augment
+    choice: Choice  # of the open groups and augment
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -97,6 +100,36 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     closed = {key: value for key, value in config.items() if key not in OPEN}
     values = dict(flatten(closed))
     schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
+    check_keys(values, schema)
+    groups = read_groups(config)
+    for key, value in flatten(config):
+        check_size(key, value)
+    for key in ("data.dir", "data.raw_dir"):
+        check_folder(key, values[key])
+    import_jax()  # late, because the errors above need no JAX
+    from mnistjax.plan import choose
+
+    with naming_keys(groups["model_options"]):
+        return Settings(values, choose(**groups))
+
+
+def read_groups(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The names and options of the open groups and the options of augment, as `choose` takes them."""
+    augment = config.get("augment", {})
+    if not isinstance(augment, Mapping):
+        raise ConfigError(f"augment must be options, such as {{shift:2}}; got {shorten(augment)!r}")
+    groups: dict[str, Any] = {"augment_options": augment}
+    for name in OPEN_GROUPS:
+        group = config.get(name)
+        if not isinstance(group, Mapping) or not isinstance(group.get("name"), str):
+            raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {shorten(group)!r}")
+        groups[name] = group["name"]
+        groups[f"{name}_options"] = {key: value for key, value in group.items() if key != "name"}
+    return groups
+
+
+def check_keys(values: Mapping[str, Any], schema: Mapping[str, Check]) -> None:
+    """Raises ConfigError for an unknown or missing key, or a wrong value. Submitit checks its own options."""
     for key in values:
         if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
             raise unknown_key(key, [*schema, *OPEN])
@@ -104,39 +137,23 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         if key not in values:
             raise ConfigError(f"{key} is missing; it must be {check.allowed}")
         check_value(key, values[key], check)
-    names, options = {}, {"augment": config.get("augment", {})}
-    if not isinstance(options["augment"], Mapping):
-        raise ConfigError(f"augment must be options, {{shift:2}} say; got {shorten(options['augment'])!r}")
-    for name in OPEN_GROUPS:
-        group = config.get(name)
-        if not isinstance(group, Mapping) or not isinstance(group.get("name"), str):
-            raise ConfigError(f"{name} must be chosen by a name, {name}=NAME; got {shorten(group)!r}")
-        names[name] = group["name"]
-        options[name] = {key: value for key, value in group.items() if key != "name"}
-    for key, value in flatten(config):
-        check_size(key, value)
-    for key in ("data.dir", "data.raw_dir"):
-        check_folder(key, values[key])
-    settings = Settings(values, names, options)
-    check_options(settings)
-    return settings
 
 
 def check_size(key: str, value: Any) -> None:
-    """ConfigError for a number that no array, step or file can have."""
+    """Raises ConfigError for a number that is too large for any array, step or file."""
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, int) and abs(number) > LARGEST:
             raise ConfigError(f"{key} must be at most {LARGEST:,}; got {shorten(number)}")
 
 
 def check_folder(key: str, folder: str | None) -> None:
-    """ConfigError for a folder that no system could have; whether it is there is for others to say."""
+    """Raises ConfigError for a path that no system could have. Whether the folder exists is checked later."""
     try:
         if folder is not None:
             Path(folder).expanduser().stat()
-    except RuntimeError:  # no HOME, or ~NAME that nobody has
+    except RuntimeError:  # no HOME, or a ~NAME that nobody has
         raise ConfigError(
-            f"{key}={shorten(folder)}: no such home folder; set HOME, or write it out"
+            f"{key}={shorten(folder)}: no such home folder; set HOME, or write the path in full"
         ) from None
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
@@ -145,18 +162,10 @@ def check_folder(key: str, folder: str | None) -> None:
 
 
 def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked `sweep.*` of a resolved config that say how a sweep runs."""
-    node = config["sweep"]
-    for name, value in node.items():
-        if name == "submitit":
-            if not isinstance(value, Mapping | None):
-                raise ConfigError(
-                    f"{SUBMITIT} must be options, {{timeout_min:60}} say; got {shorten(value)!r}"
-                )
-            continue
-        if f"sweep.{name}" not in SCHEMA:
-            raise unknown_key(f"sweep.{name}", list(SCHEMA))
-        check_value(f"sweep.{name}", value, SCHEMA[f"sweep.{name}"])
+    """The checked keys of `sweep.*` that say how a sweep runs, by name."""
+    node, schema = config["sweep"], {key: SCHEMA[key] for key in SCHEMA if key.startswith("sweep.")}
+    check_value(SUBMITIT, node.get("submitit"), OPTIONS)
+    check_keys(dict(flatten({"sweep": node})), schema)
     return {name: value for name, value in node.items() if name not in ("max_jobs", "plan", "resume")}
 
 
@@ -170,7 +179,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
-    """The error for a wrong key: the keys of its section where that is known, else the nearest of all."""
+    """The error for a wrong key, with the keys of its section if it has one, else with the nearest key."""
     key = str(shorten(key))
     if own := [name for name in known if name.startswith(f"{key}.")]:
         return ConfigError(f"{key!r} is a section, set its keys: {', '.join(sorted(own))}")
@@ -185,24 +194,9 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(f"{nearest} (allowed: {', '.join(sorted(sections))})")
 
 
-def check_options(settings: Settings) -> None:
-    """ConfigError for a wrong name, option or value of the model, the optimizer or the schedule."""
-    import_jax()
-    from mnistjax.augment import check_augmentation
-    from mnistjax.models import create_model
-    from mnistjax.optim import make_hyper
-
-    names, options = settings.names, settings.options
-    groups = names["optimizer"], options["optimizer"], names["schedule"], options["schedule"]
-    make_hyper(*groups, steps_per_epoch=1, epochs=settings["train.epochs"])
-    check_augmentation(options["augment"])
-    with naming_keys(options["model"]):
-        create_model(names["model"], **options["model"])
-
-
 @contextlib.contextmanager
 def naming_keys(options: Iterable[str]) -> Iterator[None]:
-    """Inside, a ConfigError about one of the model's options names its key, `model.hidden` for hidden."""
+    """Adds `model.` to the option that a ConfigError inside begins with: `model.hidden` for hidden."""
     try:
         yield
     except ConfigError as error:
@@ -211,7 +205,7 @@ def naming_keys(options: Iterable[str]) -> Iterator[None]:
 
 
 def load(settings: Settings) -> Dataset:
-    """The data set, prepared where it is not; ConfigError where it can't be had."""
+    """The data set, prepared first if necessary; ConfigError if it is unavailable."""
     return load_data(settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"])
 
 
@@ -227,15 +221,13 @@ def label(dataset: Dataset, settings: Settings) -> Dataset:
 
 
 def plan_run(settings: Settings, dataset: Dataset) -> Plan:
-    """The Plan of a run on this data set; ConfigError for a batch larger than the training set."""
+    """The Plan of a run on this data set; ConfigError if they do not go together."""
     from mnistjax.plan import make_plan
 
-    groups: dict[str, Any] = dict(settings.names)
-    groups |= {f"{group}_options": options for group, options in settings.options.items()}
-    with naming_keys(settings.options["model"]):
+    with naming_keys(dict(settings.choice.model_options)):
         return make_plan(
             dataset,
-            **groups,
+            settings.choice,
             batch_size=settings["train.batch_size"],
             micro_batch=settings["train.micro_batch"],
             shuffle=settings["train.shuffle"],
@@ -246,7 +238,10 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys that make two resolved configs different runs, with both values: "seed (0 there, 1 here)"."""
+    """The keys in which two resolved configs differ, with both values: "seed (0 there, 1 here)".
+
+    Keys that do not change a run, such as paths, are left out.
+    """
     here, there = dict(flatten(config)), dict(flatten(other))
     own = ("data.dir", "data.raw_dir", "resume")
     return [

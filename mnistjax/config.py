@@ -1,7 +1,7 @@
-"""Types of a run: what is compiled (Spec), what is a number (Hyper), what is run (Plan).
+"""Types of a run: what is compiled (Spec), the numbers (Hyper), the whole run (Plan); errors about values.
 
-The Spec is the compile key: jobs with equal Specs are one compiled program, whatever their
-learning rates and seeds.
+The Spec is the compile key: jobs with equal Specs share one compiled program, whatever their learning rates
+and seeds.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import difflib
 import hashlib
 import importlib.resources
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-LONGEST = 1_000  # characters of an error
+LONGEST = 1_000  # characters in an error
+SHOWN = 80  # characters of a wrong value in an error
+MOST_STEPS = 2**31 - 1  # of a run: steps are counted as int32
 
 Hyper = Mapping[str, Mapping[str, Any]]
 """Numbers of a run, `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`; always traced.
 
-There is an `"augment"` only where training images are changed."""
+`"augment"` is a key only if training images are changed."""
 
 Options = tuple[tuple[str, Any], ...]
 """Sorted, hashable keyword arguments."""
 
 
 class ConfigError(ValueError):
-    """A wrong value given by the user; its text says what was given, what is allowed and what is nearest.
+    """A wrong value from the user. Its text says what was given, what is allowed and what is nearest.
 
-    A text of more than LONGEST characters, from a file say, is cut in the middle.
+    A text of more than LONGEST characters is cut in the middle.
     """
 
     def __init__(self, text: str) -> None:
@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
-    """The error for a wrong name: what was given, what is nearest, what is allowed.
+    """The error for a wrong name: what was given, the nearest name, the allowed ones.
 
     >>> str(unknown("model", "cnm", ["mlp", "cnn"]))
     "unknown model 'cnm'; nearest is 'cnn' (allowed: cnn, mlp)"
@@ -51,22 +51,19 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {given!r}{nearest} (allowed: {', '.join(names)})")
 
 
-SHOWN = 80  # characters of a wrong value in a message
-
-
 def shorten(value: Any) -> Any:
-    """A value for a message; text, a list or a number that is very long is cut."""
+    """A value for an error: cut if it is a long text, list or number."""
     if isinstance(value, int) and abs(value) >= 10**SHOWN:
         return f"a number of more than {SHOWN} digits"
     try:
         text = value if isinstance(value, str) else repr(value)
-    except (ValueError, RecursionError):  # of Python's limits of digits, and of lists inside one another
+    except (ValueError, RecursionError):  # Python limits the digits of a number and the depth of a list
         return f"a {type(value).__name__} too large to show"
     return value if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def one_line(error: BaseException) -> str:
-    """What happened, for a record or a message: "ValueError: no luck"."""
+    """An error as one line: "ValueError: no luck"."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -83,8 +80,8 @@ def freeze(value: Any) -> Any:
 class Spec:
     """Everything that changes shapes or code. Hashable; equal Specs share one compiled program.
 
-    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation read, because a
-    number that is absent (no weight decay, say) is code that is absent.
+    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation read, because an
+    absent number, such as no weight decay, is absent code.
     """
 
     model: str
@@ -95,8 +92,8 @@ class Spec:
     task: Literal["multiclass", "binary"]
     num_classes: int  # logits per image: K, or 1 for a binary task
     train_count: int  # training images
-    batch_size: int  # images per step; train_count for the full batch
-    micro_batch: int  # images per gradient inside a step; batch_size when a step is one piece
+    batch_size: int  # images per step; train_count if a step takes all
+    micro_batch: int  # images per gradient inside a step; batch_size if a step has one micro-batch
     shuffle: Literal["own", "shared"] = "own"
     image_shape: tuple[int, int, int] = (28, 28, 1)  # H, W, C
 
@@ -111,22 +108,22 @@ class Spec:
 
     @property
     def full_batch(self) -> bool:
-        """Whether a step takes all training images, which are then not shuffled."""
+        """Whether each step takes all training images. They are not shuffled then."""
         return self.batch_size == self.train_count
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a run ends and which epoch it keeps; both look at validation only."""
+    """When a run ends and which epoch it keeps. Both are decided by validation only."""
 
     epochs: int
     patience: int | None = None  # epochs without a better `monitor` before stopping early
-    keep: Literal["last", "best"] = "last"  # parameters that are tested and kept
+    keep: Literal["last", "best"] = "last"  # epoch whose parameters are tested and saved
     monitor: str = "val/loss"  # a validation metric; lower is better for loss, higher for the others
 
 
 def badness(metric: str, value: float) -> float:
-    """Lower is better: a loss as it is, any other metric negated."""
+    """A metric for which lower is better: a loss unchanged, any other metric negated."""
     return value if metric.endswith("loss") else -value
 
 
@@ -135,7 +132,7 @@ DEFAULT_STOPPING = Stopping(epochs=3)
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, whole: what `fit` needs and what the records keep."""
+    """One run, decided before it starts: all that `fit` needs and the records keep."""
 
     spec: Spec
     hyper: Hyper
@@ -144,7 +141,7 @@ class Plan:
     positive: int | None  # the positive class of a binary task
     data: str  # name of the data set
     data_sha256: str  # of the decoded arrays
-    identity: str = field(init=False)  # SHA-256 of the above; equal for equal jobs
+    identity: str = field(init=False)  # SHA-256 of all fields above; equal for equal jobs
 
     def __post_init__(self) -> None:
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
@@ -152,7 +149,7 @@ class Plan:
 
 
 def to_plain(value: Any) -> Any:
-    """`value` as JSON types: dataclasses become dicts, tuples lists, NumPy scalars numbers."""
+    """A value as JSON types: dataclasses become dicts, tuples lists, NumPy scalars numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -163,30 +160,8 @@ def to_plain(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces."""
+    """The JSON text of a value with sorted keys and no spaces: equal values have equal texts."""
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-MOST_STEPS = 2**31 - 1  # of a run: they are counted as int32
-_DURATION = re.compile(r"\s*((?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?)\s*(steps?|epochs?|%)\s*")
-
-
-def steps(duration: Any, *, steps_per_epoch: int, epochs: int) -> float:
-    """Optimizer steps in a duration: "500 steps", "2 epochs" or "5%" of the run; 0 is none.
-
-    >>> steps("5%", steps_per_epoch=100, epochs=10)
-    50.0
-    """
-    if type(duration) in (int, float) and duration == 0:
-        return 0.0
-    match = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
-    count = math.inf
-    if match:
-        number, unit = float(match[1]), match[2].rstrip("s")
-        count = number * {"step": 1, "epoch": steps_per_epoch, "%": steps_per_epoch * epochs / 100}[unit]
-    if not count <= MOST_STEPS:
-        raise ConfigError(f"{shorten(duration)!r} is no duration; write 0, '500 steps', '2 epochs' or '5%'")
-    return count
 
 
 def conf_dir() -> Path:

@@ -1,8 +1,8 @@
 """The open tables of Optax optimizers and of schedules, built from a kind and traced numbers.
 
-An optimizer is built inside the traced function from its name (in the Spec) and its numbers (in the
-Hyper), so that another learning rate is no new program. A number that is None is absent: its code is
-not there and its name is not in the Spec.
+An optimizer is built inside the traced function from its name (in the Spec) and its numbers (in the Hyper),
+so that another learning rate needs no new program. A number that is None is absent: no code is traced for it,
+and its name is not in the Spec.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, steps, unknown
+from mnistjax.checks import Check
+from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, unknown
 
 Schedule = Callable[[Array, Mapping[str, Any]], Any]
 """(t, numbers) -> factor of the learning rate; t is the run's progress in steps, from 0."""
@@ -31,7 +33,7 @@ class Optimizer(NamedTuple):
 
 class ScheduleRow(NamedTuple):
     factor: Schedule
-    defaults: dict[str, float | str | None]  # a str is a duration, see `config.steps`
+    defaults: dict[str, float | str | None]  # a text is a duration, see `count_steps`
 
 
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
@@ -74,11 +76,11 @@ def _one_cycle(t: Array, numbers: Mapping[str, Any]) -> Array:
 
 
 def _step(t: Array, numbers: Mapping[str, Any]) -> Array:
-    """`factor` once more after each `every`."""
+    """`factor` to the power of the number of `every` durations that have passed."""
     return numbers["factor"] ** jnp.floor(t / jnp.maximum(numbers["every"], 1))
 
 
-# Ours and not Optax's because its schedules branch on their numbers, which are traced here.
+# Not Optax's, because those branch in Python on their numbers, which are traced here.
 SCHEDULES: dict[str, ScheduleRow] = {
     "constant": ScheduleRow(lambda t, numbers: 1.0, {"warmup": None}),
     "cosine": ScheduleRow(_cosine, {"warmup": None, "final": 0.0}),
@@ -108,6 +110,7 @@ def _load_entry_points() -> None:
 
 
 def list_optimizers() -> list[str]:
+    """Names of the registered optimizers, sorted."""
     _load_entry_points()
     return sorted(OPTIMIZERS)
 
@@ -126,12 +129,11 @@ def schedule_options(name: str) -> dict[str, float | str | None]:
     return dict(SCHEDULES[name].defaults)
 
 
-Check = tuple[Callable[[float], bool], str]
-_POSITIVE: Check = (lambda x: x > 0, "a finite number > 0")
-_NOT_NEGATIVE: Check = (lambda x: x >= 0, "a finite number >= 0")
-_RATE: Check = (lambda x: 0 <= x < 1, "a number >= 0 and < 1")
-_FRACTION: Check = (lambda x: 0 <= x <= 1, "a number >= 0 and <= 1")
-_CHECKS: dict[str, Check] = {
+_POSITIVE = Check(lambda x: x > 0, "a finite number > 0")
+_NOT_NEGATIVE = Check(lambda x: x >= 0, "a finite number >= 0")
+_RATE = Check(lambda x: 0 <= x < 1, "a number >= 0 and < 1")
+_FRACTION = Check(lambda x: 0 <= x <= 1, "a number >= 0 and <= 1")
+CHECKS = {  # of finite floats; other numbers may be any finite one
     "learning_rate": _POSITIVE,
     "clip_norm": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
@@ -144,42 +146,74 @@ _CHECKS: dict[str, Check] = {
     "initial": _FRACTION,
     "final": _FRACTION,
 }
+DURATIONS = ("schedule.warmup", "schedule.every", "schedule.rise")
 
 
-def make_hyper(
-    optimizer: str,
-    optimizer_values: Mapping[str, Any],
-    schedule: str,
-    schedule_values: Mapping[str, Any],
-    *,
-    steps_per_epoch: int,
-    epochs: int,
+def check_numbers(
+    optimizer: str, optimizer_values: Mapping[str, Any], schedule: str, schedule_values: Mapping[str, Any]
 ) -> Hyper:
-    """The Hyper of a run; missing values take their defaults, durations become steps.
+    """The numbers of an optimizer and a schedule, with defaults for missing ones; durations stay as given.
 
     ConfigError names the option (`optimizer.learning_rate`), what was given and what is allowed.
+    """
+    merged = {
+        "optimizer": _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer)),
+        "schedule": _merge("schedule", schedule, schedule_values, schedule_options(schedule)),
+    }
+    return {
+        group: {option: _check(f"{group}.{option}", value) for option, value in numbers.items()}
+        for group, numbers in merged.items()
+    }
+
+
+def _check(key: str, value: Any) -> Any:
+    if key not in DURATIONS:
+        return _number(key, value)
+    count_steps(key, value, steps_per_epoch=1, epochs=1)
+    return value
+
+
+def make_hyper(numbers: Hyper, schedule: str, *, steps_per_epoch: int, epochs: int) -> Hyper:
+    """The Hyper of a run from checked numbers: durations become steps, a schedule gets the run's `total`.
+
+    ConfigError if the run or a duration has more than MOST_STEPS steps.
     """
     if epochs > MOST_STEPS // steps_per_epoch:
         most = f"{MOST_STEPS // steps_per_epoch}, for {steps_per_epoch} steps an epoch"
         raise ConfigError(f"train.epochs must be at most {most}; got {shorten(epochs)}")
-    numbers = _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer))
-    times = _merge("schedule", schedule, schedule_values, schedule_options(schedule))
+    times = dict(numbers["schedule"])
     for option, value in times.items():
-        key = f"schedule.{option}"
-        if option in ("warmup", "every", "rise"):
-            times[option] = _duration(key, value, steps_per_epoch, epochs)
-        else:
-            times[option] = _number(key, value)
+        if (key := f"schedule.{option}") in DURATIONS:
+            times[option] = count_steps(key, value, steps_per_epoch=steps_per_epoch, epochs=epochs)
     if schedule != "constant":
         times["total"] = float(steps_per_epoch * epochs)
-    return {
-        "optimizer": {option: _number(f"optimizer.{option}", value) for option, value in numbers.items()},
-        "schedule": times,
-    }
+    return {**numbers, "schedule": times}
+
+
+_DURATION = re.compile(r"\s*((?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e-?[0-9]+)?)\s*(steps?|epochs?|%)\s*")
+
+
+def count_steps(key: str, duration: Any, *, steps_per_epoch: int, epochs: int) -> float:
+    """Optimizer steps in a duration: "500 steps", "2 epochs" or "5%" of the run; 0 is none.
+
+    >>> count_steps("schedule.warmup", "5%", steps_per_epoch=100, epochs=10)
+    50.0
+    """
+    if type(duration) in (int, float) and duration == 0:
+        return 0.0
+    match = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    count = math.inf
+    if match:
+        number, unit = float(match[1]), match[2].rstrip("s")
+        count = number * {"step": 1, "epoch": steps_per_epoch, "%": steps_per_epoch * epochs / 100}[unit]
+    if not count <= MOST_STEPS:
+        shown = shorten(duration)
+        raise ConfigError(f"{key}: {shown!r} is no duration; write 0, '500 steps', '2 epochs' or '5%'")
+    return count
 
 
 def hyper_names(hyper: Hyper) -> tuple[str, ...]:
-    """The names of the numbers that are there, for the Spec."""
+    """The dotted names of all numbers of a Hyper, sorted, for the Spec."""
     return tuple(sorted(f"{group}.{option}" for group, numbers in hyper.items() for option in numbers))
 
 
@@ -191,30 +225,25 @@ def _merge(group: str, name: str, values: Mapping[str, Any], defaults: Mapping[s
     return {
         option: value
         for option, value in merged.items()
-        if value is not None or defaults[option] is not None  # null is allowed where it is the default
+        if value is not None or defaults[option] is not None  # null is allowed if it is the default
     }
 
 
 def _number(key: str, value: Any) -> float:
-    holds, allowed = _CHECKS.get(key.rpartition(".")[2], (math.isfinite, "a finite number"))
+    check = CHECKS.get(key.rpartition(".")[2], Check(math.isfinite, "a finite number"))
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not (math.isfinite(number) and holds(number)):
-        raise ConfigError(f"{key} must be {allowed}; got {shorten(value)!r}")
+    if not (math.isfinite(number) and check.holds(number)):
+        raise ConfigError(f"{key} must be {check.allowed}; got {shorten(value)!r}")
     with np.errstate(over="ignore", under="ignore"):
         single = float(np.float32(number))
-    if not (math.isfinite(single) and holds(single)):
-        raise ConfigError(f"{key} must be {allowed}; got {shorten(value)!r}, which is {single} as float32")
+    if not (math.isfinite(single) and check.holds(single)):
+        raise ConfigError(
+            f"{key} must be {check.allowed}; got {shorten(value)!r}, which is {single} as float32"
+        )
     return number
-
-
-def _duration(key: str, value: Any, steps_per_epoch: int, epochs: int) -> float:
-    try:
-        return steps(value, steps_per_epoch=steps_per_epoch, epochs=epochs)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
 
 
 def make_optimizer(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
@@ -232,7 +261,7 @@ def make_optimizer(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
 
 
 def learning_rate(schedule: str, peak: Any, numbers: Mapping[str, Any]) -> Any:
-    """The learning rate, a number where it is constant and a function of the step where it is not."""
+    """The learning rate: a number if it is constant, else a function of the step."""
     if not numbers:
         return peak
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 
 from mnistjax.augment import check_augmentation
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Plan, Spec, Stopping, freeze, shorten
+from mnistjax.checks import shorten
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Options, Plan, Spec, Stopping, freeze
 from mnistjax.data import Dataset
-from mnistjax.models import create_model, list_collections
+from mnistjax.models import create_model, find_model, list_collections
 from mnistjax.models import model_options as list_options
-from mnistjax.optim import hyper_names, make_hyper
+from mnistjax.optim import check_numbers, hyper_names, make_hyper
 
 NOTHING: Mapping[str, Any] = {}
 
 
-def make_plan(
-    data: Dataset,
+@dataclass(frozen=True)
+class Choice:
+    """A model, an optimizer, a schedule and an augmentation, checked as far as possible without data."""
+
+    model: str
+    model_options: Options
+    optimizer: str
+    schedule: str
+    numbers: Hyper  # except that a schedule's durations are still texts, "30%"
+
+
+def choose(
     *,
     model: str = "cnn",
     model_options: Mapping[str, Any] = NOTHING,
@@ -27,19 +39,35 @@ def make_plan(
     schedule: str = "one_cycle",
     schedule_options: Mapping[str, Any] = NOTHING,
     augment_options: Mapping[str, Any] = NOTHING,
+) -> Choice:
+    """The Choice of these names and options; ConfigError if a name, an option or a value is wrong."""
+    numbers = check_numbers(optimizer, optimizer_options, schedule, schedule_options)
+    if augmentation := check_augmentation(augment_options):
+        numbers = {**numbers, "augment": augmentation}
+    module = create_model(model, **model_options)
+    options = freeze({option: getattr(module, option) for option in list_options(model)})
+    return Choice(model, options, optimizer, schedule, numbers)
+
+
+def make_plan(
+    data: Dataset,
+    choice: Choice | None = None,
+    *,
     batch_size: int | Literal["all"] = 64,
     micro_batch: int | Literal["auto"] = "auto",
     shuffle: Literal["own", "shared"] = "own",
     stopping: Stopping = DEFAULT_STOPPING,
     positive: int | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Plan:
-    """The Plan of a run on a data set; options left out take their defaults.
+    """The Plan of a run on a data set; ConfigError names what is wrong.
 
-    `positive` is None for a multiclass task; a binary one takes data that `to_binary` has relabelled
-    and the class that is positive there. ConfigError names what does not fit, a batch larger than
-    the training set for one.
+    Without a `choice` the other options are those of `choose`: `model="mlp", model_options={"hidden": 64}`.
+    `positive` is None for a multiclass task. A binary task takes data that `to_binary` has relabelled, and
+    the class that is positive there.
     """
+    choice = choice or choose(**options)
     count = len(data.train.images)
     batch = count if batch_size == "all" else batch_size
     if not 1 <= batch <= count:
@@ -48,8 +76,10 @@ def make_plan(
             f"{data.name}; got {shorten(batch)}"
         )
     outputs = data.num_classes if positive is None else 1
-    module = create_model(model, num_classes=outputs, **model_options)
-    largest = _largest_piece(module)  # refuses a model that images don't fit, whatever micro_batch is
+    # Checked even if micro_batch is given: a model that images don't fit is refused here.
+    largest = _largest_micro_batch(
+        find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
+    )
     if micro_batch == "auto":
         micro_batch = min(batch, largest)
     if not 1 <= micro_batch <= batch:
@@ -58,20 +88,13 @@ def make_plan(
             f"got {shorten(micro_batch)}"
         )
     hyper = make_hyper(
-        optimizer,
-        optimizer_options,
-        schedule,
-        schedule_options,
-        steps_per_epoch=-(-count // batch),
-        epochs=stopping.epochs,
+        choice.numbers, choice.schedule, steps_per_epoch=-(-count // batch), epochs=stopping.epochs
     )
-    if augmentation := check_augmentation(augment_options):
-        hyper = {**hyper, "augment": augmentation}
     spec = Spec(
-        model=model,
-        model_options=freeze({option: getattr(module, option) for option in list_options(model)}),
-        optimizer=optimizer,
-        schedule=schedule,
+        model=choice.model,
+        model_options=choice.model_options,
+        optimizer=choice.optimizer,
+        schedule=choice.schedule,
         hyper_names=hyper_names(hyper),
         task="multiclass" if positive is None else "binary",
         num_classes=outputs,
@@ -83,9 +106,12 @@ def make_plan(
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
 
 
-def _largest_piece(module: Any) -> int:
-    """Images that a step takes at once: a model's `cpu_micro_batch` on CPU, where its intermediates then
-    stay in the cache; thousands elsewhere. All of the batch where a model carries batch statistics."""
+def _largest_micro_batch(module: Any) -> int:
+    """Images that one gradient should take at most.
+
+    On a CPU a model's `cpu_micro_batch`, with which its intermediates stay in the cache; thousands elsewhere.
+    No limit for a model with batch statistics, which need the whole batch.
+    """
     if list_collections(module) != {"params"}:
         return 2**31
     return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192

@@ -1,6 +1,7 @@
-"""What a run shows while it trains and when it ends: a live bar at a terminal, plain lines elsewhere.
+"""What a run prints while it trains and when it ends: a live bar at a terminal, plain lines elsewhere.
 
-Showing never ends a run: what can't be written, because the reader left or the disk is full, is dropped.
+Printing never ends a run: output that can't be written, because the reader left or the disk is full, is
+dropped.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ if TYPE_CHECKING:
 
     from mnistjax.run import Callback, Progress
 
-LINE_SECONDS = 1.0  # between two plain lines
+LINE_SECONDS = 1.0  # at least, between two plain lines
 MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns
-CONFUSIONS = 10  # shown of a wider one
-AS_BYTES = "mnistjax.as_bytes"  # a way to write what an encoding can't, for Python's codecs
+CONFUSIONS = 10  # are listed instead of a wider matrix
+AS_BYTES = "mnistjax.as_bytes"  # name of an error handler of Python's codecs
 
 
 @contextlib.contextmanager
 def guard_output() -> Iterator[None]:
-    """Inside, writing to the process's own stdout and stderr never fails; others' streams stay as they are.
+    """Makes sure that writing to the process's own stdout and stderr never fails inside.
 
-    A stream that the shell closed (`>&-`) has a descriptor again, so that no file of ours can take its place.
+    Streams that someone has replaced, as tests do, are left alone.
+
+    A stream that the shell closed (`>&-`) gets a descriptor, so that none of our files takes its number.
     """
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -57,9 +60,9 @@ def guard_output() -> Iterator[None]:
 
 
 def find_answer_code() -> int:
-    """0, or 1 if some of what was printed to stdout is lost, which is told.
+    """Flushes stdout and returns the exit code: 1, with an error printed, if some output is lost, else 0.
 
-    Nothing is lost on a reader that left, as `head` does.
+    A reader that leaves early, as `head` does, loses nothing.
     """
     if not isinstance(sys.stdout, Guarded):
         return 0
@@ -70,7 +73,11 @@ def find_answer_code() -> int:
 
 
 class Guarded(io.TextIOWrapper):
-    """Text to a descriptor; what its encoding can't show is a question mark, or a file name's own bytes."""
+    """Text to a descriptor.
+
+    A character that the encoding lacks becomes a ?; a byte of a file name that is not text is written
+    unchanged.
+    """
 
     def __init__(self, descriptor: Unfailing, encoding: str) -> None:
         errors = AS_BYTES if "?".encode(encoding) == b"?" else "replace"
@@ -79,7 +86,7 @@ class Guarded(io.TextIOWrapper):
 
 
 class Unfailing(io.FileIO):
-    """A descriptor that takes everything; `loss` says why some of it did not arrive."""
+    """A descriptor on which writing never fails; `loss` says why some output is lost."""
 
     def __init__(self, descriptor: int, *, missing: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -87,10 +94,10 @@ class Unfailing(io.FileIO):
 
     def write(self, content: Any) -> int:
         try:
-            while (written := super().write(content)) is None:  # a pipe that does not block, and is full
+            while (written := super().write(content)) is None:  # None from a full pipe that does not block
                 select.select([], [self], [])
         except OSError as error:
-            if error.errno != errno.EPIPE:  # of `mnistjax ... | head`
+            if error.errno != errno.EPIPE:  # EPIPE: the reader left, as in `mnistjax ... | head`
                 self.loss = error.strerror
             return len(content)
         if self._missing:
@@ -99,7 +106,7 @@ class Unfailing(io.FileIO):
 
 
 def _guard(stream: Any, number: int) -> Guarded:
-    """What takes the place of a stream, which is None if the shell closed it."""
+    """The replacement of a stream, which is None if the shell closed it."""
     if stream is None:
         return Guarded(Unfailing(number, missing=True), "utf-8")
     with contextlib.suppress(OSError, ValueError):
@@ -108,7 +115,7 @@ def _guard(stream: Any, number: int) -> Guarded:
 
 
 def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
-    """For a byte of a file name that Python could not decode, that byte; for other characters a ?."""
+    """The byte of a file name that Python could not decode, or a ? for another character."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
     try:
@@ -121,9 +128,9 @@ codecs.register_error(AS_BYTES, _as_bytes)
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run folder: a plain file there, opened when there is something to log.
+    """The log of a run folder, a plain file that is opened at the first message.
 
-    A link in its place is not followed, and a full disk ends no run.
+    It never writes through a link, and a full disk does not end the run.
     """
 
     def __init__(self, filename: str) -> None:
@@ -143,7 +150,7 @@ class LogFile(logging.FileHandler):
 
 
 def show_banner(text: str) -> None:
-    """A panel on stderr that can't be missed."""
+    """Prints a panel to stderr that can't be missed."""
     from rich.console import Console
     from rich.panel import Panel
 
@@ -152,7 +159,7 @@ def show_banner(text: str) -> None:
 
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[Callback]:
-    """The observer that shows a run's progress: a live bar at a terminal, else a line per epoch."""
+    """A callback that shows a run's progress: a live bar at a terminal, else a line per epoch."""
     if not console.is_terminal:
         yield PlainLines()
         return
@@ -164,60 +171,60 @@ def show_progress(console: Console) -> Iterator[Callback]:
         BarColumn(bar_width=None),
         TextColumn("{task.fields[text]}"),
     )
-    with Bar(*columns, console=console, refresh_per_second=5, expand=True) as progress:
-        task = progress.add_task("", total=None, epoch=0, epochs="?", text="compiling")
+    with Bar(*columns, console=console, refresh_per_second=5, expand=True) as bar:
+        task = bar.add_task("", total=None, epoch=0, epochs="?", text="compiling")
         pace = Pace()
 
-        def show(moment: Progress) -> None:
-            total = moment.epochs * moment.steps_per_epoch
-            epoch = min(moment.epoch + (moment.row is None), moment.epochs)
-            text = describe(moment, pace(moment))
-            fields = {"epoch": epoch, "epochs": moment.epochs, "text": text}
-            progress.update(task, total=total, completed=moment.step, **fields)
+        def show(progress: Progress) -> None:
+            total = progress.epochs * progress.steps_per_epoch
+            epoch = min(progress.epoch + (progress.row is None), progress.epochs)
+            text = describe(progress, pace(progress))
+            fields = {"epoch": epoch, "epochs": progress.epochs, "text": text}
+            bar.update(task, total=total, completed=progress.step, **fields)
 
         yield show
 
 
 class PlainLines:
-    """An observer that prints a line per epoch, at most one a second, and always the last."""
+    """A callback that prints a line per epoch, at most one a second, and always the last."""
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._printed = -LINE_SECONDS  # seconds on the clock
+        self._printed = -LINE_SECONDS  # seconds, time of the last line
 
-    def __call__(self, moment: Progress) -> None:
-        speed, now = self._pace(moment), time.monotonic()
-        if moment.row is None or (now - self._printed < LINE_SECONDS and not moment.final):
+    def __call__(self, progress: Progress) -> None:
+        speed, now = self._pace(progress), time.monotonic()
+        if progress.row is None or (now - self._printed < LINE_SECONDS and not progress.final):
             return
         self._printed = now
-        print(f"epoch {moment.epoch}/{moment.epochs}  {describe(moment, speed)}", flush=True)
+        print(f"epoch {progress.epoch}/{progress.epochs}  {describe(progress, speed)}", flush=True)
 
 
 class Pace:
-    """Images per second and seconds left, from this process's second moment on: the first one compiles."""
+    """Images per second and seconds left, measured from the end of the first segment, which compiles."""
 
     def __init__(self) -> None:
         self._start: tuple[float, Progress] | None = None
 
-    def __call__(self, moment: Progress) -> tuple[float, float] | None:
+    def __call__(self, progress: Progress) -> tuple[float, float] | None:
         now = time.monotonic()
         if self._start is None:
-            self._start = now, moment
+            self._start = now, progress
             return None
         began, first = self._start
         seconds = max(now - began, 1e-9)
-        steps_left = moment.epochs * moment.steps_per_epoch - moment.step
+        steps_left = progress.epochs * progress.steps_per_epoch - progress.step
         return (
-            (moment.examples_seen - first.examples_seen) / seconds,
-            steps_left * seconds / (moment.step - first.step),
+            (progress.examples_seen - first.examples_seen) / seconds,
+            steps_left * seconds / (progress.step - first.step),
         )
 
 
-def describe(moment: Progress, pace: tuple[float, float] | None) -> str:
-    """The numbers of a moment; the accuracy on validation too where an epoch has ended."""
-    numbers = f"loss {moment.train['loss']:.4f} accuracy {moment.train['accuracy']:.2%}"
-    if moment.row is not None:
-        numbers += f" val {moment.row['val/accuracy']:.2%}"
+def describe(progress: Progress, pace: tuple[float, float] | None) -> str:
+    """The numbers of a segment as text, with the validation accuracy if an epoch has ended."""
+    numbers = f"loss {progress.train['loss']:.4f} accuracy {progress.train['accuracy']:.2%}"
+    if progress.row is not None:
+        numbers += f" val {progress.row['val/accuracy']:.2%}"
     if pace is not None:
         speed, left = pace
         numbers += f"  {speed:,.0f} images/s  {format_seconds(left)} left"
@@ -238,7 +245,7 @@ def format_seconds(seconds: float) -> str:
 def show_results(
     console: Console, summary: Mapping[str, Any], class_names: Sequence[str], places: Mapping[str, str]
 ) -> None:
-    """Prints the test results, the confusion matrix and where everything lies."""
+    """Prints the test results, the confusion matrix and the places of the records."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -253,7 +260,7 @@ def show_results(
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Any:
-    """The confusion matrix as a table, true classes in rows; the largest confusions where it is too wide."""
+    """The confusion matrix as a table, true classes in rows, or its largest confusions if it is too wide."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -276,17 +283,19 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
 
 
 def tell(line: str) -> None:
-    """Prints one line to stderr, whatever characters it has."""
-    print(f"{printable(line)}\n", end="", file=sys.stderr, flush=True)  # at once, because threads tell too
+    """Prints one line to stderr, with control characters escaped."""
+    print(
+        f"{printable(line)}\n", end="", file=sys.stderr, flush=True
+    )  # in one call, because threads print too
 
 
 def printable(text: str) -> str:
-    """The text as one line in which nothing commands a terminal: "a\\nb" for a line break."""
+    """The text as one line without control characters: a line break becomes "\\n"."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: Path) -> str:
-    """The path as seen from the working folder, if it lies below it."""
+    """The path relative to the working folder if it lies below it, else unchanged."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

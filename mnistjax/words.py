@@ -1,4 +1,4 @@
-"""Words of the command line, KEY=VALUE: folders in them, which Hydra's grammar would not take as they are."""
+"""KEY=VALUE words of the command line. Paths in them may have characters that Hydra's grammar refuses."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from mnistjax.checks import shorten
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, shorten
 
-OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # which a sweep has one of
+OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir")
 FOLDER_WORD = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, OUTPUT_KEYS + DATA_KEYS))})=(.*)", re.DOTALL)
-QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)  # by the user, for Hydra
-PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # what Hydra takes as it is
+QUOTED = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL
+)  # the user has quoted the value for Hydra
+PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # a path that needs no quotes
 SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
-NULL = "null"
-LONGEST = 50_000  # characters of a word: 10,000 seeds, one by one
-DEEPEST = 30  # brackets in brackets
+LONGEST = 50_000  # characters in a word: 10,000 seeds, one by one
+DEEPEST = 30  # nested brackets
 
 
 def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
-    """The words as Hydra is to read them: a folder is taken as it is written, whatever characters it has.
+    """The words for Hydra's parser, with paths quoted, so that they may have any characters.
 
-    What stays Hydra's: a value in quotes, ${...}, and under -m several values of a data folder.
-    ConfigError for a word that is no text.
+    Not quoted are a value in quotes, ${...}, and with -m several values of a data folder. ConfigError for a
+    word that is not text, or too long for the parser.
 
     >>> read_words(["hydra.run.dir=lr=0.1", "seed=1"])
     ["hydra.run.dir='lr=0.1'", 'seed=1']
@@ -38,28 +38,28 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
 
 
 def check_text(word: str) -> None:
-    """ConfigError for a word with a NUL, or with bytes that are no text; in an output folder they may be."""
+    """Raises ConfigError for a NUL, and for bytes that are not text unless the word is an output folder."""
     if "\0" in word:
-        raise ConfigError(f"{shorten(word)!r} has a NUL, which no value can have")
+        raise ConfigError(f"{shorten(word)!r} has a NUL, which is not allowed")
     match = FOLDER_WORD.fullmatch(word)
     if match is None or match[2] not in OUTPUT_KEYS:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{shorten(word)!r} is no UTF-8 text, or the locale has no UTF-8") from None
+            raise ConfigError(f"{shorten(word)!r} is not UTF-8 text, or the locale is not UTF-8") from None
 
 
 def check_size(word: str) -> None:
-    """ConfigError for a word that Hydra's parser would take minutes for, or all of Python's stack."""
+    """Raises ConfigError for a word that would take Hydra's parser minutes, or all of Python's stack."""
     if len(word) > LONGEST:
-        raise ConfigError(f"{shorten(word)!r} has {len(word):,} characters; at most {LONGEST:,} are read")
+        raise ConfigError(f"{shorten(word)!r} has {len(word):,} characters; at most {LONGEST:,} are allowed")
     depth = deepest = 0
     for mark in re.findall(r"[\[\](){}]", word):
         depth += 1 if mark in "[({" else -1
         deepest = max(deepest, depth)
     if deepest > DEEPEST:
         raise ConfigError(
-            f"{shorten(word)!r} has {deepest} brackets inside one another; at most {DEEPEST} may be"
+            f"{shorten(word)!r} has {deepest} brackets inside one another; at most {DEEPEST} are allowed"
         )
 
 
@@ -73,18 +73,18 @@ def _read_word(word: str, multirun: bool) -> str:
     return f"{plus}{key}={quote(value, literal='${' not in value)}"
 
 
-_RESERVED = (NULL, "true", "false", "inf", "nan")
+_RESERVED = ("null", "true", "false", "inf", "nan")
 
 
 def _is_hydras(key: str, value: str, multirun: bool) -> bool:
-    """Whether a value is Hydra's to read."""
-    nothing = value == NULL and key not in ("hydra.run.dir", "hydra.sweep.dir")
+    """Whether Hydra's parser must get a value unquoted."""
+    nothing = value == "null" and key not in ("hydra.run.dir", "hydra.sweep.dir")
     several = multirun and key in DATA_KEYS and SWEPT.fullmatch(value)
     return nothing or bool(QUOTED.fullmatch(value) or several)
 
 
 def quote(text: str | Path, *, literal: bool = True) -> str:
-    """Text as the value of an override; ${...} in it is itself, unless not `literal`."""
+    """A text, quoted as the value of an override. If `literal`, ${...} in it is no interpolation."""
     text = str(text)
     if literal:
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
@@ -94,14 +94,14 @@ def quote(text: str | Path, *, literal: bool = True) -> str:
 
 
 def folder_word(key: str, folder: str | Path) -> str:
-    """KEY=FOLDER as it is to be typed, but for the shell's quotes."""
+    """KEY=FOLDER as a user must type it, without the shell's quotes."""
     value = str(folder)
     special = _is_hydras(key, value, multirun=True) or "${" in value
     return f"{key}={quote(value) if special else value}"
 
 
 def shell_join(words: Iterable[str]) -> str:
-    """The words as one line that can be pasted into bash.
+    """The words as one line to paste into bash.
 
     >>> print(shell_join(["mnistjax", "hydra.run.dir=a b", "x\\ny"]))
     mnistjax 'hydra.run.dir=a b' $'x\\ny'

@@ -1,4 +1,4 @@
-"""Random changes of training images: by key, in training alone, and another strength is no new program."""
+"""Random changes of training images: by key, in training only, and with one program for all strengths."""
 
 import itertools
 from typing import Any
@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
 from mnistjax.augment import (
+    CHECKS,
     LIMITS,
-    OPTIONS,
     augment,
     check_augmentation,
     erase,
@@ -46,7 +46,7 @@ def test_a_strength_of_zero_changes_nothing_and_more_changes_more(option):
     assert 1e-4 < change(ALL[option] / 4) < change(ALL[option])
 
 
-def test_each_image_changes_in_its_own_way_by_the_key_alone():
+def test_each_image_changes_differently_and_only_by_the_key():
     same = jnp.broadcast_to(DIGITS[:1], (20, *DIGITS.shape[1:]))
     changed = augment(ALL, new_key(), same)
     assert len(np.unique(np.asarray(changed).reshape(20, -1), axis=0)) == 20
@@ -58,7 +58,7 @@ def test_each_image_changes_in_its_own_way_by_the_key_alone():
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (17, 24, 3)])
-def test_the_images_are_taken_where_scipy_takes_them(shape):
+def test_pixels_are_sampled_as_scipy_samples_them(shape):
     images = jax.random.uniform(new_key(), (5, *shape))
     keys = jax.random.split(new_key(), 5)
     places = jax.vmap(lambda key: source_places(ALL, key, shape[:2]))(keys)
@@ -69,7 +69,7 @@ def test_the_images_are_taken_where_scipy_takes_them(shape):
             assert_allclose(result[..., channel], expected, atol=1e-5)
 
 
-def test_places_keep_to_their_strengths():
+def test_pixels_move_as_far_as_their_strengths_allow():
     grid = np.indices((28, 28))
 
     def moved(**numbers):
@@ -79,30 +79,30 @@ def test_places_keep_to_their_strengths():
         return np.asarray(places) - grid
 
     shifts = moved(shift=2.0)
-    assert_allclose(shifts, shifts[:, :, :1, :1] + np.zeros((28, 28)), atol=1e-5)  # of all pixels alike
+    assert_allclose(shifts, shifts[:, :, :1, :1] + np.zeros((28, 28)), atol=1e-5)  # all pixels move alike
     assert 1.99 < np.abs(shifts).max() <= 2 + 1e-5
     assert abs(shifts.mean()) < 0.05
 
-    corner = moved(rotation=10.0)[:, :, 0, 0] - 13.5  # from the centre, which stays
+    corner = moved(rotation=10.0)[:, :, 0, 0] - 13.5  # from the centre, which does not move
     angles = np.rad2deg(np.arctan2(corner[:, 1], corner[:, 0])) + 135
     assert_allclose(np.hypot(*corner.T), 13.5 * np.sqrt(2), rtol=1e-5)
     assert 9.9 < np.abs(angles).max() <= 10.01
 
     factors: Any = (moved(scaling=0.2)[:, :, 0, 0] - 13.5) / -13.5
     assert_allclose([1 / factors.max(), 1 / factors.min()], [0.8, 1.2], atol=0.01)
-    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.1  # of height and width, each its own
+    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.1  # height and width scale independently
 
     leaning = moved(shear=20.0)
-    assert_allclose(leaning[:, 0], 0, atol=1e-5)  # a row stays one
+    assert_allclose(leaning[:, 0], 0, atol=1e-5)  # rows stay rows
     assert_allclose(leaning[:, 1], leaning[:, 1, :, :1] + np.zeros(28), atol=1e-5)
-    assert_allclose(leaning[:, 1].mean(axis=1), 0, atol=1e-5)  # about the centre
+    assert_allclose(leaning[:, 1].mean(axis=1), 0, atol=1e-5)  # around the centre
     degrees = np.rad2deg(np.arctan(leaning[:, 1, 1, 0] - leaning[:, 1, 0, 0]))
     assert_allclose([degrees.min(), degrees.max()], [-20, 20], atol=0.1)
 
     assert_allclose(np.square(moved(elastic=1.5)).mean() ** 0.5, 1.5, rtol=0.02)
 
 
-def test_noise_is_smooth_and_everywhere_as_strong():
+def test_noise_is_smooth_and_equally_strong_everywhere():
     fields = np.asarray(smooth_noise(new_key(), (4000, 28, 28)))
     assert_allclose(fields.std(axis=0), 1, atol=0.06)
     near, far = (np.mean(fields[:, 14, 6] * fields[:, 14, 6 + step]) for step in (1, 16))
@@ -110,7 +110,7 @@ def test_noise_is_smooth_and_everywhere_as_strong():
     assert abs(far) < 0.05
 
 
-def test_as_many_images_as_asked_for_lose_one_rectangle():
+def test_the_given_share_of_images_loses_one_rectangle():
     keys = jax.random.split(new_key(), 4000)
     erased = np.asarray(jax.vmap(lambda key: erase(0.3, key, jnp.ones((28, 28, 1))))(keys))[..., 0] == 0
     assert 0.27 < erased.any(axis=(1, 2)).mean() < 0.32  # a few lie outside
@@ -128,22 +128,24 @@ def test_numpy_numbers_are_numbers():
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "2", [1], np.float32(29)])
-def test_a_wrong_strength_is_refused_by_its_key(value):
+def test_a_wrong_strength_is_refused(value):
     with pytest.raises(ConfigError, match=r"^augment.shift must be a number from 0 to 28 or null; got "):
         check_augmentation({"shift": value})
 
 
 @pytest.mark.parametrize("value", [10**5000, -(10**5000), 10**400, "x" * 5000, [1] * 5000, {}], ids=type)
-def test_a_value_that_is_no_number_is_told_in_one_short_line(value):
-    for option in OPTIONS:
+def test_an_odd_value_is_refused_in_one_short_line(value):
+    for option in CHECKS:
         with pytest.raises(ConfigError, match=rf"^augment.{option} must be .* or null; got ") as caught:
             check_augmentation({"shift": 2, option: value})
         assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("value", [-1, 2.0, 0.5, True, "2"])
-def test_a_wrong_number_of_epochs_is_refused_by_its_key(value):
-    with pytest.raises(ConfigError, match=r"^augment.epochs must be a whole number from 0 or null; got "):
+def test_a_wrong_number_of_epochs_is_refused(value):
+    with pytest.raises(
+        ConfigError, match=r"^augment.epochs must be a whole number from 0 to 2147483647 or null; got "
+    ):
         check_augmentation({"shift": 2, "epochs": value})
 
 
@@ -159,9 +161,9 @@ def test_a_wrong_name_is_refused_with_the_nearest():
         check_augmentation({"rotate": 3})
 
 
-def test_without_any_the_plan_is_as_it_was():
+def test_without_augmentation_the_plan_is_unchanged():
     plain, _ = small_plan()
-    absent, _ = small_plan(augment_options=dict.fromkeys(OPTIONS))
+    absent, _ = small_plan(augment_options=dict.fromkeys(CHECKS))
     given, _ = small_plan(augment_options={"shift": 2})
     assert plain == absent
     assert "augment" not in plain.hyper
@@ -169,7 +171,7 @@ def test_without_any_the_plan_is_as_it_was():
     assert set(given.spec.hyper_names) - set(plain.spec.hyper_names) == {"augment.shift"}
 
 
-def test_another_strength_is_no_new_program(monkeypatch):
+def test_another_strength_needs_no_new_program(monkeypatch):
     plans = [small_plan(augment_options={"shift": shift})[0] for shift in (1, 2)]
     data = small_plan()[1]
     assert plans[0].spec == plans[1].spec
@@ -184,7 +186,7 @@ def test_another_strength_is_no_new_program(monkeypatch):
     assert not np.array_equal(*(jax.tree.leaves(state.params)[1] for state in states))
 
 
-def test_training_sees_the_changed_images_and_an_evaluation_does_not():
+def test_only_training_sees_the_changed_images():
     plan, data = small_plan(augment_options={"erasing": 1.0, "shift": 8.0})
     plain = small_plan()[0]
     results = [fit(one.spec, one.hyper, seed=0, data=data) for one in (plan, plain)]
@@ -194,8 +196,8 @@ def test_training_sees_the_changed_images_and_an_evaluation_does_not():
     assert_array_equal(one.loss, other.loss)
 
 
-def test_only_the_first_epochs_have_changed_images(monkeypatch):
-    """Another number of them is no new program, and with 0 the run is as one without augmentation."""
+def test_only_the_first_epochs_change_images(monkeypatch):
+    """Another number of epochs needs no new program; with 0 the run equals one without augmentation."""
     losses, traced = [], count_traces(monkeypatch)
     for epochs in (0, 1, 2, 3):
         options = dict.fromkeys(LIMITS, 0.5) | {"epochs": epochs}
@@ -208,4 +210,4 @@ def test_only_the_first_epochs_have_changed_images(monkeypatch):
     assert_allclose(losses[0], [row["train/loss"] for row in rows], rtol=1e-5)
     for epochs, (fewer, more) in enumerate(itertools.pairwise(losses)):
         assert fewer[:epochs] == more[:epochs]
-        assert fewer[epochs] < more[epochs]  # images that are changed are harder
+        assert fewer[epochs] < more[epochs]  # changed images are harder

@@ -1,4 +1,4 @@
-"""Each in a process of its own, where JAX has not started."""
+"""JAX's devices and cache. Each test has its own process, in which JAX has not started."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ OURS = ("JAX_NUM_CPU_DEVICES", "PJRT_NPROC", "JAX_COMPILATION_CACHE_DIR", "XLA_F
 
 
 def run(command, folder, code=0, **environment):
-    """The words that a Python command of its own process prints; it exits with this code."""
+    """The words that Python code prints in its own process, which must exit with this code."""
     clean = {key: value for key, value in os.environ.items() if key not in OURS}
     clean |= {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu", **environment}
     words = [sys.executable, "-W", "error", "-c", command]
@@ -27,7 +27,7 @@ def run(command, folder, code=0, **environment):
 
 
 def command(words, folder, code=0, **environment):
-    """The process of a command, which exits with this code; its own folder is this one."""
+    """The finished process of a command, which must exit with this code; `folder` is its working folder."""
     clean = {key: value for key, value in os.environ.items() if key not in OURS}
     clean |= {"XDG_CACHE_HOME": str(folder), "WANDB_MODE": "disabled", "JAX_PLATFORMS": "cpu"}
     clean |= {"PYTHONPATH": str(Path(mnistjax.__file__).parents[1]), **environment}
@@ -49,14 +49,14 @@ def test_every_core_is_a_device(tmp_path):
     [{"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}],
     ids=["jax", "xla"],
 )
-def test_what_the_environment_says_stays(tmp_path, environment):
+def test_settings_of_the_environment_are_kept(tmp_path, environment):
     code = PREPARE + "print(jax.device_count(), jax.config.jax_compilation_cache_dir);"
     code += "print(os.environ['PJRT_NPROC']); keep_one_device(); print(jax.device_count())"
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine"), "PJRT_NPROC": "2"}
     assert run(code, tmp_path, **environment) == ["3", str(tmp_path / "mine"), "2", "3"]
 
 
-def test_a_started_backend_stays(tmp_path):
+def test_a_started_backend_is_not_changed(tmp_path):
     code = "import jax; jax.devices();" + PREPARE + "print(jax.device_count())"
     assert run(code, tmp_path) == ["1"]
 
@@ -66,7 +66,7 @@ def test_one_device_is_left_for_small_steps(tmp_path):
     assert run(code, tmp_path) == ["1", "2.0"]
 
 
-def test_compiled_programs_are_kept(tmp_path):
+def test_compiled_programs_are_cached(tmp_path):
     code = PREPARE + "jax.jit(lambda x: x + 1)(1.0)"
     run(code, tmp_path)
     kept = sorted((tmp_path / "mnistjax" / "compiled").iterdir())
@@ -102,8 +102,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", ["another program", "torn"])
-def test_a_program_that_changed_is_compiled_again(tmp_path, damage):
-    """With warnings as errors, and JAX warns of what it can't read."""
+def test_a_changed_program_is_compiled_again(tmp_path, damage):
+    """Warnings are errors here, and JAX warns if it can't read a program."""
     assert run(TWO, tmp_path) == ["3.0", "8.0"]
     cache = tmp_path / "mnistjax" / "compiled"
     before = {path.name: path.stat().st_size for path in cache.iterdir()}
@@ -117,7 +117,7 @@ def test_a_program_that_changed_is_compiled_again(tmp_path, damage):
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "another program"])
-def test_what_is_no_program_is_deleted(tmp_path, damage):
+def test_a_damaged_program_is_deleted(tmp_path, damage):
     cache = CompileCache(tmp_path)
     cache.put("key", b"program" * 100)
     DAMAGE[damage]([*tmp_path.iterdir()])
@@ -127,7 +127,7 @@ def test_what_is_no_program_is_deleted(tmp_path, damage):
     assert cache.get("key") == (None if damage == "a folder" else b"program")
 
 
-def test_a_program_is_that_of_its_key(tmp_path):
+def test_a_renamed_program_is_refused(tmp_path):
     cache = CompileCache(tmp_path)
     cache.put("a", b"program")
     assert (cache.get("a"), cache.get("b")) == (b"program", None)
@@ -138,7 +138,7 @@ def test_a_program_is_that_of_its_key(tmp_path):
 
 
 def test_jax_still_takes_our_cache(tmp_path):
-    """By a private function of JAX's; if this fails, `compile_cache.install` must find another way."""
+    """Through a private function of JAX. If this fails, `compile_cache.install` must find another way."""
     from jax._src import compilation_cache
     from jax._src.compilation_cache_interface import CacheInterface
 
@@ -152,12 +152,12 @@ def test_jax_still_takes_our_cache(tmp_path):
     assert program.read_bytes().startswith(MAGIC)
 
 
-def test_another_jax_compiles_each_time(tmp_path):
+def test_another_version_of_jax_runs_without_a_cache(tmp_path):
     code = "from jax._src import compilation_cache; del compilation_cache.get_file_cache;" + PREPARE
     assert run(code + "print(jax.config.jax_compilation_cache_dir)", tmp_path) == ["None"]
 
 
-def test_where_no_cache_can_be_nothing_is_kept_and_nothing_said(tmp_path):
+def test_without_a_cache_folder_nothing_is_cached_and_nothing_printed(tmp_path):
     (tmp_path / "mnistjax").write_text("a file")
     assert run(PREPARE + "print(jax.config.jax_compilation_cache_dir)", tmp_path) == ["None"]
     assert run(TWO, tmp_path, XDG_CACHE_HOME="~nobody-of-this-name") == ["3.0", "8.0"]
@@ -190,7 +190,7 @@ def has_gpu():
 @pytest.mark.parametrize(
     "setting", [pytest.param(key, marks=() if key in QUICK else pytest.mark.slow) for key in WRONG]
 )
-def test_a_wrong_environment_is_told_in_one_line(tmp_path, setting):
+def test_a_wrong_environment_is_refused_in_one_line(tmp_path, setting):
     code = "from mnistjax.backend import *\ntry: prepare_backend()\nexcept ConfigError as error: print(error)"
     name, _, value = setting.partition("=")
     told = " ".join(run(code, tmp_path, **{name: value}))
@@ -200,11 +200,11 @@ def test_a_wrong_environment_is_told_in_one_line(tmp_path, setting):
 
 @pytest.mark.skipif(has_gpu(), reason="has a GPU")
 @pytest.mark.parametrize("platforms", ["cuda", "gpu,cpu"])
-def test_a_gpu_that_is_not_there_is_told_in_one_line(tmp_path, platforms):
+def test_a_missing_gpu_is_refused_in_one_line(tmp_path, platforms):
     words = ["mnistjax", "model=neuron", "data=digits", "train.epochs=1"]
     told = command(words, tmp_path, code=2, JAX_PLATFORMS=platforms).stderr
     assert told.startswith(f"error: JAX can't start with JAX_PLATFORMS={platforms}: ")
-    assert told.endswith("; JAX_PLATFORMS=cpu takes the CPU\n")
+    assert told.endswith("; JAX_PLATFORMS=cpu uses the CPU\n")
     assert told.count("\n") == 1
 
 

@@ -1,6 +1,7 @@
-"""The command: what it refuses, what it writes, how it stops and goes on."""
+"""The command: what it refuses, what it writes, how a run stops and continues."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,13 +12,17 @@ from pathlib import Path
 import flax.linen as nn
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 
-from mnistjax import checkpoints, job, models, progress, records
-from mnistjax.cli import main
+from mnistjax import checkpoints, models, plan, progress, records
+from mnistjax.cli import command, main, single
+from small import Watched
 
+PACKAGE = Path(models.__file__).parents[1]
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
-BAD = {  # words -> what the message must name
+BAD = {  # words -> texts that the error must have
     "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
     "model=3": ["'3'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
     "model=null": ["'null'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
@@ -33,7 +38,9 @@ BAD = {  # words -> what the message must name
     "+train.foo=1": ["'train.foo'", "train.epochs"],
     "++foo.bar=1": ["'foo.bar'", "train"],
     "~train.epochs": ["train.epochs is missing"],
-    "+train.epochs=3": ["there already"],
+    "~sweep": ["sweep.mode is missing"],
+    "-m ~sweep.max_jobs": ["sweep.max_jobs is missing"],
+    "+train.epochs=3": ["already exists"],
     "train=3": ["'train'"],
     "train.epochs=-1": ["train.epochs", "whole number >= 1", "-1"],
     "train.epochs=ten": ["whole number >= 1", "'ten'"],
@@ -95,14 +102,14 @@ def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work,
 
 
 def start(*words, save_seconds=None, **options):
-    """A process that runs the command, with its own time between checkpoints where one is given."""
+    """A process that runs the command, with a checkpoint every `save_seconds` if given."""
     save = "" if save_seconds is None else f"recorder.SAVE_SECONDS = {save_seconds};"
     code = f"import sys; from mnistjax import cli, recorder; {save} sys.exit(cli.main())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(job.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
 
 
-def test_a_real_process_refuses_alike(work):
+def test_a_real_process_refuses_wrong_words(work):
     process = start("model=cnm", stderr=subprocess.PIPE)
     _, error = process.communicate()
     check_refused(process.returncode, error, work, BAD["model=cnm"])
@@ -162,7 +169,7 @@ def test_a_run_leaves_its_records(work, capsys):
     )
 
 
-def test_default_folder_is_dated(work, capsys):
+def test_the_default_folder_is_a_date_and_time(work, capsys):
     assert main(SHORT) == 0
     assert len([*work.glob("outputs/????-??-??/??-??-??*/summary.json")]) == 1
 
@@ -180,7 +187,7 @@ def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
     assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"
 
 
-def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
+def test_a_registered_model_needs_no_config_file(work, monkeypatch, capsys):
     class Theirs(nn.Module):
         num_classes: int = 10
         width: int = 4
@@ -196,8 +203,63 @@ def test_someone_elses_model_needs_no_file(work, monkeypatch, capsys):
     assert summary["parameters"] == 784 * 3 + 3 + 3 * 10 + 10
 
 
+def count(monkeypatch, owner, name):
+    """Counts the calls of a function: returns a list that grows at each call."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*arguments, **options):
+        calls.append(name)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_the_road_from_the_command_to_the_loss_is_short(work, monkeypatch, watched, capsys):
+    """And the config is composed once, the optimizer and the model are checked once."""
+    composed = count(monkeypatch, ConfigLoaderImpl, "load_configuration")
+    checked = count(monkeypatch, plan, "check_numbers")
+    created = count(monkeypatch, plan, "create_model")
+    words = ["data=digits", f"model={watched}", "train.epochs=1", "hydra.run.dir=run"]
+    monkeypatch.setattr(sys, "argv", ["mnistjax", *words])
+    with pytest.raises(SystemExit, match="0"):
+        command()
+    host = ["command", "main", "run_single", "<lambda>", "train_job"]
+    loop = ["fit", "fit_runs", "advance", "train_segment"]
+    assert Watched.roads == [[*host, *loop, "step", "train_step", "batch_loss"]]
+    assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]
+
+
+def test_a_run_has_the_callbacks_the_log_and_the_folder_of_hydra(work, monkeypatch, capsys):
+    called, train = [], single.train_job
+
+    class Callback:
+        def __getattr__(self, name):
+            return lambda **_: called.append(name)
+
+    def train_job(*arguments):
+        called.append(HydraConfig.get().runtime.output_dir)
+        logging.getLogger("mine").info("logged")
+        return train(*arguments)
+
+    monkeypatch.setattr(sys.modules[__name__], "Callback", Callback, raising=False)
+    monkeypatch.setattr(single, "train_job", train_job)
+    words = [
+        f"+hydra.callbacks.mine._target_={__name__}.Callback",
+        "hydra.output_subdir=.own",
+        "hydra.verbose=true",
+    ]
+    assert main([*SHORT, "hydra.run.dir=run", *words]) == 0
+    assert called == ["on_run_start", "on_job_start", str(work / "run"), "on_job_end", "on_run_end"]
+    assert "[mine][INFO] - logged" in Path("run/mnistjax.log").read_text()
+    assert yaml.safe_load(Path("run/.own/overrides.yaml").read_text()) == SHORT
+    node = yaml.safe_load(Path("run/.own/hydra.yaml").read_text())["hydra"]
+    assert (node["mode"], node["run"]["dir"]) == ("RUN", str(work / "run"))
+    assert node["overrides"]["hydra"][-2:] == [f"hydra.run.dir='{work / 'run'}'", "hydra.mode=RUN"]
+
+
 def stop_at(monkeypatch, step):
-    """From now on a run gets a SIGTERM at that step."""
+    """Makes runs get a SIGTERM at that step."""
 
     def observe(self, moment):
         if moment.step == step:
@@ -207,12 +269,12 @@ def stop_at(monkeypatch, step):
 
 
 def outcome(folder):
-    """What must be equal between equal runs."""
+    """The parts of a run that equal runs have in common."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
     return rows, (Path(folder) / checkpoints.CHECKPOINT).read_bytes()
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
+def test_a_stopped_run_continues_to_the_same_bits(work, monkeypatch, capsys):
     words = [*SMALL, "train.epochs=4", "train.batch_size=115", "train.keep=best"]
     with monkeypatch.context() as patch:
         stop_at(patch, 2 * 10)
@@ -229,7 +291,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(work, monkeypatch, capsys):
     assert outcome(folder) == outcome("straight")
 
 
-def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
+def test_resume_finds_a_done_run_and_changes_nothing(work, capsys):
     assert main([*SHORT, "resume=true"]) == 0
     (folder,) = work.glob("outputs/*/*")
     capsys.readouterr()
@@ -238,7 +300,7 @@ def test_resume_leaves_a_run_that_is_done_wherever_it_lies(work, capsys):
     assert [*work.glob("outputs/*/*")] == [folder]
 
 
-def test_resume_starts_what_is_not_there_and_leaves_what_is_done(work, capsys):
+def test_resume_starts_a_missing_run_and_leaves_a_done_one(work, capsys):
     words = [*SHORT, "optimizer.learning_rate=0.25", "hydra.run.dir=run", "resume=true"]
     assert main(words) == 0
     before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
@@ -266,7 +328,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(work, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_diverged_run_is_named_and_not_continued(work, capsys):
+def test_a_diverged_run_is_reported_and_not_continued(work, capsys):
     words = [*SHORT, "optimizer=sgd", "optimizer.learning_rate=1e30", "hydra.run.dir=run"]
     assert main(words) == 1
     assert "not finite in epoch" in capsys.readouterr().err
@@ -290,7 +352,7 @@ def test_an_exception_is_a_failed_run(work, monkeypatch, capsys):
     assert status["status"] == "failed"
 
 
-def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_training_continues(work, monkeypatch, capsys):
     whole, refusals = records.append_row, iter([True, True, False, False, False])
 
     def append(folder, row):
@@ -304,7 +366,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(work, monkeypatch, capsys
     assert [row["epoch"] for row in records.read_rows("run")] == [1, 2, 3]
 
 
-def test_a_sweep_runs_every_job_and_names_the_failed(work, capsys):
+def test_a_sweep_runs_every_job_and_names_the_failed_ones(work, capsys):
     words = [
         "-m",
         "optimizer=sgd,momentum",
@@ -320,7 +382,7 @@ def test_a_sweep_runs_every_job_and_names_the_failed(work, capsys):
     assert error.count("not finite in epoch") == 2
 
 
-def test_a_key_of_the_swept_group_only_is_a_key(work):
+def test_a_key_that_only_the_swept_choices_have_is_accepted(work):
     words = ["-m", "optimizer=momentum,nesterov", "optimizer.momentum=0.8", "hydra.sweep.dir=sweep", *SHORT]
     assert main(words) == 0
 
@@ -364,7 +426,7 @@ def test_a_folder_in_use_is_refused(work):
 
 
 @pytest.mark.slow
-def test_killed_runs_go_on_to_the_same_bits(work):
+def test_killed_runs_continue_to_the_same_bits(work):
     words = ["data=digits", "model=mlp", "train.epochs=80", "model.dropout=0.1", "train.keep=best"]
     assert start(*words, "hydra.run.dir=straight").wait() == 0
     for rows in (5, 20, 60):

@@ -1,10 +1,10 @@
-"""The configuration: every file composes and says what the code says; every wrong value is one clear line."""
+"""The configuration: every file composes and agrees with the code; every wrong value gives one clear line."""
 
 import jax
 import pytest
 import yaml
 
-from mnistjax.augment import OPTIONS
+from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
 from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir, to_plain
@@ -40,7 +40,7 @@ def test_every_key_of_the_schema_is_in_the_config():
         for key, _ in flatten(compose())
         if key.partition(".")[0] not in ("model", "optimizer", "schedule")
     }
-    assert keys == {*SCHEMA, SUBMITIT, *(f"augment.{option}" for option in OPTIONS)}
+    assert keys == {*SCHEMA, SUBMITIT, *(f"augment.{option}" for option in CHECKS)}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_every_key_of_the_schema_is_in_the_config():
         ("data", {"auto": None, **DATASETS}, lambda name: {}),
     ],
 )
-def test_files_of_a_group_say_what_its_table_says(group, table, options):
+def test_the_files_of_a_group_agree_with_its_table(group, table, options):
     ours = {name for name in table if (conf_dir() / group / f"{name}.yaml").exists()}
     assert ours == set(GROUPS[group])
     for name in GROUPS[group]:
@@ -60,7 +60,7 @@ def test_files_of_a_group_say_what_its_table_says(group, table, options):
         assert written == {"name": name, **to_plain(options(name))}
 
 
-def test_the_python_door_has_the_same_defaults():
+def test_make_plan_has_the_same_defaults():
     assert plan() == make_plan(load_data("digits"))
 
 
@@ -74,7 +74,7 @@ def test_equal_jobs_have_equal_identities():
     assert one.identity != plan("model.hidden=64", "optimizer.learning_rate=0.02").identity
 
 
-def test_another_learning_rate_or_seed_is_no_other_spec():
+def test_another_learning_rate_or_seed_has_the_same_spec():
     assert plan("optimizer.learning_rate=0.5", "seed=3").spec == plan().spec
 
 
@@ -91,7 +91,7 @@ def test_all_is_the_full_training_set():
     assert spec.steps_per_epoch == 1
 
 
-def test_a_large_batch_is_cut():
+def test_a_large_batch_is_divided_into_micro_batches():
     assert plan("train.batch_size=all", "train.micro_batch=100").spec.micro_batch == 100
     assert plan("train.batch_size=64", "model=mlp").spec.micro_batch == 64
 
@@ -101,7 +101,7 @@ def test_binary_task_has_one_output():
     assert (binary.spec.num_classes, binary.spec.classes, binary.positive) == (1, 2, 3)
 
 
-def test_differing_keys_are_named_with_both_values():
+def test_differing_keys_have_both_values():
     here = compose("seed=1", "resume=true", "wandb.project=a", "train.epochs=20")
     there = compose("train.epochs=3")
     assert differing_keys(here, there) == ["seed (0 there, 1 here)", "train.epochs (3 there, 20 here)"]

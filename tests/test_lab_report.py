@@ -19,7 +19,8 @@ from lab_report.estimates import Estimate, Share, estimate
 from lab_report.study import EXPERIMENTS, pick
 from lab_report.tables import TABLES, Compared, Row, compare, judge, table_cells
 from mnistjax import create_model
-from mnistjax.cli.overrides import Composer, base_overrides, compose, composing, expand
+from mnistjax.cli.overrides import base_overrides, compose, composing, expand
+from mnistjax.cli.prepare import Composer
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.models import list_layers

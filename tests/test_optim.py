@@ -1,3 +1,5 @@
+"""Optimizers and schedules: they agree with Optax, learn, keep 32 bits, and refuse wrong numbers."""
+
 import functools
 import time
 
@@ -16,6 +18,7 @@ from mnistjax.models import list_models
 from mnistjax.optim import (
     OPTIMIZERS,
     SCHEDULES,
+    check_numbers,
     learning_rate,
     list_optimizers,
     make_hyper,
@@ -33,9 +36,8 @@ from small import ODD, make_batches, small_plan
 
 
 def hyper_of(optimizer="sgd", schedule="constant", *, steps_per_epoch=10, epochs=10, sched=None, **values):
-    return make_hyper(
-        optimizer, values, schedule, sched or {}, steps_per_epoch=steps_per_epoch, epochs=epochs
-    )
+    numbers = check_numbers(optimizer, values, schedule, sched or {})
+    return make_hyper(numbers, schedule, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 def curve(schedule, steps=100, **options):
@@ -88,7 +90,7 @@ def types(tree):
 
 
 def check_types(**options):
-    """That a step under a default of 64 bits gives a State of the types that it has without."""
+    """Asserts that a step gives a State of the same types if JAX's default is 64 bits."""
     plan, data = small_plan(batch_size=8, **options)
     key = jax.random.key(0)
     expected = types(jax.eval_shape(functools.partial(initial_state, plan.spec), plan.hyper, key))
@@ -103,26 +105,26 @@ def check_types(**options):
 
 
 @pytest.mark.parametrize("optimizer", list_optimizers())
-def test_types_of_optimizers_are_those_of_32_bits(optimizer):
+def test_types_of_optimizers_stay_32_bits_wide(optimizer):
     check_types(optimizer=optimizer, optimizer_options={"clip_norm": 1.0})
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
-def test_types_of_schedules_are_those_of_32_bits(schedule):
+def test_types_of_schedules_stay_32_bits_wide(schedule):
     check_types(schedule=schedule, schedule_options={"warmup": "10%"})
 
 
 @pytest.mark.parametrize("model", list_models())
-def test_types_of_models_are_those_of_32_bits(model):
+def test_types_of_models_stay_32_bits_wide(model):
     check_types(model=model)
 
 
-def test_types_of_augmented_images_are_those_of_32_bits():
+def test_types_of_augmented_images_stay_32_bits_wide():
     check_types(augment_options={**dict.fromkeys(LIMITS, 0.5), "epochs": 1})
 
 
-def test_runs_have_the_same_bits_where_the_default_is_64():
-    """A single one and lanes; an evaluation, probabilities, and a packaged model."""
+def test_runs_have_the_same_bits_if_the_default_is_64():
+    """A single run and lanes; an evaluation, probabilities, and a packaged model."""
     plan, data = small_plan(
         optimizer="radam", schedule="one_cycle", augment_options={"shift": 2, "erasing": 0.5}
     )
@@ -161,7 +163,7 @@ def test_weight_decay_and_clipping():
     np.testing.assert_allclose(update(weight_decay=0.1), [-30.3, -40.4], rtol=1e-6)
 
 
-def test_a_number_that_is_absent_is_another_spec():
+def test_an_absent_number_gives_another_spec():
     plain, _ = small_plan(optimizer="sgd")
     zero, _ = small_plan(optimizer="sgd", optimizer_options={"weight_decay": 0})
     some, _ = small_plan(optimizer="sgd", optimizer_options={"weight_decay": 1e-4})
@@ -211,7 +213,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("given", WRONG)
-def test_values_that_no_number_takes_are_told_in_one_short_line(given):
+def test_odd_values_are_refused_in_one_short_line(given):
     def refused(key, **arguments):
         with pytest.raises(ConfigError, match=rf"^{key}\b") as caught:
             hyper_of(**arguments)
@@ -226,7 +228,7 @@ def test_values_that_no_number_takes_are_told_in_one_short_line(given):
             refused(f"schedule.{option}", schedule=schedule, sched={option: WRONG[given]})
 
 
-def test_a_long_duration_is_read_in_no_time():
+def test_a_long_duration_is_refused_quickly():
     started = time.perf_counter()
     with pytest.raises(ConfigError, match="is no duration"):
         hyper_of(schedule="cosine", sched={"warmup": "9" * 100_000})
@@ -245,7 +247,7 @@ def test_a_stranger_adds_an_optimizer():
 
 
 @pytest.mark.parametrize("name", list_optimizers())
-def test_every_number_of_a_row_is_read(name):
+def test_every_number_of_an_optimizer_has_an_effect(name):
     """A number that the factory ignores would be a config key without effect."""
     numbers = {key: value for key, value in OPTIMIZERS[name].defaults.items() if value is not None}
     noise = jax.random.normal(jax.random.key(0), (50, 20)) * jnp.linspace(1, 0.01, 50).reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""Words of the command line: whatever they are, they are read as meant, or refused in one line."""
+"""Words of the command line: any words are read as meant or refused in one line."""
 
 import contextlib
 import io
@@ -27,9 +27,9 @@ NAMES = [  # of folders
     *("null", "true", "1e3", "007", "50%", "$HOME", "\\", "a\\b", "tail\\", "a\\'b", "*", "a;b", "a\tb"),
     *("a:b", "x\ny", "inf", "+x", "=", "a@b", "!x", "None"),
 ]
-BYTES = os.fsdecode(b"\xff")  # a name that is no text
+BYTES = os.fsdecode(b"\xff")  # a name that is not text
 PLAN = ["-m", "data=digits", "sweep.plan=true"]
-WORDS = {  # by what each message must have
+WORDS = {  # wrong words -> texts that the error must have, after a flag
     "seed=range(0)": ["-m", "seed=range(0) has no values"],
     "seed=range(5,1)": ["-m", "seed=range(5,1) has no values"],
     "model=glob(x*)": ["-m", "model=glob(x*) has no values"],
@@ -48,8 +48,9 @@ WORDS = {  # by what each message must have
     "sweep=5": ["-m", "'sweep' is a section", "sweep.plan"],
     "sweep.resume=": ["-m", "sweep.resume must be a name"],
     "sweep.resume=${foo}": ["-m", "'foo' not found"],
-    "sweep.resume=nothing": ["sweep.resume goes with -m"],
-    "sweep.plan=true": ["sweep.plan goes with -m"],
+    "sweep.plan=${foo}": ["'foo' not found"],
+    "sweep.resume=nothing": ["sweep.resume needs -m"],
+    "sweep.plan=true": ["sweep.plan needs -m"],
     "seed=interval(0,1)": ["-m", "seed=interval(0,1)", "no interval"],
     "train=5": ["'train' is a section", "train.batch_size", "train.epochs"],
     "++train=5": ["'train' is a section", "train.epochs"],
@@ -60,25 +61,25 @@ WORDS = {  # by what each message must have
     f"+x={'{a:' * 100}1{'}' * 100}": ["100 brackets inside one another"],
     f"seed={'x' * 200_000}": ["200,005 characters; at most 50,000"],
     "seed=\0": ["has a NUL"],
-    "seed=\udcff": ["no UTF-8 text"],
+    "seed=\udcff": ["not UTF-8 text"],
     "data.dir=~nobody-of-that-name/x": ["data.dir=~nobody-of-that-name/x", "HOME"],
     f"data.raw_dir={'x' * 300}": ["data.raw_dir", "File name too long"],
     "hydra/launcher=nonsense": ["unknown hydra/launcher 'nonsense'", "fused"],
-    "hydra.launcher._target_=os.system": ["hydra/launcher can't be made", "os.system"],
-    "++hydra.launcher._target_=os.system": ["hydra/launcher can't be made", "os.system"],
+    "hydra.launcher._target_=os.system": ["hydra/launcher can't be created", "os.system"],
+    "++hydra.launcher._target_=os.system": ["hydra/launcher can't be created", "os.system"],
     "+hydra.launcher._target_=os.system": ["hydra.launcher._target_"],
-    "hydra.launcher=5": ["hydra/launcher can't be made"],
-    "hydra.sweeper._target_=x": ["hydra/sweeper can't be made", "'x'"],
+    "hydra.launcher=5": ["hydra/launcher can't be created"],
+    "hydra.sweeper._target_=x": ["hydra/sweeper can't be created", "'x'"],
     "hydra.sweeper.max_batch_size=0": ["hydra.sweeper.max_batch_size", "whole number >= 1"],
-    "hydra.job_logging={version:9}": ["hydra/job_logging can't be made", "version is 9"],
-    "hydra.job_logging.handlers.file.class=no.such": ["hydra/job_logging can't be made", "no.such"],
-    "hydra.job_logging.root.level=LOUD": ["hydra/job_logging can't be made", "LOUD"],
-    "hydra.job_logging.root.handlers=[x]": ["hydra/job_logging can't be made", "no handler x"],
+    "hydra.job_logging={version:9}": ["hydra/job_logging can't be created", "version is 9"],
+    "hydra.job_logging.handlers.file.class=no.such": ["hydra/job_logging can't be created", "no.such"],
+    "hydra.job_logging.root.level=LOUD": ["hydra/job_logging can't be created", "LOUD"],
+    "hydra.job_logging.root.handlers=[x]": ["hydra/job_logging can't be created", "no handler x"],
     "hydra.job_logging=5": ["hydra.job_logging"],
     "hydra.verbose=5": ["hydra.verbose"],
     "+hydra.callbacks.x._target_=no.such": ["no.such"],
 }
-FOLDERS = {  # below which nothing can be made
+FOLDERS = {  # wrong folders -> a text that the error must have
     "hydra.run.dir=/dev/null": "/dev/null is not a folder",
     "hydra.run.dir=/dev/null/x/y": "/dev/null is not a folder",
     "hydra.run.dir=file/x": "file is not a folder",
@@ -107,7 +108,7 @@ def check_refused(code, error, named):
 
 
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: words[:40])
-def test_a_wrong_word_is_refused_in_one_line_in_no_time(words, work, capsys):
+def test_a_wrong_word_is_refused_quickly_in_one_line(words, work, capsys):
     flags, named = (["-m"], WORDS[words][1:]) if WORDS[words][0] == "-m" else ([], WORDS[words])
     began = time.monotonic()
     code = main([*flags, *TINY, *words.split(" ")])
@@ -117,7 +118,7 @@ def test_a_wrong_word_is_refused_in_one_line_in_no_time(words, work, capsys):
 
 @pytest.mark.parametrize("word", FOLDERS, ids=lambda word: word[:40])
 @pytest.mark.parametrize("kind", ["run", "sweep"])
-def test_a_folder_that_can_not_be_made_is_refused(word, kind, work, capsys):
+def test_a_folder_that_can_not_be_created_is_refused(word, kind, work, capsys):
     Path("file").touch()
     Path("link").symlink_to("nowhere")
     Path("loop").symlink_to("loop")
@@ -132,7 +133,7 @@ def test_a_folder_that_can_not_be_made_is_refused(word, kind, work, capsys):
 
 @pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
 @pytest.mark.parametrize("refused", ["mkdir", "lock"])
-def test_a_folder_that_the_disk_refuses_leaves_nothing(words, refused, work, monkeypatch, capsys):
+def test_nothing_is_left_of_a_folder_that_the_disk_refuses(words, refused, work, monkeypatch, capsys):
     @contextlib.contextmanager
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -147,7 +148,7 @@ def test_a_folder_that_the_disk_refuses_leaves_nothing(words, refused, work, mon
     check_refused(code, capsys.readouterr().err, ["No space left on device"])
 
 
-def test_without_a_home_the_data_has_no_place(work, monkeypatch, capsys):
+def test_without_a_home_the_default_data_folder_is_refused(work, monkeypatch, capsys):
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setattr(Path, "expanduser", lambda self: exec("raise RuntimeError('no home')"))
     check_refused(main([*TINY]), capsys.readouterr().err, ["data.dir=~/tensorflow_datasets", "HOME"])
@@ -160,12 +161,12 @@ def start(*words, **environment):
 
 
 @pytest.mark.slow
-def test_a_sweep_without_assertions_which_hydra_needs_is_refused(work):
+def test_a_sweep_without_assertions_is_refused(work):
     done = start("-m", *TINY, "seed=range(3)", PYTHONOPTIMIZE="1")
     check_refused(done.returncode, done.stderr.decode(), ["PYTHONOPTIMIZE"])
 
 
-def test_as_many_jobs_as_allowed_are_planned(work, capsys):
+def test_as_many_jobs_as_max_jobs_are_planned(work, capsys):
     assert main([*PLAN, "model=mlp", "seed=range(3)", "sweep.max_jobs=3"]) == 0
     assert "3 jobs" in capsys.readouterr().out
 
@@ -187,7 +188,7 @@ def test_a_folder_is_read_as_it_is_written(key, name, work):
 
 
 @given(st.text(st.characters(), min_size=1))
-def test_a_quoted_text_is_itself(text):
+def test_a_quoted_text_is_read_unchanged(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
@@ -205,7 +206,7 @@ def test_a_quoted_text_is_itself(text):
         (["seed=1,2", "wandb.tags=[a b]", "~seed", "x"], True),
     ],
 )
-def test_what_hydra_reads_as_meant_stays_as_it_is(words, multirun):
+def test_words_that_hydra_reads_correctly_are_unchanged(words, multirun):
     assert read_words(words, multirun=multirun) == words
 
 
@@ -216,7 +217,7 @@ def test_the_date_in_a_folder_is_todays(work):
 
 
 def read_by_bash(command):
-    """The words that bash makes of a command, after its name."""
+    """The words of a command, without its name, as bash reads them."""
     code = f"mnistjax() {{ printf '%s\\0' \"$@\"; }}; {command}"
     output = subprocess.run(["bash", "-c", os.fsencode(code)], capture_output=True, check=True).stdout
     return [os.fsdecode(word) for word in output.split(b"\0")[:-1]]
@@ -233,7 +234,7 @@ SOME, OTHERS = ["a=b,c d", "it's (é)"], [pytest.param(name, marks=pytest.mark.s
 
 
 @pytest.mark.parametrize("name", [*SOME, *OTHERS])
-def test_the_command_that_goes_on_with_a_run_does_when_pasted(name, work, monkeypatch, capsys):
+def test_the_printed_command_continues_a_run(name, work, monkeypatch, capsys):
     def stop(self, moment):
         signal.raise_signal(signal.SIGTERM)
 
@@ -247,7 +248,7 @@ def test_the_command_that_goes_on_with_a_run_does_when_pasted(name, work, monkey
 
 
 @pytest.mark.parametrize("name", [*SOME, *OTHERS])
-def test_the_command_that_goes_on_with_a_sweep_does_when_pasted(name, work, capsys):
+def test_the_printed_command_continues_a_sweep(name, work, capsys):
     words = ["-m", *TINY, "sweep.executor=inline", "seed=0,1", folder_word("hydra.sweep.dir", name)]
     assert main(words) == 0
     shutil.rmtree(Path(name) / "1")
@@ -265,7 +266,7 @@ def test_the_command_that_goes_on_with_a_sweep_does_when_pasted(name, work, caps
 
 @pytest.mark.slow
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_a_folder_whose_name_is_no_text_is_written_and_gone_on_with(locale, work):
+def test_a_folder_whose_name_is_not_text_is_written_and_continued(locale, work):
     plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for name in (b"\xff", "é".encode()):
         folder = os.fsdecode(name)
@@ -282,7 +283,7 @@ def test_a_folder_whose_name_is_no_text_is_written_and_gone_on_with(locale, work
 
 
 @pytest.mark.parametrize("name", [*NAMES, BYTES])
-def test_the_command_that_uploads_is_right_when_pasted(name, work):
+def test_the_printed_command_uploads_a_run(name, work):
     place = find_places(work, str(work / name / "wandb/offline-run"))["W&B"]
     words = read_by_bash(place.partition("to upload: ")[2].replace("wandb", "mnistjax", 1))
     assert words[0] == "sync"
@@ -309,7 +310,7 @@ LONG = [text * count for text in ("9", "[", "x/", "{a:") for count in (40, 500, 
 
 @st.composite
 def odd_words(draw):
-    """A word for some key, of which a character or two may be others."""
+    """A word for some key, with up to two characters changed."""
     keys, values = st.sampled_from(KEYS.split()), st.sampled_from(VALUES.split()) | st.sampled_from(LONG)
     word = f"{draw(st.sampled_from(['', '', '', '+', '++', '~']))}{draw(keys)}={draw(values)}"
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):

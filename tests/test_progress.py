@@ -1,4 +1,4 @@
-"""What a command shows: whatever becomes of it, the run and its records are whole."""
+"""What a command prints: if it can't be printed, the run and its records are still complete."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mnistjax import progress, records
-from mnistjax.cli import find_code, main
+from mnistjax.cli import errors_to_code, main
 
 RUN = ["data=digits", "model=mlp", "model.hidden=16", "train.epochs=1", "hydra.run.dir=run"]
 
@@ -46,6 +46,14 @@ def ascii_only():
     return open("shown", "w", encoding="ascii")
 
 
+def answer(*words):
+    """The exit code of a command that prints these words."""
+    with errors_to_code() as exit:
+        print(*words)
+        return progress.find_answer_code()
+    return exit.code
+
+
 STREAMS = [full_disk, left_by_its_reader, ascii_only, lambda: None]
 
 
@@ -59,13 +67,13 @@ def check_run(code, folder="run"):
 
 
 @pytest.mark.parametrize("make", STREAMS)
-def test_a_run_ends_well_whatever_its_output_does(make, work, put):
+def test_a_run_is_done_whatever_happens_to_its_output(make, work, put):
     for name in ("stdout", "stderr"):
         put(name, make())
     check_run(main(RUN))
 
 
-def test_a_sweep_ends_well_without_a_reader(work, put):
+def test_a_sweep_is_done_without_a_reader(work, put):
     put("stdout", left_by_its_reader())
     words = ["-m", *RUN[:-1], "seed=0,1", "hydra.sweep.dir=sweep", "sweep.executor=inline"]
     assert main(words) == 0
@@ -73,7 +81,7 @@ def test_a_sweep_ends_well_without_a_reader(work, put):
         check_run(0, f"sweep/{number}")
 
 
-def test_a_terminal_that_goes_while_a_run_trains_ends_no_run(work, monkeypatch, put):
+def test_a_run_is_done_if_its_terminal_is_closed(work, monkeypatch, put):
     terminal, ours = os.openpty()
     put("stdout", os.fdopen(ours, "w"))
     describe, closed = progress.describe, []
@@ -90,17 +98,17 @@ def test_a_terminal_that_goes_while_a_run_trains_ends_no_run(work, monkeypatch, 
         os.write(ours, b"x")
 
 
-def test_what_an_encoding_lacks_is_replaced_and_the_bytes_of_a_name_are_kept(work, put):
+def test_missing_characters_are_replaced_and_bytes_of_a_name_are_written(work, put):
     name = os.fsdecode(b"\xfcber")
     with open("shown", "w", encoding="ascii") as file:
         put("stdout", file)
-        assert find_code(lambda argv: print("Grüße", name) or 0, []) == 0
+        assert answer("Grüße", name) == 0
     assert Path("shown").read_bytes() == b"Gr??e \xfcber\n"
 
 
 @pytest.mark.parametrize("words", ["--version", "--cfg job", "-m seed=0,1 data=digits sweep.plan=true"])
 @pytest.mark.parametrize(("make", "code"), [(full_disk, 1), (left_by_its_reader, 0), (lambda: None, 1)])
-def test_an_answer_that_is_lost_is_no_success(words, make, code, work, put, capsys):
+def test_a_lost_answer_is_a_failure(words, make, code, work, put, capsys):
     put("stdout", make())
     assert main(words.split()) == code
     error = capsys.readouterr().err
@@ -117,7 +125,7 @@ def test_a_pipe_that_does_not_block_gets_everything(work, put):
         thread = threading.Thread(target=lambda: got.append(end.read()))
         thread.start()
         put("stdout", file)
-        assert find_code(lambda argv: print(text) or 0, []) == 0
+        assert answer(text) == 0
         file.close()
         thread.join()
     assert len(got[0]) == len(text) + 1
@@ -157,7 +165,7 @@ def test_a_log_is_not_written_through_a_link(work):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-def test_a_log_that_can_not_be_written_ends_nothing(code, work, monkeypatch):
+def test_a_log_that_can_not_be_written_is_ignored(code, work, monkeypatch):
     def refuse(*arguments):
         raise OSError(code, os.strerror(code))
 
@@ -174,7 +182,7 @@ def test_a_run_logs_into_its_folder(work, monkeypatch, capsys):
     assert "RuntimeError: Grüße" in Path("run/mnistjax.log").read_text("utf-8")
 
 
-def test_a_working_folder_that_is_gone_is_told(work, capsys):
+def test_a_missing_working_folder_is_an_error(work, capsys):
     gone = work / "gone"
     gone.mkdir()
     os.chdir(gone)
@@ -187,7 +195,7 @@ def test_a_working_folder_that_is_gone_is_told(work, capsys):
 
 
 @pytest.mark.parametrize(("make", "code"), [(full_disk, 1), (left_by_its_reader, 0), (lambda: None, 1)])
-def test_the_other_commands_answer_on_stdout(make, code, put, capsys):
+def test_a_lost_answer_of_the_other_commands_is_a_failure(make, code, put, capsys):
     put("stdout", make())
-    assert find_code(lambda argv: print("[]") or 0, []) == code
+    assert answer("[]") == code
     assert capsys.readouterr().err.startswith("error: the answer" if code else "")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mnistjax import files
-from mnistjax.cli.jobs import Preparer
 from mnistjax.cli.overrides import to_plain_config
+from mnistjax.cli.prepare import Preparer
 from mnistjax.job import Job
 from mnistjax.progress import relative, tell
 from mnistjax.signals import stop_signals

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 from mnistjax import files, records
 from mnistjax.cli.driver import Driver
 from mnistjax.cli.folders import find_folder, owning
-from mnistjax.cli.jobs import call_hydra, prepare_jobs
 from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.other_launchers import run_by_launcher
 from mnistjax.cli.overrides import (
     base_overrides,
+    call_hydra,
     compose,
     composing,
     expand,
@@ -24,7 +24,8 @@ from mnistjax.cli.overrides import (
     postpone,
     to_plain_config,
 )
-from mnistjax.cli.plugins import telling
+from mnistjax.cli.plugins import errors_about
+from mnistjax.cli.prepare import prepare_jobs
 from mnistjax.cli.stored import take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
@@ -99,7 +100,7 @@ def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
     from mnistjax.sweep.run import Options, describe_sweep
 
-    with telling("the plan"):  # which traces models that may be too large for any machine
+    with errors_about("the plan"):  # which traces models that may be too large for any machine
         lines = describe_sweep([multirun.jobs[task] for task in multirun.tasks], Options(**multirun.options))
     print("\n".join(lines))
     return find_answer_code()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.active import run_job
-from mnistjax.cli.jobs import Preparer, call_hydra, report
-from mnistjax.cli.overrides import to_plain_config
+from mnistjax.cli.overrides import call_hydra, to_plain_config
+from mnistjax.cli.prepare import Preparer
+from mnistjax.cli.single import exit_code
 from mnistjax.config import ConfigError
 from mnistjax.job import Job, Outcome
 from mnistjax.progress import tell
@@ -27,7 +28,7 @@ def run_by_launcher(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int
         return 1
     except KeyboardInterrupt:
         code = 130
-    return max(code, report(task.outcomes))
+    return max(code, exit_code(task.outcomes))
 
 
 class JobFailed(Exception):

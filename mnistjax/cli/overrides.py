@@ -1,37 +1,39 @@
-"""KEY=VALUE words -> composed configs, by Hydra; every message about a word that Hydra can't take."""
+"""KEY=VALUE words -> configs composed by Hydra, and one-line errors about wrong words."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 import importlib.metadata
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax.checks import check_value, shorten
 from mnistjax.compose import SCHEMA, flatten, unknown_key
 from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
+from mnistjax.files import describe
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-TABLES = {  # group -> (module of its open table, its names, the options of one, their entry points)
+TABLES = {  # group -> (module of its table, function that lists names, function of options, entry points)
     "data": ("mnistjax.data", "list_datasets", None, "mnistjax.datasets"),
     "model": ("mnistjax.models", "list_models", "model_options", "mnistjax.models"),
     "optimizer": ("mnistjax.optim", "list_optimizers", "optimizer_options", "mnistjax.optimizers"),
 }
 
-MANY = 10**12  # jobs, beyond which a message counts no more
+MANY = 10**12  # jobs; an error does not count more
 
 
 def add_rows() -> None:
-    """Makes the launcher known, and every row of the open tables that has no file in conf/.
+    """Registers with Hydra our launcher and every row of the open tables that has no file in conf/.
 
-    A table is read only where someone may have added to it, because that imports JAX.
+    A table is read only if someone may have added a row, because reading it imports JAX.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -51,7 +53,7 @@ def add_rows() -> None:
 
 @contextlib.contextmanager
 def composing() -> Iterator[None]:
-    """Inside, `compose` works."""
+    """Sets up Hydra, so that `compose` works inside."""
     from hydra import initialize_config_dir
 
     add_rows()
@@ -60,17 +62,49 @@ def composing() -> Iterator[None]:
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """The composed config, with Hydra's own node; ConfigError says what is wrong with the overrides."""
+    """The composed config, with Hydra's node; ConfigError says what is wrong with the overrides."""
     import hydra
 
     try:
         return hydra.compose("config", overrides, return_hydra_config=True)
-    except Exception as error:  # of any kind: Hydra, OmegaConf, YAML and the parser each have their own
+    except Exception as error:  # Hydra, OmegaConf, YAML and the parser raise many types
         raise explain(error, overrides) from None
 
 
+@contextlib.contextmanager
+def hydra_errors(folder: Path | None = None) -> Iterator[None]:
+    """Turns errors of Hydra inside, and of a `folder` that can't be written, into ConfigErrors."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(describe(error, folder or os.curdir)) from error
+    except (HydraException, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def call_hydra(
+    argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None, folder: Path | None = None
+) -> int:
+    """Runs Hydra's own command, which calls the task once for each job, and returns its exit code."""
+    import hydra
+    from hydra.core.utils import env_override
+
+    before, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        # With that variable Hydra raises errors instead of printing them.
+        with hydra_errors(folder), env_override({"HYDRA_FULL_ERROR": "1"}):
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+    except SystemExit as exit:
+        return 2 if exit.code else 0
+    finally:
+        sys.argv = before
+    return 0
+
+
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
-    """The one line for what Hydra raised: the first override to blame, else Hydra's own first line."""
+    """The one-line error for what Hydra raised: about the first wrong override, else Hydra's own text."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -89,17 +123,17 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             if not isinstance(value, (dict, list)) and str(value) not in options:
                 return unknown(key, shorten(override.get_value_element_as_str()), options)
             if override.is_add():
-                return ConfigError(f"{key} is chosen already; write {shown[1:]} without the +")
+                return ConfigError(f"{key} is already chosen; write {shown[1:]} without the +")
             choices.append(override.input_line)
         elif not override.is_hydra_override():
             others.append(override)
-    with contextlib.suppress(Exception):  # what is wrong then is none of the keys
+    with contextlib.suppress(Exception):  # if this composition fails, no key is to blame
         config = hydra.compose("config", choices)
         known = [key for key, _ in flatten(to_plain_config(config, resolve=False))]
         for override in others:
             key = override.key_or_group
             if override.is_add() and key in known:
-                return ConfigError(f"{key} is there already; write {shorten(override.input_line)[1:]}")
+                return ConfigError(f"{key} already exists; write {shorten(override.input_line)[1:]}")
             if key not in known:
                 return ConfigError(f"{unknown_key(key, known)}{_owners(key)}")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
@@ -107,12 +141,12 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
 
 
 def unreadable(word: str) -> ConfigError:
-    """The error for a word that Hydra's parser does not take."""
+    """The error for a word that Hydra's parser refuses."""
     return ConfigError(f"{shorten(word)!r} can't be read; write KEY=VALUE, like train.epochs=5")
 
 
 def _owners(key: str) -> str:
-    """A hint where another choice of the key's group has that key."""
+    """A hint if other choices of the key's group have that key, else an empty text."""
     from omegaconf import OmegaConf
 
     group, _, option = key.partition(".")
@@ -122,7 +156,7 @@ def _owners(key: str) -> str:
 
 
 def base_overrides(overrides: list[str]) -> list[str]:
-    """The overrides that decide how a sweep is made: Hydra's own, sweep.* and the experiment."""
+    """The overrides that say how a sweep runs: Hydra's own, sweep.* and the experiment."""
     own = []
     for o in parse_overrides(overrides):
         sweep = o.key_or_group.startswith("sweep.")
@@ -134,9 +168,10 @@ def base_overrides(overrides: list[str]) -> list[str]:
 
 
 def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
-    """Hydra's own overrides, and those of each job of a sweep, as Hydra's own sweeper will make them.
+    """Hydra's own overrides, and the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
 
-    No jobs where another sweeper chooses them while it runs: those are validated one by one.
+    Another sweeper chooses its jobs while it runs: the list is empty, and each job is validated when it
+    comes.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
@@ -151,8 +186,10 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
 
 
 def check_count(overrides: Sequence[Any], limit: int) -> None:
-    """ConfigError if a sweep would have no job, or more than the limit; no value of it is made."""
-    counts = {o.get_key_element(): count_values(o) for o in overrides}  # of a key given twice the last holds
+    """Raises ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
+    counts = {
+        o.get_key_element(): count_values(o) for o in overrides
+    }  # if a key is given twice, the last one counts
     jobs = math.prod(counts.values())
     if jobs > limit:
         shown = f"{jobs:,}" if jobs < MANY else f"over {MANY:,}"
@@ -162,7 +199,7 @@ def check_count(overrides: Sequence[Any], limit: int) -> None:
 
 
 def count_values(override: Any) -> int | float:
-    """How many values an override has, infinity for an endless range; ConfigError for none."""
+    """How many values an override has, infinity for an endless range; ConfigError if it has none."""
     from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
 
     value, shown = override.value(), shorten(override.input_line)
@@ -189,10 +226,10 @@ def _count_range(start: float, stop: float, step: float) -> int | float:
 
 
 def postpone(overrides: list[str]) -> list[str]:
-    """The overrides of a sweep, values as choices of one, which Hydra leaves to the jobs.
+    """The overrides of a sweep with each plain value as a choice of one, `choice(0.8)`.
 
-    It would apply a plain value to the defaults too, and refuse
-    `-m optimizer=momentum,nesterov optimizer.momentum=0.8` because the default optimizer has no momentum.
+    Hydra leaves choices to the jobs. A plain value it would also apply to the defaults, and so refuse
+    `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -207,7 +244,7 @@ def postpone(overrides: list[str]) -> list[str]:
 
 
 def parse_overrides(overrides: list[str]) -> list[Any]:
-    """The overrides, parsed; ConfigError for a word that is no KEY=VALUE."""
+    """The parsed overrides; ConfigError for a word that is not KEY=VALUE."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -215,20 +252,20 @@ def parse_overrides(overrides: list[str]) -> list[Any]:
     for word in overrides:
         try:
             parsed += parser.parse_overrides([word])
-        except Exception:  # of many kinds: a number of 5,000 digits is a ValueError of Python's own
+        except Exception:  # many types: Python itself raises ValueError for a number of 5,000 digits
             raise unreadable(word) from None
     return parsed
 
 
 def read_resume(cfg: DictConfig) -> str | None:
-    """The sweep folder to go on with; ConfigError for a wrong one."""
+    """The sweep folder to resume, or None; ConfigError for a value that can't be one."""
     resume = to_plain_config(cfg, resolve=True)["sweep"]["resume"]
     check_value("sweep.resume", resume, SCHEMA["sweep.resume"])
     return resume
 
 
 def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """The config without Hydra's node as a dict; ConfigError for an interpolation that leads nowhere."""
+    """The config without Hydra's node as a dict; ConfigError for an interpolation without a target."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -239,57 +276,6 @@ def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
-class Composer:
-    """Composes the configs of many jobs: once for each choice of groups, then plain values on a copy.
-
-    Hydra takes about 0.13 s for each composition; jobs that differ in plain values take under 1 ms so.
-    """
-
-    def __init__(self) -> None:
-        self._parsed: dict[str, Any] = {}
-        self._bases: dict[tuple[str, ...], tuple[dict[str, Any], bool]] = {}
-
-    def __call__(self, words: list[str]) -> dict[str, Any]:
-        """The resolved config of these overrides; ConfigError says what is wrong with them."""
-        plain = {word: override for word in words if (override := self._plain(word))}
-        rest = tuple(word for word in words if word not in plain)
-        if rest not in self._bases:
-            composed = compose(list(rest))
-            written = flatten(to_plain_config(composed, resolve=False))
-            fixed = all("${" not in str(value).replace("${oc.env:", "") for _, value in written)
-            self._bases[rest] = to_plain_config(composed, resolve=True), fixed
-        base, fixed = self._bases[rest]
-        config = copy.deepcopy(base)
-        if fixed and all(replace_value(config, o.key_or_group, o.value()) for o in plain.values()):
-            return config
-        return to_plain_config(compose(words), resolve=True)  # raises what Hydra says
-
-    def _plain(self, word: str) -> Any:
-        """The override, if it is one of a plain value: KEY=VALUE, of no group and not Hydra's own."""
-        from hydra.core.global_hydra import GlobalHydra
-
-        if word not in self._parsed:
-            (override,) = parse_overrides([word])
-            groups = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
-            changes = not (override.is_add() or override.is_delete() or override.is_sweep_override())
-            plain = changes and not groups and not override.is_hydra_override()
-            self._parsed[word] = override if plain else None
-        return self._parsed[word]
-
-
-def replace_value(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether this plain value could take the place of another in a resolved config."""
-    *path, last = key.split(".")
-    for name in path:
-        config = config.get(name, {}) if isinstance(config, dict) else {}
-    leaf = isinstance(config, dict) and last in config and not isinstance(config[last], dict)
-    special = isinstance(value, dict) or any(mark in str(value) for mark in ("${", "???"))
-    if leaf and not special:
-        config[last] = value
-        return True
-    return False
-
-
 def is_jobs_own(override: Any) -> bool:
-    """Whether an override says what the jobs are, and not how the sweep is run."""
+    """Whether an override says what a job is, not how the sweep runs."""
     return not (override.is_hydra_override() or override.key_or_group.startswith("sweep."))

@@ -1,4 +1,4 @@
-"""What Hydra makes of its own node of a config, tried before anything is made of it in earnest."""
+"""A trial of what Hydra creates from its own node of a config, before anything is written."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ VERBOSE = Check(lambda x: isinstance(x, (bool, Sequence)), "true, false, or name
 
 
 def check_hydra(cfg: DictConfig) -> None:
-    """ConfigError for a launcher, a sweeper or a logging that can't be made, with what the maker said."""
+    """Raises ConfigError if the launcher, the sweeper or the logging of a config can't be created."""
     from hydra.core.plugins import Plugins
 
     for kind in ("launcher", "sweeper"):
-        with telling(f"hydra/{kind}"):
+        with errors_about(f"hydra/{kind}"):
             Plugins.instance()._instantiate(cfg.hydra[kind])
     if "max_batch_size" in cfg.hydra.sweeper:
         check_value("hydra.sweeper.max_batch_size", cfg.hydra.sweeper.max_batch_size, whole(1, None))
     verbose = cfg.hydra.verbose
     check_value("hydra.verbose", verbose, VERBOSE)
     for kind in ("hydra_logging", "job_logging"):
-        with telling(f"hydra/{kind}"):
+        with errors_about(f"hydra/{kind}"):
             try_logging(read_logging(cfg, kind))
 
 
 @contextlib.contextmanager
-def telling(name: str) -> Iterator[None]:
-    """Inside, whatever goes wrong is a ConfigError about `name`."""
+def errors_about(name: str) -> Iterator[None]:
+    """Turns any error inside into a ConfigError about `name`."""
     try:
         yield
-    except Exception as error:  # a plugin's, or a logging handler's: of any kind
-        raise ConfigError(f"{name} can't be made: {one_line(error)}") from None
+    except Exception as error:  # plugins and logging handlers raise any type
+        raise ConfigError(f"{name} can't be created: {one_line(error)}") from None
 
 
 def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
-    """The logging of a config, resolved; its files are the null device, because their folder is not there."""
+    """The resolved logging node. It logs to the null device, because the run folder does not exist yet."""
     from omegaconf import OmegaConf
 
     cfg = copy.deepcopy(cfg)
@@ -60,11 +60,11 @@ def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
 
 
 def try_logging(node: dict[str, Any] | None) -> None:
-    """Makes the handlers of a logging configuration and closes them; raises what `dictConfig` would."""
+    """Creates the handlers of a logging configuration and closes them; raises the errors of `dictConfig`."""
     if node is None:
         return
     if node.get("version") != 1:
-        raise ValueError(f"its version is {node.get('version')!r}; there is only 1")
+        raise ValueError(f"its version is {node.get('version')!r}; it must be 1")
     maker = DictConfigurator(node)
     parts = {"formatters": maker.configure_formatter, "filters": maker.configure_filter}
     for part, make in (parts | {"handlers": maker.configure_handler}).items():

@@ -1,4 +1,4 @@
-"""The command `mnistjax-predict`: which digits are in people's own pictures?"""
+"""The command `mnistjax-predict`: reads the digits in picture files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import files
-from mnistjax.cli import Parser, find_code
+from mnistjax.cli import Parser, check_working_folder, errors_to_code
 from mnistjax.config import ConfigError
-from mnistjax.progress import relative, tell
+from mnistjax.progress import find_answer_code, relative, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,53 +24,54 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 a wrong argument or a file that is no picture, 130 stopped."""
-    return find_code(run, argv)
+    """Runs `mnistjax-predict` and returns its exit code: 0 done, 2 a wrong argument or file, 130 stopped."""
+    with errors_to_code() as exit:
+        check_working_folder()
+
+        from mnistjax.backend import import_jax, prepare_backend
+
+        import_jax()
+        from mnistjax.zoo import load
+        from mnistjax.zoo.digits import read_digits
+
+        args = parse_arguments(argv)
+        explained = name_explained(args.explain, args.images) if args.explain else []
+        prepare_backend()
+        trained = load(args.model)
+        found = [read_digits(path) for path in args.images]
+        predictions = predict_digits(trained, found)
+        if explained:
+            explain(explained, args.images, found, predictions)
+        read = list(zip(args.images, predictions, strict=True))
+        if args.json:
+            print(json.dumps([{"file": path, "digits": digits} for path, digits in read]))
+        else:
+            print("\n".join(describe(path, digits) for path, digits in read))
+        return find_answer_code()
+    return exit.code
 
 
-def run(argv: list[str]) -> int:
-    """The exit code of what the arguments ask for."""
-    from mnistjax.backend import import_jax, prepare_backend
-
-    import_jax()
-    from mnistjax.zoo import load
-    from mnistjax.zoo.digits import read_digits
-
-    args = parse_arguments(argv)
-    explained = name_explained(args.explain, args.images) if args.explain else []
-    prepare_backend()
-    trained = load(args.model)
-    found = [read_digits(path) for path in args.images]
-    predictions = predict_digits(trained, found)
-    if explained:
-        explain(explained, args.images, found, predictions)
-    if args.json:
-        read = zip(args.images, predictions, strict=True)
-        print(json.dumps([{"file": str(path), "digits": digits} for path, digits in read]))
-    else:
-        for path, digits in zip(args.images, predictions, strict=True):
-            print(describe(path, digits))
-    return 0
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; ConfigError if one is wrong."""
     from mnistjax.zoo import list_models
 
     parser = Parser("mnistjax-predict", description=__doc__, allow_abbrev=False)
     names = ", ".join(list_models(pretrained=True))
-    parser.add_argument("model", metavar="MODEL", help=f"a trained one: {names}, or the folder of a run")
+    parser.add_argument("model", metavar="MODEL", help=f"a trained model: {names}, or the folder of a run")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or BMP file")
-    parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
-    parser.add_argument("--explain", type=Path, metavar="DIR", help="write what the model saw as pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON array to stdout")
+    parser.add_argument(
+        "--explain", type=Path, metavar="DIR", help="write pictures that show what the model saw"
+    )
     return parser.parse_args(argv)
 
 
 def predict_digits(
     trained: tuple[nn.Module, Any, Card], found: Sequence[Sequence[Digit]]
 ) -> list[list[dict[str, Any]]]:
-    """Of each picture's digits the class, its probability and the class that comes next, as --json has them.
+    """For each picture its digits: class, probability, runner-up and its probability, as --json prints them.
 
-    All at once, because a program for each number of digits would have to be compiled.
+    The model is called once for all pictures, because JAX compiles a program for each number of digits.
     """
     import numpy as np
 
@@ -78,10 +79,10 @@ def predict_digits(
 
     images = [digit.image for digits in found for digit in digits]
     shares = iter(classify(*trained, np.array(images, np.uint8).reshape(-1, 28, 28)))
-    return [[_describe_shares(trained[2], next(shares)) for _ in digits] for digits in found]
+    return [[_describe_digit(trained[2], next(shares)) for _ in digits] for digits in found]
 
 
-def _describe_shares(card: Card, shares: np.ndarray) -> dict[str, Any]:
+def _describe_digit(card: Card, shares: np.ndarray) -> dict[str, Any]:
     best, second = (int(index) for index in shares.argsort()[::-1][:2])
     names = [int(name) if name.isdecimal() else name for name in card.class_names]
     return {
@@ -93,8 +94,8 @@ def _describe_shares(card: Card, shares: np.ndarray) -> dict[str, Any]:
 
 
 def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
-    """What is told of a picture: what it reads, and a line of each digit."""
-    path = os.fsencode(path).decode(errors="replace")  # a name may be no text
+    """The lines about one picture: the digits together, then one line for each."""
+    path = os.fsencode(path).decode(errors="replace")  # a file name may not be text
     if not digits:
         return f"{path}: no digit found"
     read = " ".join(str(digit["class"]) for digit in digits)
@@ -107,15 +108,17 @@ def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
 
 
 def name_explained(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """The PNG that is to explain each picture, FOLDER/0-NAME.png, ...; ConfigError if it is there already, or
-    the SVG beside it, and not drawn by us."""
+    """The file for each picture's explanation: FOLDER/0-NAME.png, ...
+
+    ConfigError if that file, or the SVG beside it, exists and was not drawn by us.
+    """
     from mnistjax.report.figures import check_drawn
 
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
     explained = [folder / f"{index}-{Path(path).stem}.png" for index, path in enumerate(paths)]
     for path in explained:
-        with _telling_place(folder):
+        with _naming_folder(folder):
             check_drawn(path)
             check_drawn(path.with_suffix(".svg"))
     return explained
@@ -127,24 +130,24 @@ def explain(
     found: Sequence[Sequence[Digit]],
     predictions: Sequence[Sequence[dict[str, Any]]],
 ) -> None:
-    """Draws for each picture where its digits are, and what the model saw of them, as PNG and as SVG."""
+    """Draws for each picture where its digits are and what the model saw, as PNG and SVG."""
     import numpy as np
 
     from mnistjax.report.figures import picture_figure, save
     from mnistjax.zoo.picture import read_picture
 
-    for target, path, digits, told in zip(explained, paths, found, predictions, strict=True):
-        titles = [f"{one['class']}  {one['probability']:.1%}" for one in told]
+    for target, path, digits, named in zip(explained, paths, found, predictions, strict=True):
+        titles = [f"{one['class']}  {one['probability']:.1%}" for one in named]
         boxes, images = [digit.box for digit in digits], [digit.image for digit in digits]
         figure = picture_figure(read_picture(path), boxes, np.array(images), titles)
-        with _telling_place(target.parent):
+        with _naming_folder(target.parent):
             save(figure, target)
         tell(f"explained -> {relative(target)}")
 
 
 @contextlib.contextmanager
-def _telling_place(folder: Path) -> Iterator[None]:
-    """A context in which an OSError is a ConfigError that says where."""
+def _naming_folder(folder: Path) -> Iterator[None]:
+    """Turns an OSError inside into a ConfigError that names the folder."""
     try:
         yield
     except OSError as error:

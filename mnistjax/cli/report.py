@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from mnistjax import files
-from mnistjax.cli import Parser, find_code
+from mnistjax.cli import Parser, check_working_folder, errors_to_code
 from mnistjax.config import ConfigError, one_line
-from mnistjax.progress import relative, tell
+from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import check_login, default_entity
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
-    return find_code(run, argv)
+    """Runs `mnistjax-report`: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
+    with errors_to_code() as exit:
+        check_working_folder()
+        return run(argv) or find_answer_code()
+    return exit.code
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, checked as far as possible without reading a run."""
     parser = make_parser("mnistjax-report", __doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
@@ -48,7 +51,7 @@ def check_folders(folders: Sequence[Path]) -> None:
             raise ConfigError(f"{folder} is no folder")
 
 
-def run(argv: list[str]) -> int:
+def run(argv: Sequence[str] | None) -> int:
     """Writes the report and returns the exit code."""
     from mnistjax.backend import import_jax, prepare_backend
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax
-from mnistjax.cli import find_code
+from mnistjax.cli import check_working_folder, errors_to_code
 from mnistjax.cli.report import check_folders, make_parser
 from mnistjax.config import ConfigError
-from mnistjax.progress import tell
+from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
 
@@ -19,16 +19,14 @@ PATIENCE = 120.0  # seconds that W&B may take for a run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 all runs are at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
-    return find_code(run, argv, stopped="interrupted; the same command continues")
-
-
-def run(argv: list[str]) -> int:
-    """Sends the runs and returns the exit code."""
-    import_jax()
-    args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
-    check_folders(args.folders)
-    return sync(read_runs(args.folders), args.project, args.entity)
+    """Runs `mnistjax-sync`: 0 all runs are at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
+    with errors_to_code(stopped="interrupted; the same command continues") as exit:
+        check_working_folder()
+        import_jax()
+        args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
+        check_folders(args.folders)
+        return sync(read_runs(args.folders), args.project, args.entity) or find_answer_code()
+    return exit.code
 
 
 def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:

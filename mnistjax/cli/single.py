@@ -1,0 +1,80 @@
+"""One run: `mnistjax KEY=VALUE ...`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mnistjax import records
+from mnistjax.active import train_job
+from mnistjax.backend import keep_one_device
+from mnistjax.cli.folders import find_folder, owning
+from mnistjax.cli.overrides import hydra_errors, to_plain_config
+from mnistjax.cli.prepare import Preparer
+from mnistjax.compose import flatten
+from mnistjax.config import ConfigError
+from mnistjax.job import Outcome, find_outcome
+from mnistjax.progress import printable, tell
+from mnistjax.recorder import open_run
+from mnistjax.words import quote
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
+
+
+def run_single(cfg: DictConfig, words: list[str]) -> int:
+    """Trains the run of a composed config and its overrides, and returns the exit code.
+
+    With resume=true and no given folder, it continues the unfinished run with this config if there is one.
+    """
+    config = to_plain_config(cfg, resolve=True)
+    values = dict(flatten(config))
+    for key in ("sweep.plan", "sweep.resume"):
+        if values.get(key):
+            raise ConfigError(f"{key} needs -m")
+    folder, prepare = find_folder(cfg, "run"), Preparer()
+    job = prepare(config, words)
+    prepare.announce()
+    given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
+    if job.settings["resume"] and not given:
+        folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
+    if outcome := find_outcome(job, folder, resume=job.settings["resume"]):
+        if outcome.code == 0:
+            print(printable(str(outcome.reason)))
+        return exit_code([("", outcome)])
+
+    from mnistjax.devices import has_large_steps
+
+    if not has_large_steps(job.plan.spec):
+        keep_one_device()
+    with owning(folder), hydra_errors(folder):  # owned before Hydra writes there
+        start, hydra = open_run(job, folder), use_config(cfg, folder)
+        result = hydra.run("config", lambda _: train_job(job, folder, start), words)
+    return exit_code([("", cast(Outcome, result.return_value))])
+
+
+def use_config(cfg: DictConfig, folder: Path) -> Hydra:
+    """Makes Hydra run this config in this folder instead of composing it again (0.06 s each time)."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra, node = GlobalHydra.instance().hydra, cfg.hydra
+    assert hydra is not None
+    node.run.dir = str(folder)
+    node.overrides.hydra.append(f"hydra.run.dir={quote(folder)}")
+    if node.mode is None:
+        node.overrides.hydra.append("hydra.mode=RUN")  # as Hydra's own command notes it in .hydra/
+    hydra.config_loader.load_configuration = lambda *_, **__: copy.deepcopy(cfg)  # Hydra changes it
+    return hydra
+
+
+def exit_code(outcomes: Sequence[tuple[str, Outcome]]) -> int:
+    """Prints the reason of each job that is not done, and returns the exit code of all jobs together."""
+    bad = [(name, outcome) for name, outcome in outcomes if outcome.code]
+    if len(outcomes) > 1:
+        tell(f"{len(outcomes) - len(bad)} of {len(outcomes)} jobs done")
+    for name, outcome in bad:
+        tell(f"{name}: {outcome.reason}" if name else str(outcome.reason))
+    return max((outcome.code for _, outcome in bad), default=0)
