@@ -428,7 +428,7 @@ def test_what_is_in_the_way_is_replaced(name, make, small, tmp_path):
 def test_a_lock_that_is_no_file_is_told(make, small, tmp_path):
     (tmp_path / "data/mnistjax").mkdir(parents=True)
     make(tmp_path / "data/mnistjax/mnist.lock")
-    with pytest.raises(ConfigError, match=r"mnist\.lock is (no regular file|a link)") as error:
+    with pytest.raises(ConfigError, match=r"mnist\.lock is (not a regular file|a link)") as error:
         data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
     one_line(error)
 
