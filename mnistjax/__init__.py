@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from mnistjax.loop import Moment, Result, Run, fit, fit_lanes, fit_teams
     from mnistjax.models import create_model, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
+    from mnistjax.pictures import read_digits
     from mnistjax.plan import make_plan
     from mnistjax.train import State, evaluate, predict
     from mnistjax.zoo import Card, list_models, load
     from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
-    from mnistjax.zoo.digits import read_digits
-    from mnistjax.zoo.look import features, summary
+    from mnistjax.zoo.features import features, summary
 
 _ROOMS = {
     "backend": ("prepare_backend",),
@@ -30,13 +30,13 @@ _ROOMS = {
     "loop": ("Moment", "Result", "Run", "fit", "fit_lanes", "fit_teams"),
     "models": ("create_model", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
+    "pictures": ("read_digits",),
     "plan": ("make_plan",),
     "train": ("State", "evaluate", "predict"),
     "zoo": ("Card", "list_models", "load"),
     "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
-    "zoo.digits": ("read_digits",),
-    "zoo.look": ("features", "summary"),
+    "zoo.features": ("features", "summary"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -17,9 +17,21 @@ from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("config", "checks", "files", "words", "compile_cache", "backend", "data"),
+    *("config", "checks", "files", "probe", "words", "compile_cache", "backend", "data"),
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
-    *("train", "feed", "loop", "zoo", "compose", "tracking", "progress", "signals", "recorder", "job"),
+    *(
+        "train",
+        "feed",
+        "loop",
+        "zoo",
+        "pictures",
+        "compose",
+        "tracking",
+        "progress",
+        "signals",
+        "recorder",
+        "job",
+    ),
     *("sweep", "report"),
     *("cli", "__main__"),
 ]

@@ -20,8 +20,10 @@ from scipy import ndimage
 from mnistjax.cli import main as train
 from mnistjax.cli.predict import describe, main
 from mnistjax.config import ConfigError
-from mnistjax.zoo.digits import BOX_SIDE, find_digits, find_ink
-from mnistjax.zoo.picture import MOST_BYTES, read_picture
+from mnistjax.pictures import find_digits, read_picture
+from mnistjax.pictures.decode import MOST_BYTES
+from mnistjax.pictures.ink import find_ink
+from mnistjax.pictures.normalize import BOX_SIDE
 from pictures import PLAIN, WAYS, draw, read_all
 
 SCAN = b"\xff\xda"
@@ -162,7 +164,7 @@ def test_a_picture_of_many_marks_is_refused():
     for row in range(10, 890, 40):
         for column in range(10, 890, 40):
             picture[row : row + 12, column : column + 8] = 0
-    with pytest.raises(ConfigError, match="484 marks, at most 100 are looked at"):
+    with pytest.raises(ConfigError, match="found 484 marks.*the limit is 100"):
         digits_in(picture)
 
 
@@ -258,17 +260,17 @@ def pictures_of_scans(count):
 
 
 HOSTILE = {
-    "empty.png": (b"", "is no picture in PNG, JPEG or BMP format"),
-    "text.png": (b"seven", "is no picture in PNG, JPEG or BMP format"),
-    "other.png": (gif(), "is no picture in PNG, JPEG or BMP format"),
+    "empty.png": (b"", "is not a picture in PNG, JPEG or BMP format"),
+    "text.png": (b"seven", "is not a picture in PNG, JPEG or BMP format"),
+    "other.png": (gif(), "is not a picture in PNG, JPEG or BMP format"),
     "cut.png": (whole_png()[:900], "can't be read as a picture"),
     "damaged.png": (
         whole_png()[:18] + b"none" + whole_png()[22:],
-        "is no picture in PNG, JPEG or BMP format",
+        "is not a picture in PNG, JPEG or BMP format",
     ),
-    "bomb.png": (png_header(50_000, 50_000), "has too many pixels; at most 64,000,000 are read"),
-    "wide.png": (png_header(2**31 - 1, 1), "has too many pixels; at most 64,000,000 are read"),
-    "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; at most 64,000,000 are read"),
+    "bomb.png": (png_header(50_000, 50_000), "has too many pixels; the limit is 64,000,000"),
+    "wide.png": (png_header(2**31 - 1, 1), "has too many pixels; the limit is 64,000,000"),
+    "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; the limit is 64,000,000"),
     "jpeg.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture"),
     "scans.jpg": (jpeg_of_scans(3000), "has more than 100 scans"),
     "pictures.jpg": (pictures_of_scans(3000), "has more than 100 scans"),
@@ -301,13 +303,13 @@ def test_what_follows_a_picture_in_its_file_is_left_alone(tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, "/dev/zero"):
-        with pytest.raises(ConfigError, match="is no file that holds a picture"):
+        with pytest.raises(ConfigError, match="is not a regular file"):
             read_picture(path)
-    with pytest.raises(ConfigError, match="can't be read: No such file or directory"):
+    with pytest.raises(ConfigError, match="can't be read as a picture: No such file or directory"):
         read_picture(tmp_path / "none.png")
     with open(tmp_path / "long.png", "wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(ConfigError, match="has 67,108,865 bytes; at most 67,108,864 are read"):
+    with pytest.raises(ConfigError, match="has 67,108,865 bytes; the limit is 67,108,864"):
         read_picture(tmp_path / "long.png")
 
 
@@ -317,8 +319,7 @@ def test_the_largest_picture_that_is_read_needs_little_memory(tmp_path):
     code = """
 import re, sys
 from pathlib import Path
-from mnistjax.zoo.digits import find_digits
-from mnistjax.zoo.picture import read_picture
+from mnistjax.pictures import find_digits, read_picture
 assert find_digits(read_picture(sys.argv[1])) == []
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])"""
     command = [sys.executable, "-c", code, str(tmp_path / "white.png")]
@@ -388,7 +389,10 @@ def test_explain_writes_what_the_model_saw(run, work, capsys):
     ("words", "message"),
     [
         (["nothing.mnist", "a.png"], "unknown pretrained model 'nothing.mnist'"),
-        (["run", "a.png", "missing.png"], "missing.png can't be read: No such file or directory"),
+        (
+            ["run", "a.png", "missing.png"],
+            "missing.png can't be read as a picture: No such file or directory",
+        ),
         (["run"], "the following arguments are required: IMAGE"),
         (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
         (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),
