@@ -1,4 +1,4 @@
-"""Finds the packages; pyproject.toml has the rest. It can't add mnistjax.conf, which is conf/, to those found."""
+"""Finds the packages, with conf/ as mnistjax.conf, which pyproject.toml can't express; it has the rest."""
 
 from setuptools import find_packages, setup
 

@@ -779,7 +779,7 @@ def test_a_hanging_name_server_is_given_up(monkeypatch):
     monkeypatch.setattr(builders, "PROBE_SECONDS", 0.2)
     started = time.perf_counter()
     with pytest.raises(DataError, match="no answer"):
-        builders.probe("https://example.org/file")
+        builders.check_reachable("https://example.org/file")
     assert time.perf_counter() - started < 2  # seconds
     over.set()
 

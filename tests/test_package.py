@@ -19,20 +19,8 @@ PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
     *("config", "checks", "files", "probe", "words", "compile_cache", "backend", "data"),
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
-    *(
-        "train",
-        "feed",
-        "loop",
-        "zoo",
-        "pictures",
-        "compose",
-        "tracking",
-        "progress",
-        "signals",
-        "recorder",
-        "job",
-    ),
-    *("sweep", "report"),
+    *("train", "feed", "loop", "zoo", "pictures", "compose", "tracking", "progress", "signals"),
+    *("recorder", "job", "sweep", "report"),
     *("cli", "__main__"),
 ]
 ALONE = {

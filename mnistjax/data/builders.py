@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from tensorflow_datasets.image_classification import mnist as stock
 from mnistjax.config import one_line
 from mnistjax.data import idx
 from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
+from mnistjax.probe import probe
 
 PROBE_SECONDS = 5.0  # without an answer, before a server counts as out of reach
 STALL_SECONDS = 60.0  # without a byte, before a download counts as broken
@@ -209,24 +209,11 @@ def _check_sum(path: Path, url: str, info: Any) -> None:
         raise DataError(f"{path}: wrong checksum: {expected} expected, found {actual}; replace it by {url}")
 
 
-def probe(url: str) -> None:
-    """Raise Unreachable where `url` can't be downloaded, after at most PROBE_SECONDS without an answer."""
-    problems: list[str] = ["no answer"]
-
-    def ask() -> None:
-        try:
-            response = requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True)
-            problems[:] = (
-                [f"HTTP {response.status_code}"] if response.status_code not in (200, 405, 501) else []
-            )
-        except requests.RequestException as error:
-            problems[:] = [type(error).__name__]
-
-    thread = threading.Thread(target=ask, daemon=True)  # a hanging name server ignores every timeout
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if problems:
-        raise _unreachable(url, problems[0])
+def check_reachable(url: str) -> None:
+    """Raises Unreachable if `url` can't be downloaded; takes at most PROBE_SECONDS."""
+    answer = probe(url, timeout=PROBE_SECONDS)
+    if answer not in (200, 405, 501):
+        raise _unreachable(url, f"HTTP {answer}" if isinstance(answer, int) else answer)
 
 
 def _unreachable(url: str, reason: str) -> Unreachable:
@@ -244,7 +231,7 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
     builder_class, config = BUILDERS[name]
     url = next(iter(builder_class.url_infos))
     if raw_dir is None:
-        probe(url)
+        check_reachable(url)
     manual_dir = None if raw_dir is None else check_files(name, raw_dir)
     try:
         with quiet(), stall_limit():

@@ -42,7 +42,7 @@ def read_digits(path: str | Path) -> list[Digit]:
 
 
 def find_digits(lightness: np.ndarray) -> list[Digit]:
-    """The digits in a picture's lightness (H, W), from 0 to 1, line by line; an empty list if there is no ink.
+    """The digits in a picture's lightness (H, W), from 0 to 1, line by line; an empty list without ink.
 
     ConfigError if there are more than MOST_MARKS marks.
     """
