@@ -1,8 +1,8 @@
-"""The records of a run: its config, rows, status and summary, each written whole and read with suspicion.
+"""The records of a run: its config, rows, status and summary. Each is written whole and checked when read.
 
-A folder may come from anyone and may have met any accident, so that what is read is checked: its type, its
-range, its size, and whether the files fit together. What fails is a `DamagedFile` that names file and reason.
-JSON holds no NaN: non-finite floats are the strings "nan", "inf" and "-inf", which `float` reads back.
+A folder can come from anyone and can be damaged in any way, so the type, range and size of what is read are
+checked, and whether the files belong together. If not, a `DamagedFile` names the file and the reason.
+JSON has no NaN: non-finite floats are written as "nan", "inf" and "-inf", which `float` understands.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from mnistjax import checks, files
+from mnistjax import files
 from mnistjax.checkpoints import CHECKPOINT, PREVIOUS, finite, read_meta
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.files import DamagedFile
-
-Status = Literal["running", "done", "failed", "diverged", "interrupted"]
-STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "interrupted")
+from mnistjax.records.fields import CURVES as CURVES
+from mnistjax.records.fields import EXACT as EXACT
+from mnistjax.records.fields import METRICS as METRICS
+from mnistjax.records.fields import STATUS_FIELDS, SUMMARY_FIELDS, Status, check_epochs, check_mapping
+from mnistjax.records.fields import STATUSES as STATUSES
+from mnistjax.records.fields import check_fields as check_fields
+from mnistjax.records.fields import check_rows as check_rows
+from mnistjax.records.fields import check_summary as check_summary
 
 CONFIG = "config.yaml"
 ROWS = "metrics.jsonl"
@@ -35,70 +40,27 @@ STATUS = "status.json"
 SUMMARY = "summary.json"
 LOCK = "lock"
 LOG = "mnistjax.log"
-FILES = (CONFIG, ROWS, STATUS, SUMMARY, CHECKPOINT, PREVIOUS)  # of a run
-HYDRA = (LOG, ".hydra")  # what Hydra writes beside them
+FILES = (CONFIG, ROWS, STATUS, SUMMARY, CHECKPOINT, PREVIOUS)  # written by a run
+HYDRA = (LOG, ".hydra")  # written by Hydra in the same folder
 
 LIMITS = {CONFIG: files.MIB, STATUS: files.MIB, SUMMARY: 16 * files.MIB, ROWS: 512 * files.MIB}  # bytes
-METRICS = ("loss", "accuracy", "f1")
-CURVES = tuple(f"{part}/{name}" for part in ("train", "val") for name in METRICS)
-FLOATS = ("seconds", *CURVES)
-MOST_CLASSES = 1000
-EXACT = 2**53  # whole numbers up to here are exact in a browser
-
-STATUS_FIELDS: dict[str, Check] = {
-    "status": checks.choice(*STATUSES),
-    "reason": checks.optional(checks.ANY_TEXT),
-    "epoch": checks.whole(0),
-    "started": checks.TIME,
-    "ended": checks.optional(checks.TIME),
-    "identity": checks.TEXT,
-}
-ROW_FIELDS: dict[str, Check] = {
-    "epoch": checks.whole(1),
-    "examples_seen": checks.whole(0),
-    "seconds": checks.SECONDS,
-    **dict.fromkeys(CURVES, checks.NUMBER),
-}
-SUMMARY_FIELDS: dict[str, Check] = {
-    **{f"test/{name}": checks.NUMBER for name in (*METRICS, "precision", "recall")},
-    "test/count": checks.whole(0),
-    "test/confusion_matrix": Check(lambda x: is_square(x), "a square matrix of whole numbers"),
-    "kept_epoch": checks.whole(1),
-    "seconds_per_epoch": checks.NUMBER,
-    "compile_seconds": checks.NUMBER,
-    "parameters": checks.whole(0),
-    "data": checks.MAPPING,
-    "spec": checks.MAPPING,
-    "device": checks.MAPPING,
-    "seed": checks.SEED,
-    "identity": checks.TEXT,
-}
-DATA_FIELDS: dict[str, Check] = {"name": checks.TEXT, "sha256": checks.TEXT}
-SPEC_FIELDS: dict[str, Check] = {
-    "model": checks.TEXT,
-    "model_options": checks.PAIRS,
-    "task": checks.choice("multiclass", "binary"),
-    "num_classes": checks.whole(1, highest=100_000),
-    "train_count": checks.whole(1),
-    "batch_size": checks.whole(1),
-}
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What the files of one run say; they fit together."""
+    """The content of one run's files, which belong together."""
 
     status: dict[str, Any]
     config: dict[str, Any]
     rows: list[dict[str, Any]]
-    summary: dict[str, Any] | None  # only of a run that is done
+    summary: dict[str, Any] | None  # None unless the run is done
 
 
 @contextlib.contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Owns a run or sweep folder, which is made if it is missing; FolderInUse if a living process has it.
+    """Owns a run or sweep folder, which is made if it is missing; FolderInUse if a living process owns it.
 
-    ConfigError if a link in it leads elsewhere, or if a file with the lock's name is not ours.
+    ConfigError if a link in it leads elsewhere, or if the file with the lock's name is not ours.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -121,18 +83,20 @@ def is_locked(folder: str | Path) -> bool:
 
 
 def check_unused(folder: str | Path, names: Sequence[str]) -> None:
-    """ConfigError if a folder without a status has files with names that a run would write: they are not
-    ours, or what is left of a run whose status is lost."""
+    """Raises ConfigError if a folder without a status has files with names that a run would write.
+
+    Either they are not ours, or they are the rest of a run whose status is lost.
+    """
     for name in names:
         if os.path.lexists(path := Path(folder) / name):
             raise DamagedFile(
-                f"{path} is there, and no {STATUS} beside it: this is no run of ours, or a damaged one; "
+                f"{path} exists without {STATUS}: it is not a run of ours, or a damaged one; "
                 f"choose another folder"
             )
 
 
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Writes `config.yaml`, the keys in their order."""
+    """Writes `config.yaml` with the keys in their order."""
     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
     files.replace(Path(folder) / CONFIG, text.encode())
 
@@ -140,11 +104,11 @@ def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
 def read_config(folder: str | Path) -> dict[str, Any]:
     """`config.yaml`, a nested dict of plain values; FileNotFoundError if it is missing."""
     path = Path(folder) / CONFIG
-    return _as_mapping(path, files.read_yaml(path, limit=LIMITS[CONFIG]))
+    return check_mapping(str(path), files.read_yaml(path, limit=LIMITS[CONFIG]))
 
 
 def append_row(folder: str | Path, row: Mapping[str, Any]) -> None:
-    """Appends `row` to `metrics.jsonl`; a line that a killed writer left torn is cut off first.
+    """Appends `row` to `metrics.jsonl`, after removing an incomplete last line of a killed writer.
 
     OSError (a full disk) leaves the rows as they were.
     """
@@ -164,23 +128,20 @@ def append_row(folder: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, epochs 1, 2, 3, ..., without a torn last line; none without a file."""
+    """The rows of `metrics.jsonl`, epochs 1, 2, ..., without an incomplete last line; [] without a file."""
     path = Path(folder) / ROWS
     try:
         lines = files.read_bytes(path, limit=LIMITS[ROWS]).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        row = files.parse_json(line, f"{path}, line {number}: not a JSON row; the file")
-        if not isinstance(row, dict) or row.get("epoch") != number or type(row["epoch"]) is not int:
-            raise DamagedFile(f"{path}, line {number}: the row of epoch {number} is expected there")
-        rows.append(row)
+    numbered = enumerate(lines, start=1)
+    rows = [files.parse_json(line, f"{path}, line {number}: the row") for number, line in numbered]
+    check_epochs(str(path), rows)
     return rows
 
 
 def truncate_rows(folder: str | Path, epoch: int) -> None:
-    """Cuts `metrics.jsonl` to the rows up to and including `epoch`."""
+    """Removes the rows after `epoch` from `metrics.jsonl`."""
     path = Path(folder) / ROWS
     if os.path.lexists(path):
         files.replace(path, b"".join(map(_line, read_rows(folder)[:epoch])))
@@ -202,7 +163,7 @@ def write_status(
     ended: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Writes `status.json`, with this process's pid and host. Times are ISO 8601 in UTC."""
+    """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC."""
     content = {
         "status": status,
         "reason": reason,
@@ -217,7 +178,7 @@ def write_status(
 
 
 def now() -> str:
-    """The time as `write_status` takes it."""
+    """The current time in the format of `write_status`."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -240,35 +201,11 @@ def read_summary(folder: str | Path) -> dict[str, Any] | None:
     return summary
 
 
-def check_summary(where: str, summary: Any, epochs: int | None = None) -> None:
-    """DamagedFile unless a value is the summary of a run, of so many epochs if that is given."""
-    if not isinstance(summary, Mapping):
-        raise DamagedFile(f"{where} is damaged: a mapping is expected")
-    check_fields(where, summary, SUMMARY_FIELDS)
-    check_fields(f"{where}, data", summary["data"], DATA_FIELDS)
-    check_fields(f"{where}, spec", summary["spec"], SPEC_FIELDS)
-    classes, names = len(summary["test/confusion_matrix"]), summary["data"].get("class_names")
-    if names is not None and not (checks.NAMES.holds(names) and len(names) == classes):
-        raise DamagedFile(f"{where} is damaged: data.class_names must be {classes} names")
-    if epochs is not None and summary["kept_epoch"] > epochs:
-        raise DamagedFile(f"{where} is damaged: kept_epoch is {summary['kept_epoch']} of {epochs} epochs")
-
-
-def check_rows(where: str, rows: Sequence[Any]) -> None:
-    """DamagedFile unless these are the rows of epochs 1, 2, 3, ..., each with all of its numbers."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping) or row.get("epoch") != number or type(row["epoch"]) is not int:
-            raise DamagedFile(f"{where}, line {number}: the row of epoch {number} is expected there")
-        usual = type(row.get("examples_seen")) is int and all(type(row.get(name)) is float for name in FLOATS)
-        if not usual:  # rows are many
-            check_fields(f"{where}, line {number}", row, ROW_FIELDS)
-
-
 def read_record(folder: str | Path, *, whole: bool = True) -> Record:
-    """The files of the run in a folder; DamagedFile if one is damaged, or if they don't fit together.
+    """The files of the run in a folder; DamagedFile if one is damaged, or if they don't belong together.
 
-    FileNotFoundError if there is no status. The checkpoint of a run that is done must be that of its end; it
-    may be missing unless the run must be `whole`.
+    FileNotFoundError if there is no status. If the run is done, its checkpoint must be the final one; it may
+    be missing unless `whole`.
     """
     folder = Path(folder)
     status = read_status(folder)
@@ -284,19 +221,14 @@ def read_record(folder: str | Path, *, whole: bool = True) -> Record:
         summary = read_summary(folder)
         if summary is None:
             raise DamagedFile(f"the run in {folder} is done, but {SUMMARY} is missing")
-        check_end(folder, status, rows, summary, whole=whole)
+        _check_end(folder, status, rows, summary, whole)
     return Record(status, config, rows, summary)
 
 
-def check_end(
-    folder: Path,
-    status: Mapping[str, Any],
-    rows: Sequence[Any],
-    summary: Mapping[str, Any],
-    *,
-    whole: bool,
+def _check_end(
+    folder: Path, status: Mapping[str, Any], rows: Sequence[Any], summary: Mapping[str, Any], whole: bool
 ) -> None:
-    """DamagedFile unless the files of a run that is done are all of one run and of its end."""
+    """Raises DamagedFile unless the files of a finished run are all of that run and of its end."""
     if summary["identity"] != status["identity"]:
         raise DamagedFile(f"{folder / SUMMARY} is of another run than {STATUS}")
     if len(rows) != status["epoch"] or not 1 <= summary["kept_epoch"] <= len(rows):
@@ -308,8 +240,8 @@ def check_end(
 
 
 def check_final(path: Path, meta: Mapping[str, Any], summary: Mapping[str, Any], epochs: int) -> None:
-    """DamagedFile unless what a checkpoint tells of itself is of a summary's run, and of its last epoch."""
-    if meta.get("identity", summary["identity"]) != summary["identity"]:  # older ones tell none
+    """Raises DamagedFile unless a checkpoint's meta is of the summary's run and of its last epoch."""
+    if meta.get("identity", summary["identity"]) != summary["identity"]:  # old checkpoints have none
         raise DamagedFile(f"{path} is a checkpoint of another run than {SUMMARY}")
     if meta.get("epoch") != epochs:
         raise DamagedFile(f"{path} is of epoch {meta.get('epoch')}; the run has {epochs}")
@@ -318,40 +250,20 @@ def check_final(path: Path, meta: Mapping[str, Any], summary: Mapping[str, Any],
 def find_run(root: str | Path, identity: str) -> Path | None:
     """The run folder at or below `root` with this identity, or None.
 
-    The newest started one that is not done; if all are done, the newest of them.
+    Of several, the last started one that is not done; if all are done, the last started one.
     """
     found = []
     for folder, subfolders, names in os.walk(root):
         if STATUS not in names:
             continue
-        subfolders.clear()  # a run folder holds no other run, but W&B's many files
+        subfolders.clear()  # a run folder has no other run in it, but many files of W&B
         try:
             status = read_status(folder) or {}
         except (ConfigError, OSError):
-            continue  # some other run's damage is not this one's error
+            continue  # a damaged run is not an error of this one
         if status.get("identity") == identity:
             found.append((status.get("status") != "done", str(status.get("started")), folder))
     return Path(max(found)[-1]) if found else None
-
-
-def check_fields(where: str, content: Mapping[str, Any], fields: Mapping[str, Check]) -> None:
-    """DamagedFile unless every field is there and of its kind; fields that we don't know are left alone."""
-    for name, check in fields.items():
-        if name not in content:
-            raise DamagedFile(f"{where} is damaged: {name} is missing")
-        if not check.holds(content[name]):
-            found = checks.shorten(content[name])
-            raise DamagedFile(f"{where} is damaged: {name} must be {check.allowed}; found {found!r}")
-
-
-def is_square(matrix: Any) -> bool:
-    """Whether a value is a square matrix of whole numbers, as lists."""
-    if type(matrix) is not list or not 1 < len(matrix) <= MOST_CLASSES:
-        return False
-    return all(
-        type(row) is list and len(row) == len(matrix) and all(type(x) is int and 0 <= x <= EXACT for x in row)
-        for row in matrix
-    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -360,19 +272,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read_fields(path: Path, fields: Mapping[str, Check]) -> dict[str, Any] | None:
-    """The JSON object in a file with these fields, or None if there is no file."""
+    """The JSON object with these fields in a file, or None if there is no file."""
     try:
-        content = _as_mapping(path, files.read_json(path, limit=LIMITS[path.name]))
+        content = check_mapping(str(path), files.read_json(path, limit=LIMITS[path.name]))
     except FileNotFoundError:
         return None
     check_fields(str(path), content, fields)
     return content
-
-
-def _as_mapping(path: Path, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DamagedFile(f"{path} is damaged: a mapping is expected, found {checks.shorten(value)!r}")
-    return value
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
