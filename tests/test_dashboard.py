@@ -614,7 +614,7 @@ def test_a_report_follows_no_link(work, capsys, name):
         (["--out", "file"], "file is no folder"),
         (["--out", "file/below"], "file/below: Not a directory"),
         (["--out", "x" * 300], "xxx: File name too long"),
-        (["--out", "folder"], "folder/index.html is not a regular file"),
+        (["--out", "folder"], "folder/index.html is no regular file"),
         (["--out", "folder/index.html"], "figures is no folder"),
     ],
 )

@@ -101,7 +101,7 @@ def check_epochs(where: str, rows: Sequence[Any]) -> None:
     """Raises DamagedFile unless these are the rows of epochs 1, 2, 3, ..."""
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping) or row.get("epoch") != number or type(row["epoch"]) is not int:
-            raise DamagedFile(f"{where}, line {number}: expected the row of epoch {number}")
+            raise DamagedFile(f"{where}, line {number}: the row of epoch {number} is expected")
 
 
 def check_rows(where: str, rows: Sequence[Any]) -> None:
