@@ -271,7 +271,7 @@ def test_without_a_login_nothing_is_done(server, tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "run", "x")
     monkeypatch.delenv("WANDB_API_KEY")
     assert sync.main([str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == "error: no API key for W&B; `wandb login` sets one\n"
+    assert capsys.readouterr().err == "error: W&B: no API key (`wandb login` sets one)\n"
     assert not server.runs
     assert not (tmp_path / "run/wandb").exists()
 

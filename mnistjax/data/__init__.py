@@ -24,20 +24,6 @@ from mnistjax.data import idx, prepared
 from mnistjax.data.arrays import Arrays, DataError, Unreachable, check_arrays, digest
 from mnistjax.data.digits import load_digits
 
-__all__ = [
-    "DATASETS",
-    "DataError",
-    "Dataset",
-    "Row",
-    "Split",
-    "find_data",
-    "list_datasets",
-    "load_data",
-    "order",
-    "register_dataset",
-    "to_binary",
-]
-
 SPLIT_SEED = 48_12  # of training and validation; independent of the run's seed
 ENTRY_POINTS = "mnistjax.datasets"
 BANNER = """\

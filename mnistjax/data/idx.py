@@ -62,13 +62,11 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np
     `size` is the size of the stream's file, if known. It is checked first, because gzip would read a tail of
     zeros to its end, byte by byte.
     """
-    start = stream.read(2)
-    if start == b"\x1f\x8b":
-        stream = gzip.GzipFile(fileobj=_Rejoined(start, stream))
-        start = stream.read(2)
+    zipped = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    stream = gzip.GzipFile(fileobj=stream) if zipped else stream
     length = 4 * (2 + len(item))
-    header = start + _read(stream, length - len(start))
-    count = _parse_header(header, name, item)
+    count = _parse_header(bytes(_read(stream, length)), name, item)
     expected = count * math.prod(item)
     if size > length + expected + CHUNK:
         limit = f"at most {length + expected:,} bytes, as its header says,"
@@ -104,20 +102,6 @@ def _read(stream: Any, size: int) -> bytearray:
     while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
         content += chunk
     return content
-
-
-class _Rejoined(io.RawIOBase):
-    """A stream with its first bytes put back; members of a zip archive can't all seek."""
-
-    def __init__(self, start: bytes, stream: Any):
-        self._start, self._stream = start, stream
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        start, self._start = self._start, b""
-        return start or self._stream.read(size)
 
 
 def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str) -> None:

@@ -32,27 +32,28 @@ def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
         raise unknown("WANDB_MODE" if mode == "auto" else "wandb.mode", asked, MODES)
     if MODES[asked] != "auto":
         return MODES[asked], None
-    try:
-        url, has_key = find_server() if _may_have_key() else ("", False)
-    except Exception as error:  # wandb's own errors can't be named without its import
-        return "offline", f"W&B is offline: {one_line(error)[:200]}"
-    if not has_key:
-        return "offline", "W&B is offline: no API key (`wandb login` sets one)"
-    if not _answers(url, timeout):
-        return "offline", f"W&B is offline: {url} did not answer within {timeout:g} s"
-    return "online", None
+    obstacle = _find_obstacle(timeout)
+    return ("offline", f"W&B is offline: {obstacle}") if obstacle else ("online", None)
 
 
 def check_login() -> None:
     """Raises ConfigError if W&B's server does not answer, or the key for it is missing or invalid."""
+    if obstacle := _find_obstacle(LOGIN_TIMEOUT):
+        raise ConfigError(f"W&B: {obstacle}")
+
+
+def _find_obstacle(timeout: float) -> str | None:
+    """The reason why no run can be online, or None."""
     try:
-        url, has_key = find_server()
+        url, has_key = find_server() if _may_have_key() else ("", False)
     except Exception as error:  # wandb's own errors can't be named without its import
-        raise ConfigError(f"W&B: {one_line(error)}") from None
+        return one_line(error)[:200]
     if not has_key:
-        raise ConfigError("no API key for W&B; `wandb login` sets one")
-    if not _answers(url, LOGIN_TIMEOUT):
-        raise ConfigError(f"{url} did not answer within {LOGIN_TIMEOUT:g} s")
+        return "no API key (`wandb login` sets one)"
+    answer = probe(url, timeout=timeout, method="GET")
+    if isinstance(answer, int) and answer < 500 and answer != 407:  # a proxy answers with 407 or 5xx
+        return None
+    return f"{url} did not answer within {timeout:g} s"
 
 
 def default_entity() -> str:
@@ -97,9 +98,3 @@ def _may_have_key() -> bool:
     variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "WANDB_CONFIG_DIR")
     files = (".netrc", "_netrc", ".config/wandb/settings")
     return any(map(os.environ.get, variables)) or any((Path.home() / file).exists() for file in files)
-
-
-def _answers(url: str, timeout: float) -> bool:
-    """Whether the server itself answers: 407 is a proxy's answer, and 5xx one for a server out of reach."""
-    answer = probe(url, timeout=timeout, method="GET")
-    return isinstance(answer, int) and answer < 500 and answer != 407
