@@ -34,7 +34,7 @@ def find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[Mark]]:
     labels, boxes = label_marks(ink >= NEAR_INK)
     numbers = range(1, len(boxes) + 1)
     darkest = ndimage.maximum(ink, labels, np.array(numbers)) if boxes else []
-    marks = [mark for *mark, most in zip(numbers, boxes, darkest, strict=True) if most >= INK]
+    marks = [(number, box) for number, box, most in zip(numbers, boxes, darkest, strict=True) if most >= INK]
     tallest = max((box.height for _, box in marks), default=0)
     if tallest < SMALLEST:
         return labels, []
