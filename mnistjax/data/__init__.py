@@ -219,6 +219,7 @@ def _load_fallback(data_dir: Path) -> Dataset:
 
 @functools.cache
 def _load(name: str, load: Load, data_dir: Path, raw_dir: Path | None) -> Dataset:
+    """The checked and split data set, once per process."""
     arrays = check_arrays(name, load(data_dir, raw_dir))
     train, val = split(len(arrays.train_labels))
     return Dataset(

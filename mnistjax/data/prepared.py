@@ -24,14 +24,8 @@ from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest
 
 SHA256: dict[str, str | None] = {  # of the decoded arrays; None if we had no real files to compute it
     "mnist": "88131c2e075497167ca8604fc743fd2fd768752b08db312cc900e5e6ed2cd86c",
-    "fashion_mnist": None,
-    "kmnist": None,
-    "emnist_balanced": None,
-    "emnist_letters": None,
-    "emnist_digits": None,
-    "emnist_byclass": None,
-    "emnist_bymerge": None,
-    "emnist_mnist": None,
+    **dict.fromkeys(["fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"]),
+    **dict.fromkeys(["emnist_byclass", "emnist_bymerge", "emnist_mnist"]),
 }
 LARGEST_JSON = 2**20  # bytes; ours have at most 1,000, TFDS's 10,000
 LARGEST_RECORDS = 2**31  # bytes; TFDS's largest file has 0.6 GB

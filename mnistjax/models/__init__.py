@@ -148,6 +148,8 @@ def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -
 
 
 class LayerCall(NamedTuple):
+    """A call of a layer, with its first argument and its output."""
+
     layer: nn.Module
     input: Any
     output: Any

@@ -25,6 +25,8 @@ MOST_LAYERS = 4  # surroundings that are removed one after the other: a table, t
 
 
 class Digit(NamedTuple):
+    """A digit in a picture."""
+
     image: np.ndarray  # (28, 28) uint8, light on dark, as the model sees it
     box: Box  # its place in the picture
 

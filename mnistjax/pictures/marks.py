@@ -119,6 +119,7 @@ def join_parts(boxes: list[Box]) -> list[list[int]]:
 
 
 def _belong(one: Box, other: Box, tallest: int) -> bool:
+    """Whether two marks are parts of one digit, in a picture whose tallest mark has this height."""
     overlap = min(one.right, other.right) - max(one.left, other.left)
     gap = max(one.top, other.top) - min(one.bottom, other.bottom)
     lower = min(one.height, other.height)

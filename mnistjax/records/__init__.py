@@ -164,16 +164,8 @@ def write_status(
     reason: str | None = None,
 ) -> None:
     """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC."""
-    content = {
-        "status": status,
-        "reason": reason,
-        "epoch": epoch,
-        "started": started,
-        "ended": ended,
-        "identity": identity,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-    }
+    content = {"status": status, "reason": reason, "epoch": epoch, "started": started, "ended": ended}
+    content |= {"identity": identity, "pid": os.getpid(), "host": socket.gethostname()}
     write_json(Path(folder) / STATUS, content)
 
 

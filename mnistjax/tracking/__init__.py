@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
+DISABLED = ("disable_git", "disable_code", "x_disable_stats", "x_disable_meta", "x_disable_machine_info")
 OPEN_RUNS = 32  # runs that a process has open at a time; the others wait and lose nothing
 
 _environment = threading.Lock()
@@ -208,12 +209,8 @@ def _open(folder: Path, options: dict[str, Any], step_metric: str, patience: flo
         init_timeout=patience,
         finish_timeout=0.8 * patience,  # shorter than ours, so that W&B gives up first
         finish_timeout_raises=True,
-        disable_git=True,
-        disable_code=True,
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
         x_save_requirements=False,
+        **dict.fromkeys(DISABLED, True),
     )
     resume = "allow" if online else None
     with _files_below(folder):

@@ -8,15 +8,8 @@ from pathlib import Path
 from mnistjax.config import ConfigError, one_line, unknown
 from mnistjax.probe import probe
 
-MODES = {  # the values that wandb takes in WANDB_MODE
-    "auto": "auto",
-    "online": "online",
-    "run": "online",
-    "shared": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
+MODES = {mode: mode for mode in ("auto", "online", "offline", "disabled")}
+MODES |= {"run": "online", "shared": "online", "dryrun": "offline"}  # wandb's other words in WANDB_MODE
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")  # set by `wandb agent`
 LOGIN_TIMEOUT = 10.0  # seconds
 

@@ -90,10 +90,9 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
     """The fields of a card from a run's records."""
     spec, data, matrix = summary["spec"], summary["data"], summary["test/confusion_matrix"]
     return {
-        "model": spec["model"],
+        **{name: spec[name] for name in ("model", "task", "num_classes")},
+        **{name: summary[name] for name in ("seed", "parameters", "identity")},
         "options": spec["model_options"],
-        "task": spec["task"],
-        "num_classes": spec["num_classes"],
         "class_names": data.get("class_names") or [str(number) for number in range(len(matrix))],
         "data": data["name"],
         "data_sha256": data["sha256"],
@@ -104,7 +103,6 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         "test_confusion_matrix": matrix,
         "seconds": sum(row["seconds"] for row in rows),
         "device": list(summary["device"].items()),
-        **{name: summary[name] for name in ("seed", "parameters", "identity")},
     }
 
 

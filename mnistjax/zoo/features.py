@@ -22,7 +22,7 @@ def features(model: nn.Module, variables: Any, images: Array) -> Array:
     and for a model whose logits are not the output of its last layer.
     """
     if isinstance(model, Ensemble):
-        raise ConfigError("an ensemble has no last layer of its own; load a model of one run")
+        raise ConfigError("an ensemble has no last layer; load a model of one run")
     logits, layers = trace_layers(lambda: model.apply(variables, images))
     if not layers or layers[-1].output is not logits:
         raise ConfigError(f"the logits of a {type(model).__name__} are not the output of its last layer")
