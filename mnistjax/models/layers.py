@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from mnistjax.config import ConfigError, shorten, unknown
+from mnistjax import checks
+from mnistjax.checks import Check, check_value
+from mnistjax.config import ConfigError
 from mnistjax.ops import Padding
 
 ACTIVATIONS = {
@@ -32,7 +34,8 @@ ACTIVATIONS = {
 LARGEST = 2**31 - 1  # the largest size that fits in 32 bits; allocation fails long before
 MOST_LAYERS = 100  # because each is traced and compiled on its own
 HIGHEST = {"blocks": MOST_LAYERS, "convolutions": MOST_LAYERS, "depth": MOST_LAYERS, "kernel": 64}
-CHOICES = {"activation": tuple(ACTIVATIONS), "padding": get_args(Padding)}  # of options with words as values
+CHOICES = {"activation": checks.choice(*ACTIVATIONS), "padding": checks.choice(*get_args(Padding))}
+RATE = Check(lambda x: isinstance(x, (int, float)) and 0 <= x < 1, "a number >= 0 and < 1")
 
 
 class Model(nn.Module):
@@ -54,17 +57,13 @@ class Model(nn.Module):
 def _check(option: str, value: Any, kind: type) -> None:
     """Raises ConfigError for a wrong value of an option whose default is of this type."""
     if option in CHOICES:
-        if value not in CHOICES[option]:
-            raise unknown(option, value, CHOICES[option])
+        check_value(option, value, CHOICES[option])
     elif kind is float:
-        if not 0 <= value < 1:
-            raise ConfigError(f"{option} must be a number >= 0 and < 1; got {shorten(value)!r}")
+        check_value(option, value, RATE)
     elif kind in (int, tuple):
-        highest = HIGHEST.get(option, LARGEST)
-        for size in value if isinstance(value, tuple) else (value,):
-            if type(size) is not int or not 1 <= size <= highest:
-                allowed = f"whole numbers of at least 1 and at most {highest}"
-                raise ConfigError(f"{option} must be {allowed}; got {shorten(size)!r}")
+        size = checks.whole(1, highest=HIGHEST.get(option, LARGEST))
+        for item in value if isinstance(value, tuple) else (value,):
+            check_value(option, item, size)
         if isinstance(value, tuple):
             check_layers(option, len(value))
 

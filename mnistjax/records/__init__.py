@@ -90,7 +90,7 @@ def check_unused(folder: str | Path, names: Sequence[str]) -> None:
     for name in names:
         if os.path.lexists(path := Path(folder) / name):
             raise DamagedFile(
-                f"{path} exists without {STATUS}: it is not a run of ours, or a damaged one; "
+                f"{path} is not a run's file, or its run is damaged, because {STATUS} is missing; "
                 f"choose another folder"
             )
 
