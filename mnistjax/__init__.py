@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mnistjax.loop import fit, fit_runs
     from mnistjax.models import create_model, register_model, to_float
     from mnistjax.optim import list_optimizers, register_optimizer
+    from mnistjax.pictures import read_digits
     from mnistjax.plan import make_plan
     from mnistjax.programs import make_program
     from mnistjax.run import Progress, Result, Run
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from mnistjax.zoo import Card, list_models, load
     from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
-    from mnistjax.zoo.digits import read_digits
-    from mnistjax.zoo.look import features, summary
+    from mnistjax.zoo.features import features, summary
 
 _ROOMS = {
     "backend": ("prepare_backend",),
@@ -34,6 +34,7 @@ _ROOMS = {
     "loop": ("fit", "fit_runs"),
     "models": ("create_model", "register_model", "to_float"),
     "optim": ("list_optimizers", "register_optimizer"),
+    "pictures": ("read_digits",),
     "plan": ("make_plan",),
     "programs": ("make_program",),
     "run": ("Progress", "Result", "Run"),
@@ -41,8 +42,7 @@ _ROOMS = {
     "zoo": ("Card", "list_models", "load"),
     "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
-    "zoo.digits": ("read_digits",),
-    "zoo.look": ("features", "summary"),
+    "zoo.features": ("features", "summary"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

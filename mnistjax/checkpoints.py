@@ -1,7 +1,7 @@
-"""Checkpoints: arrays and facts in one safetensors file, with the SHA-256 of both.
+"""Checkpoints: arrays and facts about them (`meta`) in one safetensors file, with the SHA-256 of both.
 
-Equal arrays and facts give equal files: no clock is inside. A file whose content is not what its SHA-256 says
-is refused, so no damage goes unseen.
+Equal arrays and facts give equal files, because no time is written. A file whose content does not match its
+SHA-256 is refused, so all damage is noticed.
 """
 
 from __future__ import annotations
@@ -25,39 +25,32 @@ CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 LARGEST = 8 * 1024 * files.MIB  # bytes of a checkpoint
 HEADER = 16 * files.MIB  # bytes of its header
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
-DTYPES = {  # safetensors' names; its NumPy reader knows no bfloat16
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "U16": np.uint16,
-    "I16": np.int16,
-    "U32": np.uint32,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "I64": np.int64,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
+DTYPES = {  # by safetensors' names; its own reader for NumPy has no bfloat16
+    "BOOL": np.dtype(bool),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
 
 
 class CheckpointError(files.DamagedFile):
-    """A checkpoint that can't be trusted, or that is not the one asked for."""
+    """A checkpoint that is damaged, or not the expected one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
+    """The content of a checkpoint's file."""
+
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
     sha256: str  # of arrays and meta
-    path: Path  # the file it was read from: the current one, or the one before it
+    path: Path  # of the file: the current one or the previous one
 
 
 def save_checkpoint(folder: str | Path, arrays: Mapping[str, np.ndarray], *, meta: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a run folder; the one before it is kept as the previous one.
+    """Writes the checkpoint of a run folder and keeps the former one as the previous one.
 
     OSError (a full disk) leaves both as they were.
     """
@@ -66,23 +59,23 @@ def save_checkpoint(folder: str | Path, arrays: Mapping[str, np.ndarray], *, met
 
 
 def encode_checkpoint(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
-    """The safetensors file of arrays and meta, with the SHA-256 of both; equal ones give equal files."""
+    """The content of a checkpoint's file; equal for equal arrays and meta."""
     from safetensors.numpy import save
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
-        if array.dtype not in map(np.dtype, DTYPES.values()):
+        if array.dtype not in DTYPES.values():
             raise CheckpointError(f"{name!r}: {array.dtype} can't be kept in a checkpoint")
     plain = finite(meta)
-    # One metadata entry only: safetensors writes several in random order.
+    # Only one metadata entry, because safetensors writes several in random order.
     record = canonical_json({"meta": plain, "sha256": _digest(arrays, plain)})
     return save(arrays, {"mnistjax": record})
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """The newest checkpoint of a run folder whose SHA-256 is right, or None if there is none.
+    """The newest undamaged checkpoint of a run folder, or None if there is none at all.
 
-    Falls back to the previous one with a warning; CheckpointError if that is bad too.
+    Warns if that is the previous one; CheckpointError if both are damaged.
     """
     current, previous = (Path(folder) / name for name in (CHECKPOINT, PREVIOUS))
     if not os.path.lexists(current) and not os.path.lexists(previous):
@@ -99,52 +92,52 @@ def load_checkpoint(folder: str | Path) -> Checkpoint | None:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint in one safetensors file; CheckpointError unless it is what was written."""
+    """The checkpoint in one safetensors file; CheckpointError if it is damaged or not ours."""
     import safetensors
 
     try:
         content = files.read_bytes(path, limit=LARGEST)
-        tensors = safetensors.deserialize(content)
         arrays = {
             name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-            for name, tensor in tensors
+            for name, tensor in safetensors.deserialize(content)
         }
         meta, expected = _parse_header(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except files.DamagedFile as error:
-        raise CheckpointError(str(error)) from None
-    except (safetensors.SafetensorError, *MALFORMED, MemoryError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of ours, or damaged ({error!r})") from None
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
+        raise _refuse(path, error) from None
     if _digest(arrays, meta) != expected:
-        raise CheckpointError(f"{path} is damaged: its content is not what its SHA-256 says")
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
     return Checkpoint(arrays, meta, expected, Path(path))
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint tells of itself, from its header: the arrays are not read, nothing is verified."""
+    """The meta in a checkpoint's header, without reading the arrays or verifying the SHA-256."""
     try:
         with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > HEADER:
-                raise CheckpointError(f"{path} is no checkpoint of ours, or damaged (its header)")
+                raise ValueError(f"a header of {length:,} bytes")
             return _parse_header(file.read(length), path)[0]
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except MALFORMED as error:
-        if isinstance(error, files.DamagedFile):
-            raise CheckpointError(str(error)) from None
-        raise CheckpointError(f"{path} is no checkpoint of ours, or damaged ({error!r})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _refuse(path, error) from None
 
 
 def _parse_header(header: bytes, path: str | Path) -> tuple[dict[str, Any], str]:
     """The meta, and the SHA-256 that the content should have."""
     text = files.parse_json(header, str(path))["__metadata__"]["mnistjax"]
-    record = files.parse_json(text.encode(), str(path))
+    record = files.parse_json(str(text).encode(), str(path))
     meta, expected = record["meta"], record["sha256"]
     if not isinstance(meta, dict) or not isinstance(expected, str):
-        raise CheckpointError(f"{path} is no checkpoint of ours, or damaged (its header)")
+        raise ValueError("its header")
     return meta, expected
+
+
+def _refuse(path: str | Path, error: Exception) -> CheckpointError:
+    """The error for a file that can't be read, or that is not a checkpoint of ours."""
+    if isinstance(error, files.DamagedFile):
+        return CheckpointError(str(error))
+    if isinstance(error, OSError):
+        return CheckpointError(f"{path}: {error.strerror or error}")
+    return CheckpointError(f"{path} is not a checkpoint of ours, or is damaged ({error!r})")
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -161,10 +154,10 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def unflatten(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The tree of `template`'s structure with the leaves from `arrays`; the reverse of `flatten`.
+    """A tree of the template's structure with leaves from `arrays`; the inverse of `flatten`.
 
-    The template's leaves are arrays or `jax.ShapeDtypeStruct`s. CheckpointError names the path that is
-    missing, superfluous, or of another shape or dtype.
+    The template's leaves are arrays or `jax.ShapeDtypeStruct`s. CheckpointError names a path that is missing,
+    unexpected, or of another shape or dtype.
     """
     import jax
 
@@ -180,6 +173,7 @@ def unflatten(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _kind(leaf: Any) -> str:
+    """Dtype and shape, "float32[2, 3]"."""
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
@@ -194,7 +188,7 @@ def _digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """`value` as JSON types, with "nan", "inf" and "-inf" for what JSON has no number for."""
+    """`value` as JSON types, with "nan", "inf" and "-inf" for non-finite numbers."""
     value = to_plain(value)
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

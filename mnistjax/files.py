@@ -1,8 +1,8 @@
-"""Files in folders that may be a stranger's: plain files only, read up to a limit, replaced whole, locked.
+"""Reads and writes files in untrusted folders: regular files only, of limited size, replaced whole, locked.
 
-A run or sweep folder can come from anyone. What is read from it is data: a regular file, no link, no device,
-no larger than its kind can be, and of JSON's types only. What is written there never goes through a link,
-so nothing outside the folder is touched.
+A run or sweep folder can come from anyone. A file that is read must be a regular one, not a link or a device,
+no larger than its kind can be, and hold JSON's types only. Nothing is written through a link, so nothing
+outside of the folder changes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from mnistjax.config import ConfigError
 
-TEMPORARY = ".tmp"  # the ending of a file that is being written; its name is random
-DEEPEST = 50  # lists and dicts inside one another in a JSON or YAML file
-TOO_DEEP = f"more than {DEEPEST} lists or mappings inside one another"
+TEMPORARY = ".tmp"  # suffix of a file that is being written; its name is random
+DEEPEST = 50  # levels of lists and mappings in a JSON or YAML file
+TOO_DEEP = f"more than {DEEPEST} levels of lists and mappings"
 MIB = 2**20  # bytes
 
 
 class DamagedFile(ConfigError):
-    """A file that is not what we wrote: of another type, too large, cut short, changed."""
+    """A file that we did not write like this: of another type, too large, truncated or changed."""
 
 
 class FolderInUse(ConfigError):
@@ -37,7 +37,7 @@ class FolderInUse(ConfigError):
 
 
 def describe(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:
-    """What went wrong with which file: "runs/0/status.json: No space left on device"."""
+    """The file and the reason of an error: "runs/0/status.json: No space left on device"."""
     reason = (getattr(error, "strerror", None) or str(error)).strip()
     named = getattr(error, "filename", None)
     where = os.fsdecode(named) if isinstance(named, (str, bytes)) and named else os.fspath(path)
@@ -46,80 +46,80 @@ def describe(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; ConfigError if that can't be done."""
+    """Makes a folder and its parents; ConfigError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError(f"this folder can't be made: {describe(error, path)}") from None
 
 
 def open_plain(path: str | os.PathLike[str], flags: int, *, follow: bool = False) -> int:
-    """A descriptor of a regular file, never of a link, a device or a pipe; DamagedFile for those.
+    """Opens a regular file and returns its descriptor; DamagedFile for a link, a device, a pipe, ...
 
-    `follow` takes a link to a regular file, for files that the user has named. What is written must not have
-    a second name (a hard link), which may lie outside the folder.
+    `follow` allows a link to a regular file, for paths that the user gave. A file that is opened for writing
+    must not have a second name (a hard link), which may lie outside of the folder.
     """
     no_link = 0 if follow else os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags | no_link | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if os.path.islink(path) and not follow:
-            raise DamagedFile(f"{path} is a link; a file of its own is expected") from None
-        if Path(path).exists() and not Path(path).is_file():  # a socket, say, or a folder to be written
-            raise DamagedFile(f"{path} is no regular file") from None
+            raise DamagedFile(f"{path} is a link; a regular file is expected") from None
+        if Path(path).exists() and not Path(path).is_file():  # a socket, or a folder to be written
+            raise DamagedFile(f"{path} is not a regular file") from None
         raise error
     status = os.fstat(descriptor)
-    writes = flags & (os.O_WRONLY | os.O_RDWR)
-    if not stat.S_ISREG(status.st_mode) or (writes and status.st_nlink > 1):
+    reason = None
+    if not stat.S_ISREG(status.st_mode):
+        reason = "is not a regular file"
+    elif flags & (os.O_WRONLY | os.O_RDWR) and status.st_nlink > 1:
+        reason = "has a second name elsewhere (a hard link)"
+    if reason:
         os.close(descriptor)
-        kind = (
-            "has a second name elsewhere (a hard link)"
-            if stat.S_ISREG(status.st_mode)
-            else "is no regular file"
-        )
-        raise DamagedFile(f"{path} {kind}")
+        raise DamagedFile(f"{path} {reason}")
     return descriptor
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int, follow: bool = False) -> bytes:
-    """The content of a regular file of at most `limit` bytes, else DamagedFile; FileNotFoundError if it is
-    missing, and OSError if it can't be read."""
+    """The content of a regular file; DamagedFile if it has more than `limit` bytes, OSError if it is missing
+    or unreadable."""
     with open(open_plain(path, os.O_RDONLY, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise DamagedFile(f"{path} has {size:,} bytes; at most {limit:,} are read")
-        return file.read(min(limit, size + 1))  # not `limit` bytes of memory
+            raise DamagedFile(f"{path} has {size:,} bytes; the limit is {limit:,}")
+        return file.read(min(limit, size + 1))  # `limit` bytes would be allocated at once
 
 
 def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
-    """The value in a JSON file, of plain JSON types; DamagedFile if it holds none."""
+    """The value in a JSON file; DamagedFile if there is none."""
     return parse_json(read_bytes(path, limit=limit), str(path))
 
 
 def parse_json(content: bytes, where: str) -> Any:
-    """The value of a JSON text. DamagedFile, which begins with `where`, for anything else: NaN, a number of
-    thousands of digits, half a surrogate pair, or lists too deep."""
+    """The value of a JSON text.
+
+    DamagedFile, which begins with `where`, for NaN, a number of thousands of digits, half a surrogate pair,
+    lists that are nested too deeply, and everything else that is not strict JSON.
+    """
 
     def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not JSON")
 
     try:
         value = json.loads(content, parse_constant=refuse)
         check_plain(value)
-        if b"\\u" in content:
-            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{where} is damaged: not JSON ({_short(error)})") from None
+        raise DamagedFile(f"{where} is damaged: not JSON ({_shorten_error(error)})") from None
     return value
 
 
 def read_yaml(path: str | os.PathLike[str], *, limit: int) -> Any:
-    """The value in a YAML file, of JSON's types only; DamagedFile if it holds none.
+    """The value in a YAML file; DamagedFile unless it consists of JSON's types.
 
-    Aliases are refused: a few of them can stand for more values than fit in memory.
+    Aliases are refused, because a few of them can stand for more values than fit in memory.
     """
+    content, depth = read_bytes(path, limit=limit), 0
     try:
-        content, depth = read_bytes(path, limit=limit), 0
         for event in yaml.parse(content, _Loader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("an alias")
@@ -128,45 +128,46 @@ def read_yaml(path: str | os.PathLike[str], *, limit: int) -> Any:
                 raise ValueError(TOO_DEEP)
         value = yaml.load(content, _Loader)
         check_plain(value)
-        json.dumps(value, ensure_ascii=False).encode()
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
-        if isinstance(error, DamagedFile):
-            raise
-        raise DamagedFile(f"{path} is damaged: not the YAML that we write ({_short(error)})") from None
+        reason = _shorten_error(error)
+        raise DamagedFile(f"{path} is damaged: not the YAML that we write ({reason})") from None
     return value
 
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
 def check_plain(value: Any, depth: int = 0) -> None:
-    """ValueError unless a value is of JSON's types, finite, with text as keys, and not too deep."""
+    """Raises ValueError unless a value consists of JSON's types: finite numbers, UTF-8 text, text as keys."""
     if depth > DEEPEST:
         raise ValueError(TOO_DEEP)
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str:
-                raise ValueError(f"the key {key!r} is no text")
+                raise ValueError(f"the key {key!r} is not text")
+            key.encode()
             check_plain(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
             check_plain(item, depth + 1)
-    elif not (value is None or type(value) in (bool, int, float, str)):
+    elif type(value) is str:
+        value.encode()
+    elif not (value is None or type(value) in (bool, int, float)):
         raise ValueError(f"a {type(value).__name__}")
     elif type(value) is float and not math.isfinite(value):
         raise ValueError("a number that is not finite")
 
 
-def _short(error: Exception) -> str:
-    """One line of at most 100 characters."""
+def _shorten_error(error: Exception) -> str:
+    """The error's text on one line, at most 100 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:100]
 
 
 def replace(path: Path, content: bytes, *, previous: Path | None = None, durable: bool = True) -> None:
-    """Puts `content` into `path`, whole or not at all; what it held goes to `previous`, if given.
+    """Writes `content` to `path`, whole or not at all; `previous`, if given, gets the former content.
 
-    If `durable` it is on the disk when this returns. A link at `path` is replaced, not followed. OSError (a
-    full disk) leaves what was there.
+    If `durable`, waits until it is on the disk. A link at `path` is replaced, not followed. OSError (a full
+    disk) leaves the former content.
     """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
@@ -179,7 +180,7 @@ def replace(path: Path, content: bytes, *, previous: Path | None = None, durable
             os.replace(path, previous)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # not the temporary one's
+        error.filename = str(path)  # instead of the temporary file's name
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -198,14 +199,17 @@ def sync(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what `replace` left in a folder when its process was killed; the caller owns the folder."""
+    """Removes the files that killed calls of `replace` left in a folder, which the caller must own."""
     for path in folder.glob(f".*{TEMPORARY}"):
         if len(path.stem.rpartition(".")[2]) == 16:
             path.unlink(missing_ok=True)
 
 
 def check_links(folder: Path) -> None:
-    """ConfigError if a link at or below a folder leads out of it: who writes there would write elsewhere."""
+    """Raises ConfigError if a folder is a link or contains one that leads out of it.
+
+    A program that writes there would write elsewhere.
+    """
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
     top = os.path.realpath(folder)
@@ -217,10 +221,12 @@ def check_links(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Iterator[IO[bytes]]:
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of a file, which is made if it is missing; FolderInUse if a living process holds it.
 
-    The kernel drops the lock of a process that dies, however it dies. The pid inside is for messages.
+    The kernel releases the lock of a process that dies in any way. The file has the owner's process id, for
+    messages. The package filelock would replace the two calls of flock only: it neither names the owner nor
+    refuses hard links and devices, and without flock it falls back on a file that outlives a killed owner.
     """
     with open(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
@@ -235,7 +241,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[IO[bytes]]:
             file.truncate(0)
             file.write(str(os.getpid()).encode())
             file.flush()
-            yield file
+            yield
         finally:
             with contextlib.suppress(OSError):
                 file.truncate(0)

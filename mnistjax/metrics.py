@@ -1,4 +1,4 @@
-"""Losses per example, and metrics as sums that add up until one division at the end.
+"""Losses per example, and metrics as sums that are divided once, at the end.
 
 B batch, K classes (2 for a binary task). A confusion matrix has the true class in rows.
 """
@@ -15,20 +15,21 @@ from jax import Array
 
 
 class Sums(NamedTuple):
-    """Sums over the images seen so far; two of them are added leaf by leaf."""
+    """Sums over images; two of them are added leaf by leaf."""
 
-    loss: Array  # () float32, of the per-example losses
+    loss: Array  # () float32, sum of the per-example losses
     confusion: Array  # (K, K) int32, counts
 
 
 def zero_sums(classes: int) -> Sums:
+    """The sums over no images."""
     return Sums(jnp.zeros((), jnp.float32), jnp.zeros((classes, classes), jnp.int32))
 
 
 def per_example_loss(task: str, logits: Array, labels: Array) -> Array:
-    """Cross-entropy of each image (B,) in nats, from logits (B, K), or (B, 1) if binary; finite if saturated.
+    """Cross-entropy of each image (B,) in nats, from logits (B, K), or (B, 1) for a binary task.
 
-    The report's equations 1 and 2, in log space.
+    These are the report's equations 1 and 2 in log space, so they stay finite for large logits.
     """
     if task == "binary":
         return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels.astype(logits.dtype))
@@ -36,21 +37,21 @@ def per_example_loss(task: str, logits: Array, labels: Array) -> Array:
 
 
 def predicted_class(task: str, logits: Array) -> Array:
-    """The predicted class of each image (B,) int32; a binary tie at probability 0.5 is negative."""
+    """The predicted class of each image (B,) int32; probability 0.5 in a binary task counts as negative."""
     if task == "binary":
         return (logits[:, 0] > 0).astype(jnp.int32)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def probabilities(task: str, logits: Array) -> Array:
-    """Class probabilities (B, K); for a binary task the columns are negative, positive."""
+    """Class probabilities (B, K); the columns of a binary task are the negative and the positive class."""
     if task == "binary":
         return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=-1))
     return jax.nn.softmax(logits, axis=-1)
 
 
 def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: Array) -> Sums:
-    """The sums of one batch; images of weight 0 (padding) count nothing."""
+    """The sums of one batch; images with weight 0 (padding) add nothing."""
     true = jax.nn.one_hot(labels, classes, dtype=jnp.float32) * weights[:, None]
     predicted = jax.nn.one_hot(predicted_class(task, logits), classes, dtype=jnp.float32)
     losses = per_example_loss(task, logits, labels)
@@ -58,10 +59,10 @@ def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: A
 
 
 def summarize(task: str, sums: Sums) -> dict[str, Any]:
-    """`loss`, `accuracy`, `precision`, `recall`, `f1`, `confusion_matrix`, `count` from sums on the host.
+    """`loss`, `accuracy`, `precision`, `recall`, `f1`, `confusion_matrix` and `count` from sums.
 
-    Precision, recall and F1 (the report's equation 4) are those of the positive class for a binary
-    task and class means (macro) otherwise; 0 where a class was never predicted or never occurs.
+    Precision, recall and F1 (the report's equation 4) are those of the positive class for a binary task, and
+    means over the classes (macro) otherwise. They are 0 for a class that is never predicted or never occurs.
     """
     confusion = np.asarray(sums.confusion, dtype=np.int64)
     count = int(confusion.sum())
@@ -69,13 +70,13 @@ def summarize(task: str, sums: Sums) -> dict[str, Any]:
     precision = _ratio(correct, confusion.sum(axis=0))
     recall = _ratio(correct, confusion.sum(axis=1))
     f1 = _ratio(2 * correct, confusion.sum(axis=0) + confusion.sum(axis=1))
-    of_task = (lambda values: values[1]) if task == "binary" else np.mean
+    reduce = (lambda values: values[1]) if task == "binary" else np.mean
     return {
         "loss": float(sums.loss) / count,
         "accuracy": float(correct.sum() / count),
-        "precision": float(of_task(precision)),
-        "recall": float(of_task(recall)),
-        "f1": float(of_task(f1)),
+        "precision": float(reduce(precision)),
+        "recall": float(reduce(recall)),
+        "f1": float(reduce(f1)),
         "confusion_matrix": confusion.tolist(),
         "count": count,
     }

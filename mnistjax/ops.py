@@ -2,11 +2,11 @@
 
 B batch, H W image side, C channels in, D channels out, k kernel side, R S rows and columns of 2 x 2 tiles.
 
-XLA compiles the weight gradient of a convolution inside `lax.scan` to a naive loop on CPU (jax#12868):
-1,280 ms a step for a 32-64 CNN at batch 128. So on CPU a convolution is matrix products, in one of three
-forms; elsewhere it is `lax.conv`. What is pooled is computed for the pooled pixels only, and as a tile of
-2 x 2 outputs at once, whose maximum is then taken in place. Microseconds per image for a gradient on one
-core, of that CNN with pooling and of four 3 x 3 layers (8, 8, pool, 32, 32, pool):
+On CPU, XLA compiles the weight gradient of a convolution inside `lax.scan` to a naive loop (jax#12868), which
+takes 1,280 ms per step for a 32-64 CNN at batch 128. Our convolutions are therefore matrix products on CPU,
+in one of three forms, and `lax.conv` elsewhere. Before pooling, only pixels that are pooled are computed, as
+tiles of 2 x 2 outputs whose maximum is taken in place. Microseconds per image for a gradient on one core, for
+that CNN with pooling and for four 3 x 3 layers (8, 8, pool, 32, 32, pool):
 
     patches only, then pooling     340   272
     with tiles                     223
@@ -31,8 +31,8 @@ Padding = Literal["valid", "same"]
 
 _portable = contextvars.ContextVar("portable", default=False)
 
-TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles pay up to so many channels out, from this image side on
-WINOGRAD_PRODUCTS = 256  # channels in times channels out from which on Winograd's products are large enough
+TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles are faster up to this D and from this image side on
+WINOGRAD_PRODUCTS = 256  # Winograd's method is faster from this C times D on
 
 
 def conv2d(images: Array, kernel: Array, padding: Padding = "valid", stride: int = 1) -> Array:
@@ -70,7 +70,7 @@ def conv2d_max_pool(images: Array, kernel: Array, padding: Padding = "valid") ->
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """What is traced inside is meant for other machines, too: its convolutions are `lax.conv`."""
+    """A context in which convolutions are traced as `lax.conv`, for programs that run on other machines."""
     token = _portable.set(True)
     try:
         yield
@@ -88,10 +88,10 @@ def _winograd_pays(kernel: Array) -> bool:
 
 
 def max_pool(images: Array, window: int = 2) -> Array:
-    """The maxima of images (B, H, W, C) over window x window squares, stride `window`, edges cropped.
+    """The maxima of images (B, H, W, C) over window x window squares with stride `window`; edges are cropped.
 
-    As a maximum over axes, which shares the gradient among equal maxima: `reduce_window` and its gradient
-    are slow on CPU.
+    It is a maximum over axes, in which equal maxima share the gradient, because `reduce_window` and its
+    gradient are slow on CPU.
     """
     batch, height, width, channels = images.shape
     rows, columns = height // window, width // window
@@ -113,16 +113,16 @@ def _conv_by_xla(images: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _conv_by_patches(images: Array, kernel: Array, stride: int = 1) -> Array:
-    """As one product of two matrices: over three axes at once its gradients would be slow."""
+    """The convolution as one product of two matrices; gradients of a product over three axes are slow."""
     patches = _patches(images, kernel.shape[0], stride)
-    *places, seen = patches.shape
+    *places, size = patches.shape
     outputs = kernel.shape[-1]
-    result = patches.reshape(math.prod(places), seen) @ kernel.reshape(seen, outputs)
+    result = patches.reshape(math.prod(places), size) @ kernel.reshape(size, outputs)
     return result.reshape(*places, outputs)
 
 
 def _patches(images: Array, side: int, stride: int = 1) -> Array:
-    """The k x k patches of images (B, H, W, C), flattened in kernel order: (B, H', W', k*k*C)."""
+    """The k x k patches (B, H', W', k*k*C) of images (B, H, W, C), flattened in the kernel's order."""
     height, width = images.shape[1] - side + 1, images.shape[2] - side + 1
     slices = [
         images[:, i : i + height : stride, j : j + width : stride] for i in range(side) for j in range(side)
@@ -131,9 +131,9 @@ def _patches(images: Array, side: int, stride: int = 1) -> Array:
 
 
 def _fit_tiles(images: Array, kernel: Array, rows: int, columns: int) -> Array:
-    """The images, cropped or padded to what R x S tiles of outputs see, an even number of pixels."""
-    see = 2 * ((kernel.shape[0] + 2) // 2 - 1)
-    height, width = 2 * rows + see, 2 * columns + see
+    """The images, cropped or padded to the pixels that R x S tiles of outputs depend on; even sides."""
+    border = 2 * ((kernel.shape[0] + 2) // 2 - 1)
+    height, width = 2 * rows + border, 2 * columns + border
     images = images[:, :height, :width]
     missing = ((0, 0), (0, height - images.shape[1]), (0, width - images.shape[2]), (0, 0))
     return jnp.pad(images, missing)
@@ -142,19 +142,19 @@ def _fit_tiles(images: Array, kernel: Array, rows: int, columns: int) -> Array:
 def _conv_by_tiles(images: Array, kernel: Array, rows: int, columns: int) -> Array:
     """The 2 x 2 outputs of each tile, (B, R, S, 4, D), as one product over patches of (k + 1) x (k + 1).
 
-    More arithmetic in wider products, and 2.3 (k = 3) to 2.8 (k = 5) times less memory for patches: a
-    convolution of side (k + 2) // 2 over 2 x 2 pixels that stand in the channels.
+    It takes more arithmetic in wider products, and 2.3 (k = 3) to 2.8 (k = 5) times less memory in patches.
+    It is a convolution of side (k + 2) // 2 after groups of 2 x 2 pixels are moved to the channels.
     """
     images = _fit_tiles(images, kernel, rows, columns)
     batch, height, width, channels = images.shape
     side, outputs = kernel.shape[0], kernel.shape[-1]
     images = images.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
 
-    tiles = (side + 2) // 2  # of inputs that a tile of outputs sees in each direction
+    tiles = (side + 2) // 2  # 2 x 2 groups of inputs per tile of outputs, in each direction
     spare = 2 * tiles - side
     shifted = [
         jnp.pad(kernel, ((i, spare - i), (j, spare - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)
-    ]  # the kernel at each of the four outputs' places
+    ]  # the kernel at the position of each of the four outputs
     kernel = jnp.stack(shifted, axis=3).reshape(tiles, 2, tiles, 2, channels, 4 * outputs)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(tiles, tiles, 4 * channels, 4 * outputs)
 
@@ -163,7 +163,7 @@ def _conv_by_tiles(images: Array, kernel: Array, rows: int, columns: int) -> Arr
 
 
 # Winograd's minimal filtering F(2 x 2, 3 x 3), equations 7 and 8 of Lavin and Gray (2016), for both
-# directions at once: 16 products for four outputs, where a plain convolution takes 36.
+# directions at once: 16 products for four outputs, instead of 36 in a plain convolution.
 _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
@@ -171,20 +171,20 @@ _INPUT, _KERNEL, _OUTPUT = (np.kron(matrix, matrix) for matrix in (_INPUT, _KERN
 
 
 def _conv_by_winograd(images: Array, kernel: Array, rows: int, columns: int) -> Array:
-    """The 2 x 2 outputs of each tile, (4, B, R, S, D); the transforms are matrix products, too."""
+    """The 2 x 2 outputs of each tile, (4, B, R, S, D), by Winograd's method in matrix products."""
     images = _fit_tiles(images, kernel, rows, columns)
     batch, height, width, channels = images.shape
     outputs = kernel.shape[-1]
     phases = images.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(2, 4, 0, 1, 3, 5)
     count = batch * rows * columns
-    seen = [  # by a tile: 4 x 4 pixels
+    pixels = [  # the 4 x 4 inputs of each tile
         phases[i % 2, j % 2, :, i // 2 : i // 2 + rows, j // 2 : j // 2 + columns].reshape(
             1, count * channels
         )
         for i in range(4)
         for j in range(4)
     ]
-    inputs = jnp.matmul(_INPUT, jnp.concatenate(seen)).reshape(16, count, channels)
+    inputs = jnp.matmul(_INPUT, jnp.concatenate(pixels)).reshape(16, count, channels)
     weights = jnp.matmul(_KERNEL, kernel.reshape(9, channels * outputs)).reshape(16, channels, outputs)
     products = lax.batch_matmul(inputs, weights).reshape(16, count * outputs)
     return jnp.matmul(_OUTPUT, products).reshape(4, batch, rows, columns, outputs)
@@ -199,7 +199,7 @@ def _join_tiles(tiles: Array, height: int, width: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _highest(tiles: Array, axis: int) -> Array:
-    """The maxima over an axis of four, whose gradient equal maxima share; `jnp.max`'s is slow on axis 3."""
+    """The maxima over an axis of length 4; equal maxima share the gradient. `jnp.max` is slow on axis 3."""
     return _maximum(_split(tiles, axis))
 
 

@@ -1,4 +1,4 @@
-"""Strictness for all tests, and an empty working folder for those that run commands."""
+"""Strict settings for all tests, and an empty working folder for tests of commands."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """An empty working folder, with none of the user's data, W&B or Hydra settings."""
+    """An empty working folder, without the user's data and settings of W&B and Hydra."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -33,9 +33,9 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.delenv("MNISTJAX_RAW_DIR", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    # Setting up logging, as Hydra does, closes all handlers, and absl's closes pytest's own stream.
+    # Hydra's set-up of logging closes all handlers, and absl's handler would close pytest's stream.
     monkeypatch.setattr(absl.logging.get_absl_handler().python_handler, "close", lambda: None)
-    root = logging.getLogger()  # Hydra leaves its own handlers, open, on streams that the test closes
+    root = logging.getLogger()  # Hydra leaves open handlers on streams that the test closes
     before, level = root.handlers[:], root.level
     yield folder
     for handler in root.handlers:
@@ -47,18 +47,18 @@ def work(tmp_path, monkeypatch):
 
 @pytest.fixture
 def disk(tmp_path):
-    """What mounts a disk of its own with these options, `size=3m` say, and returns its folder."""
+    """A function that mounts a disk with options like `size=3m` and returns its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
     def mount(options):
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting a disk is refused")
+            pytest.skip("this user may not mount a disk")
         return folder
 
     yield mount
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # some library may hold a file open
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # lazily: files may be open
 
 
 @pytest.fixture

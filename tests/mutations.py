@@ -1,7 +1,7 @@
-"""Mutates every file of a run, a sweep, prepared data and packaged weights, and asks who reads them.
+"""Mutates every file of a run, a sweep, prepared data and packaged weights, and calls all of their readers.
 
-Nothing but a ConfigError in one line may come of it, in bounded time. A short round is one of the tests; by
-hand `python tests/mutations.py --count 100000`.
+A reader must accept the file or raise a ConfigError in one line, in bounded time. A short round is one of the
+tests. The full one is `python tests/mutations.py --count 100000`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ TOKENS: list[bytes] = [
 
 
 def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """The content with one to three changes that know nothing of its format."""
+    """The content with one to three random changes, whatever its format."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         i, j = sorted(rng.randrange(len(content) + 1) for _ in range(2))
         j = min(j, i + rng.choice((1, 4, 64, 10**9)))
@@ -94,7 +94,7 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_value(value: Any, rng: random.Random) -> Any:
-    """A plain value with one node replaced, removed, renamed, doubled or added."""
+    """A copy of a plain value with one node replaced, removed, renamed, doubled or added."""
     value = copy.deepcopy(value)
     nodes = list(_nodes(value))
     if not nodes or rng.random() < 0.02:
@@ -125,7 +125,7 @@ def _nodes(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutate_file(path: Path, content: bytes, rng: random.Random) -> bytes:
-    """The content of a file, changed blindly or by its format."""
+    """The content of a file, changed at random or within its format."""
     if rng.random() < 0.35:
         return mutate_bytes(content, rng)
     if path.suffix == ".json":
@@ -149,7 +149,7 @@ def _dump(value: Any) -> bytes:
 
 
 def mutate_checkpoint(path: Path, content: bytes, rng: random.Random) -> bytes:
-    """A checkpoint with a changed header, or with other facts or arrays under a SHA-256 that is right."""
+    """A checkpoint with a changed header, or with other meta or arrays and the right SHA-256 for them."""
     size = int.from_bytes(content[:8], "little")
     if rng.random() < 0.3:
         header = mutate_bytes(content[8 : 8 + size], rng)
@@ -174,7 +174,7 @@ def mutate_checkpoint(path: Path, content: bytes, rng: random.Random) -> bytes:
 
 
 class Target:
-    """Files in a folder, and what reads them."""
+    """Files in a folder, and their readers."""
 
     def __init__(self, folder: Path, names: list[str], readers: list[Callable[[Path], Any]]) -> None:
         self.folder, self.names, self.readers = folder, names, readers
@@ -217,7 +217,7 @@ def try_once(target: Target, rng: random.Random, failures: list[str]) -> str:
 
 
 def restore_files(target: Target) -> None:
-    """Puts a target's files back, and removes what readers have added."""
+    """Restores a target's files and removes those that readers have added."""
     for path in target.folder.rglob("*"):
         if path.is_file() and path.name not in ("lock",):
             relative = str(path.relative_to(target.folder))
@@ -310,7 +310,7 @@ def make_targets(work: Path) -> dict[str, Target]:
 
 
 def fuzz(count: int, seed: int, work: Path) -> tuple[Counter[str], list[str]]:
-    """Counts of what became of `count` mutations, and what was no ConfigError."""
+    """The outcomes of `count` mutations with their numbers, and a line for each failure."""
     targets, rng = make_targets(work), random.Random(seed)
     counts: Counter[str] = Counter()
     failures: list[str] = []

@@ -1,8 +1,8 @@
-"""Pictures of digits, drawn stroke by stroke in many ways: what a person would photograph or paint.
+"""Pictures of digits, drawn stroke by stroke in many ways, like those that people photograph or paint.
 
-python tests/pictures.py MODEL FOLDER [SEED]    # all of them on one page, with what the model reads
+python tests/pictures.py MODEL FOLDER [SEED]    # draws all of them on one page, with the model's answers
 
-Another seed is other wobbles and other noise.
+The seed determines wobbles and noise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from mnistjax.cli.predict import main
 
-# Strokes through points x,y, y downwards, in a box about 62 wide and 100 high; smooth but where "straight".
+# Strokes through points x,y (y downwards) in a box about 62 wide and 100 high; smooth unless "straight".
 STROKES = {
     0: ("32,0 8,20 3,55 14,90 34,100 55,82 61,45 52,12 32,0",),
     1: ("straight 18,20 36,0 34,100",),
@@ -48,7 +48,7 @@ STROKES = {
         "55,18 54,50 48,100",
     ),
 }
-OTHERS = {  # other habits
+OTHERS = {  # for other habits of writing
     1: ("straight 30,0 28,100",),
     4: (
         "straight 12,0 8,52 62,50",
@@ -64,24 +64,24 @@ OTHERS = {  # other habits
 
 @dataclass(frozen=True)
 class Way:
-    """How digits are drawn."""
+    """A way to draw digits."""
 
     name: str
-    height: int = 140  # of a digit, pixels
-    width: float = 0.11  # of a stroke, of the digit's height
+    height: int = 140  # of a digit, in pixels
+    width: float = 0.11  # of a stroke, relative to the digit's height
     slant: float = 0.0  # x over y
     turn: float = 0.0  # degrees
-    wobble: float = 0.015  # of the height
+    wobble: float = 0.015  # relative to the height
     paper: float = 0.95  # lightness
     ink: float = 0.1
     noise: float = 0.0
     shade: float = 0.0  # lightness that the paper loses from one corner to the other
-    margin: float = 0.5  # of the height, on all sides
-    aside: tuple[float, float] = (0.0, 0.0)  # more margin on the left and on top, of the height
+    margin: float = 0.5  # on all sides, relative to the height
+    aside: tuple[float, float] = (0.0, 0.0)  # extra margin on the left and on top, relative to the height
     blur: float = 0.0  # pixels
-    step: float = 0.0  # from a digit to the next one, of the height; 0 is so far that none overlap
+    step: float = 0.0  # to the next digit, relative to the height; 0 means far enough not to overlap
     habit: int = 0
-    around: str = ""  # a table, on all sides or on the left, a black edge, a frame, dots of a pen
+    around: str = ""  # table (on all sides), left (a table there), edge (black), frame, or dots (of a pen)
 
 
 PLAIN = Way("plain")
@@ -114,7 +114,7 @@ WAYS = [
 
 
 def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
-    """A picture (H, W) uint8 of digits beside each other, of several lines where there are line ends."""
+    """A picture (H, W) uint8 of digits side by side; newlines start a new line."""
     random = np.random.default_rng(seed)
     lines = digits.split("\n")
     height, margin = way.height, way.margin * way.height
@@ -122,7 +122,7 @@ def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
     left, top = (margin + more * height for more in way.aside)
     wide = int(left + margin + height * (step * (max(map(len, lines)) - 1) + 0.7 + abs(way.slant)))
     high = int(top + margin + height * (1.6 * (len(lines) - 1) + 1))
-    canvas = Image.new("L", (2 * wide, 2 * high))  # ink, at twice the size
+    canvas = Image.new("L", (2 * wide, 2 * high))  # of ink, at twice the size
     pen = ImageDraw.Draw(canvas)
     left += max(0.0, way.slant) * 0.5 * height
     for row, line in enumerate(lines):
@@ -143,7 +143,7 @@ def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
 
 
 def _surround(lightness: np.ndarray, around: str, depth: int) -> np.ndarray:
-    """The picture with what is about its sheet or its digits."""
+    """The picture with something around its sheet or its digits."""
     if around == "table":
         sheet = Image.fromarray(np.pad(lightness, 2 * depth, constant_values=0.3).astype(np.float32))
         return np.asarray(sheet.rotate(7, Image.Resampling.BILINEAR, fillcolor=0.3), float)
@@ -199,7 +199,7 @@ def _smooth(points: np.ndarray) -> np.ndarray:
 
 
 def read_all(model: str, folder: Path, seed: int = 0) -> list[tuple[Path, int, list[int]]]:
-    """Each digit drawn in each way: its file, the digit, and what `mnistjax-predict` reads."""
+    """For each digit drawn in each way: its file, the digit, and the answer of `mnistjax-predict`."""
     cases = {folder / f"{way.name} {digit}.png": (way, digit) for way in WAYS for digit in range(10)}
     for path, (way, digit) in cases.items():
         Image.fromarray(draw(str(digit), way, seed=10 * seed + digit)).save(path)
@@ -213,7 +213,7 @@ def read_all(model: str, folder: Path, seed: int = 0) -> list[tuple[Path, int, l
 
 
 def draw_page(model: str, folder: Path, seed: int = 0) -> str:
-    """All of them on FOLDER/page.png, those read wrong in red; the share that is read right."""
+    """Draws all of them on FOLDER/page.png, errors in red; returns how many are read correctly."""
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

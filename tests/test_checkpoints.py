@@ -1,4 +1,4 @@
-"""A checkpoint is what was written, or it is refused: every dtype, every name, every flipped bit."""
+"""A checkpoint returns what was written, or it is refused: every dtype, every name, every flipped bit."""
 
 from collections import namedtuple
 
@@ -68,13 +68,13 @@ def test_equal_states_have_equal_files(tmp_path):
     assert len(set(files)) == 1
 
 
-def test_what_cannot_be_kept_is_refused(tmp_path):
+def test_unsupported_dtypes_are_refused(tmp_path):
     with pytest.raises(checkpoints.CheckpointError, match="'x': complex64"):
         checkpoints.save_checkpoint(tmp_path, {"x": np.zeros(2, np.complex64)}, meta={})
     assert not list(tmp_path.iterdir())
 
 
-def test_no_flipped_bit_goes_unseen(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     checkpoints.save_checkpoint(tmp_path, ARRAYS, meta=META)
     path = tmp_path / checkpoints.CHECKPOINT
     content = path.read_bytes()
@@ -89,12 +89,12 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
             detected += 1
             continue
         assert loaded is not None
-        assert same(ARRAYS, loaded.arrays)  # white space of the header
+        assert same(ARRAYS, loaded.arrays)  # the bit was in the header's white space
         assert loaded.meta == META
     assert detected > 0.95 * len(content)
 
 
-def test_a_cut_checkpoint_is_detected(tmp_path):
+def test_a_truncated_checkpoint_is_detected(tmp_path):
     checkpoints.save_checkpoint(tmp_path, ARRAYS, meta=META)
     path = tmp_path / checkpoints.CHECKPOINT
     content = path.read_bytes()
@@ -104,7 +104,7 @@ def test_a_cut_checkpoint_is_detected(tmp_path):
             checkpoints.load_checkpoint(tmp_path)
 
 
-def test_a_bad_checkpoint_falls_back_to_the_previous(tmp_path):
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
     assert checkpoints.load_checkpoint(tmp_path) is None
     for epoch in (1, 2, 3):
         checkpoints.save_checkpoint(tmp_path, ARRAYS, meta={"epoch": epoch})
@@ -115,7 +115,7 @@ def test_a_bad_checkpoint_falls_back_to_the_previous(tmp_path):
     assert loaded is not None
     assert (loaded.meta["epoch"], loaded.path) == (2, previous)
 
-    current.unlink()  # where a kill fell between the two renames
+    current.unlink()  # as after a kill between the two renames
     with pytest.warns(RuntimeWarning, match="No such file"):
         assert checkpoints.load_checkpoint(tmp_path) is not None
 

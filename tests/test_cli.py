@@ -54,7 +54,7 @@ BAD = {  # words -> texts that the error must have
     "optimizer.learning_rate=-1": ["finite number > 0", "-1"],
     "optimizer.learning_rate=fast": ["finite number > 0", "'fast'"],
     "optimizer.momentum=0.5": ["'optimizer.momentum'", "optimizer=nesterov"],
-    "model.hidden=-5": ["error: model.hidden must be", "at least 1", "-5"],
+    "model.hidden=-5": ["error: model.hidden must be", "from 1 to", "-5"],
     "model.hiden=3": ["nearest is 'model.hidden'"],
     "model.activation=rleu": ["unknown model.activation 'rleu'", "nearest is 'relu'", "tanh"],
     "data=digits model=cnn model.channels=[8,8,8,8,8]": ["error: model.channels: 5 blocks are too many"],
@@ -181,7 +181,7 @@ def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
     def no_network(url):
         raise Unreachable(f"{url} is out of reach")
 
-    monkeypatch.setattr(builders, "probe", no_network)
+    monkeypatch.setattr(builders, "check_reachable", no_network)
     assert main(["train.epochs=1", "model=neuron", "hydra.run.dir=run"]) == 0
     assert "NOT MNIST" in "".join(capsys.readouterr().err.splitlines()[:5])
     assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"

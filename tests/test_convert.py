@@ -1,4 +1,4 @@
-"""A model that leaves: as StableHLO, as ONNX, as a Flax NNX module, it gives the same logits."""
+"""A converted model, as StableHLO, ONNX or a Flax NNX module, gives the same logits."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_onnx_gives_the_same_logits_for_any_batch(name):
         assert_allclose(found, logits[:count], atol=1e-5)
 
 
-def test_another_format_is_refused_with_the_nearest():
+def test_an_unknown_format_is_refused_with_the_nearest():
     model, variables, _ = made("neuron")
     with pytest.raises(ConfigError, match="'onx'; nearest is 'onnx'"):
         mnistjax.export(model, variables, "onx")  # pyright: ignore[reportArgumentType] # the error is the test
@@ -69,7 +69,7 @@ def test_an_nnx_module_gives_the_same_logits(name):
     assert count == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def test_an_nnx_module_takes_the_step_that_the_linen_one_takes():
+def test_an_nnx_module_has_the_linen_models_gradients_and_statistics():
     model, variables, _ = made("cnn_bn")
     labels = np.arange(5)
 

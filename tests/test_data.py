@@ -1,4 +1,4 @@
-"""Data sets: real TFDS builders on small real files, damage of every kind, splits and orders.
+"""Data sets: real TFDS builders on small files, all kinds of damage, splits and orders.
 
 No test uses the network: names other than this machine's do not resolve.
 """
@@ -41,7 +41,7 @@ RESOLVE = socket.getaddrinfo
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
-    """No network beyond this machine, no data folders of the user."""
+    """No network except this machine, and none of the user's data folders."""
 
     def resolve(host, *args, **kwargs):
         if host not in ("127.0.0.1", "localhost"):
@@ -78,7 +78,7 @@ def write_official(folder: Path, *, suffix: str = ".gz") -> Path:
 
 
 def pin(folder: Path, setattr, *, builder: str = "MNIST", url: str | None = None) -> None:
-    """Make the files in `folder` the ones that TFDS pins, by `setattr(object, name, value)`."""
+    """Pins the files in `folder` as TFDS's official ones, by `setattr(object, name, value)`."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
     from tensorflow_datasets.core.utils import Size
 
@@ -102,14 +102,14 @@ def pin(folder: Path, setattr, *, builder: str = "MNIST", url: str | None = None
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A folder of small official files, pinned as if TFDS knew them."""
+    """A folder of small files, pinned as TFDS's official ones."""
     folder = write_official(tmp_path / "raw")
     pin(folder, monkeypatch.setattr)
     return folder
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
-    """The message, after checking that it is one line without a chain of causes."""
+    """The message, which must be one line without a chain of causes."""
     text = str(error.value)
     assert "\n" not in text
     assert error.value.__cause__ is None
@@ -143,7 +143,7 @@ def test_real_mnist(tmp_path):
 # --- preparing
 
 
-def test_builders_are_tfds_own_and_leave_its_table_alone():
+def test_builders_extend_tfds_and_do_not_replace_its_own():
     import tensorflow_datasets as tfds
 
     from mnistjax.data import builders
@@ -178,7 +178,7 @@ def test_arrays_are_those_of_the_files(small, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
-def test_sisters_of_mnist(name, tmp_path, monkeypatch):
+def test_data_sets_like_mnist(name, tmp_path, monkeypatch):
     folder = write_official(tmp_path / "raw" / name)
     pin(folder, monkeypatch.setattr, builder={"fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}[name])
     dataset = data.load_data(name, raw_dir=tmp_path / "raw")
@@ -282,7 +282,7 @@ def test_two_processes_prepare_at_once(small, tmp_path):
     assert [child.returncode for child in children] == [0, 0], results
     expected = data.load_data("mnist", data_dir=tmp_path / "data").sha256
     for out, err in results:
-        assert out == f"{expected} []\n"  # no TensorFlow, and TFDS's chatter is not on stdout
+        assert out == f"{expected} []\n"  # no TensorFlow, and no output of TFDS on stdout
         assert err == ""
     assert sorted(os.listdir(tmp_path / "data/mnistjax")) == ["downloads", "mnist", "mnist.lock"]
 
@@ -321,7 +321,7 @@ def test_damaged_arrays_are_read_again_from_the_records(small, tmp_path, caplog)
     before = data.load_data("mnist", data_dir=home, raw_dir=small)
     data._load.cache_clear()
     flip(home / "mnistjax/mnist/train_images.npy")
-    after = data.load_data("mnist", data_dir=home)  # neither files nor network
+    after = data.load_data("mnist", data_dir=home)  # without files or network
     assert after.sha256 == before.sha256
     assert len(caplog.records) == 1
     assert "preparing mnist again" in caplog.text
@@ -343,7 +343,7 @@ def test_damaged_records_are_prepared_again_from_the_source(victim, small, tmp_p
 
 
 def put_header(path, shape, dtype="|u1", padding=0):
-    """A .npy file whose header claims a shape, before the content that it had."""
+    """Replaces the header of a .npy file by one that claims another shape."""
     described = repr({"descr": dtype, "fortran_order": False, "shape": shape}) + " " * padding + "\n"
     head = b"\x93NUMPY\x02\x00" + len(described).to_bytes(4, "little") + described.encode()
     path.write_bytes(head + path.read_bytes()[128:])
@@ -355,7 +355,7 @@ def put_link(path):
 
 
 def put(make):
-    """What puts something else in place of a file."""
+    """A function that replaces a file by something else."""
 
     def replace(path):
         path.unlink()
@@ -388,7 +388,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_what_is_no_prepared_data_is_prepared_again(case, small, tmp_path, caplog):
+def test_damaged_data_is_prepared_again(case, small, tmp_path, caplog):
     home, (victim, damage) = tmp_path / "data", DAMAGE[case]
     before = data.load_data("mnist", data_dir=home, raw_dir=small)
     data._load.cache_clear()
@@ -415,7 +415,7 @@ def test_records_that_are_a_pipe_are_not_waited_for(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "mnist.partial", "mnist.damaged"])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.touch, lambda path: path.symlink_to("nowhere")])
-def test_what_is_in_the_way_is_replaced(name, make, small, tmp_path):
+def test_files_with_the_names_of_our_folders_are_replaced(name, make, small, tmp_path):
     home = tmp_path / "data/mnistjax"
     home.mkdir(parents=True)
     make(home / name)
@@ -425,10 +425,10 @@ def test_what_is_in_the_way_is_replaced(name, make, small, tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
-def test_a_lock_that_is_no_file_is_told(make, small, tmp_path):
+def test_a_lock_that_is_not_a_file_is_refused(make, small, tmp_path):
     (tmp_path / "data/mnistjax").mkdir(parents=True)
     make(tmp_path / "data/mnistjax/mnist.lock")
-    with pytest.raises(ConfigError, match=r"mnist\.lock is (no regular file|a link)") as error:
+    with pytest.raises(ConfigError, match=r"mnist\.lock is (not a regular file|a link)") as error:
         data.load_data("mnist", data_dir=tmp_path / "data", raw_dir=small)
     one_line(error)
 
@@ -437,7 +437,7 @@ def test_a_lock_that_is_no_file_is_told(make, small, tmp_path):
     ("options", "reason"),
     [("size=4k", "No space left on device"), ("size=100k", "No space left"), ("ro", "Read-only file system")],
 )
-def test_a_disk_that_refuses_is_told(options, reason, small, disk):
+def test_a_full_or_read_only_disk_is_reported(options, reason, small, disk):
     folder = disk(options)
     with pytest.raises(DataError, match=rf"can't be prepared: {folder}/mnistjax.*: {reason}") as error:
         data.load_data("mnist", data_dir=folder, raw_dir=small)
@@ -472,14 +472,14 @@ def test_later_loads_need_no_tfds(small, tmp_path):
     assert out.stdout.split("\n")[:2] == [expected, "[]"]
 
 
-def test_a_data_folder_that_cannot_be_made(small, tmp_path):
+def test_an_impossible_data_folder_is_refused(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file.*data\.dir=FOLDER") as error:
         data.load_data("mnist", data_dir=tmp_path / "file", raw_dir=small)
     one_line(error)
 
 
-# --- files that are not what they should be
+# --- damaged and wrong files
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 CONTENT = to_idx(draw("train")[0])
@@ -489,7 +489,7 @@ def header(*sizes: int, magic: int = 0x0803) -> bytes:
     return np.array([magic, *sizes], ">u4").tobytes()
 
 
-BROKEN = {
+DAMAGED = {
     "empty": (b"", "magic 00 00 08 03 expected, found bytes none"),
     "header only": (CONTENT[:9], "truncated: a header of 16 bytes"),
     "truncated": (CONTENT[:-1], "truncated: 39200 bytes after the header expected, found 39199"),
@@ -507,9 +507,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_files_of_ones_own(case, tmp_path):
-    content, expected = BROKEN[case]
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_files_of_the_user_are_refused(case, tmp_path):
+    content, expected = DAMAGED[case]
     (write_official(tmp_path) / IMAGES).write_bytes(content)
     tracemalloc.start()
     with pytest.raises(DataError) as error:
@@ -537,8 +537,8 @@ NO_FILES = {
 
 @pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("name", ["idx", "mnist"])
-def test_something_else_in_place_of_a_file(name, kind, small, tmp_path, monkeypatch):
-    monkeypatch.chdir(small)  # the name of a socket has 107 bytes at most
+def test_anything_but_a_file_is_refused(name, kind, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(small)  # a socket's name has at most 107 bytes
     (small / IMAGES).unlink()
     NO_FILES[kind](Path(IMAGES))
     with pytest.raises(DataError, match=rf"{IMAGES}: a file expected, found {kind}") as error:
@@ -546,7 +546,7 @@ def test_something_else_in_place_of_a_file(name, kind, small, tmp_path, monkeypa
     one_line(error)
 
 
-def test_files_may_lie_behind_links(small, tmp_path):
+def test_files_may_be_links(small, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in small.iterdir():
@@ -557,7 +557,7 @@ def test_files_may_lie_behind_links(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["idx", "mnist"])
 def test_a_file_of_a_terabyte_is_not_read(name, small):
-    """Nor a tail of zeros that gzip would skip byte by byte."""
+    """gzip would skip its tail of zeros byte by byte."""
     os.truncate(small / IMAGES, 2**40)
     with pytest.raises(DataError, match=rf"{IMAGES}: .* bytes.* expected, found 1,099,511,627,776") as error:
         data.load_data(name, raw_dir=small)
@@ -617,7 +617,7 @@ def test_wrong_checksum(content, looks, small):
         (IMAGES, b"<html>", "HTML"),
     ],
 )
-def test_broken_files_that_pass_their_checksum(file, content, expected, small, monkeypatch):
+def test_wrong_files_with_a_right_checksum_are_refused(file, content, expected, small, monkeypatch):
     (small / file).write_bytes(gzip.compress(content))
     pin(small, monkeypatch.setattr)
     with pytest.raises(DataError) as error:
@@ -650,7 +650,7 @@ def test_missing_files_are_named_and_not_downloaded(small):
 
 
 @pytest.mark.parametrize("folder", ["~nobody-of-this-name/data", "x" * 5000])
-def test_folders_that_cannot_be(folder):
+def test_impossible_folders_are_refused(folder):
     for options in ({"data_dir": folder}, {"raw_dir": folder}):
         with pytest.raises(ConfigError, match=r"nobody-of-this-name|xxx") as error:
             data.load_data("mnist", **options)
@@ -706,14 +706,14 @@ def test_idx_round_trip(count, draws):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """(folder, requests) of a web server on this machine with small official files, pinned as TFDS's."""
+    """(folder, requests) of a local web server with small files, pinned as TFDS's official ones."""
     folder, requests = write_official(tmp_path / "www"), []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(folder))
 
-        def log_message(self, *args):
+        def log_message(self, format, *args):
             requests.append(self.command + self.path)
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -751,11 +751,11 @@ def test_no_network(tmp_path):
     assert not list(tmp_path.glob("home/mnistjax/*.partial"))
 
 
-def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+def test_a_silent_server_counts_as_unreachable(tmp_path, monkeypatch):
     from mnistjax.data import builders
 
     folder = write_official(tmp_path / "www")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         pin(folder, monkeypatch.setattr, url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
         monkeypatch.setattr(builders, "PROBE_SECONDS", 0.3)
         started = time.perf_counter()
@@ -766,7 +766,7 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
     assert fallback.name == "digits"
 
 
-def test_a_hanging_name_server_is_given_up(monkeypatch):
+def test_a_hanging_name_server_counts_as_unreachable(monkeypatch):
     from mnistjax.data import builders
 
     over = threading.Event()
@@ -779,12 +779,12 @@ def test_a_hanging_name_server_is_given_up(monkeypatch):
     monkeypatch.setattr(builders, "PROBE_SECONDS", 0.2)
     started = time.perf_counter()
     with pytest.raises(DataError, match="no answer"):
-        builders.probe("https://example.org/file")
+        builders.check_reachable("https://example.org/file")
     assert time.perf_counter() - started < 2  # seconds
     over.set()
 
 
-def test_a_stalled_download_is_given_up(tmp_path, monkeypatch):
+def test_a_stalled_download_ends(tmp_path, monkeypatch):
     from mnistjax.data import builders
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -799,7 +799,7 @@ def test_a_stalled_download_is_given_up(tmp_path, monkeypatch):
             self.wfile.flush()
             time.sleep(3)
 
-        def log_message(self, *args):
+        def log_message(self, format, *args):
             pass
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -817,7 +817,7 @@ def test_a_stalled_download_is_given_up(tmp_path, monkeypatch):
 # --- auto
 
 
-def test_auto_falls_back_to_the_digits_and_says_so():
+def test_auto_falls_back_to_the_digits_with_a_banner():
     dataset = data.load_data()
     assert dataset.name == "digits"
     assert "NOT MNIST" in (dataset.banner or "")
@@ -826,7 +826,7 @@ def test_auto_falls_back_to_the_digits_and_says_so():
     assert dataset.sha256 == data.load_data("digits").sha256
 
 
-def test_auto_takes_mnist_from_the_folder_then_prepared(small, monkeypatch):
+def test_auto_takes_mnist_from_the_folder_and_later_as_prepared(small, monkeypatch):
     monkeypatch.setenv("MNISTJAX_RAW_DIR", str(small))
     assert data.load_data("auto") is data.load_data("mnist")
     monkeypatch.delenv("MNISTJAX_RAW_DIR")
@@ -847,11 +847,11 @@ def test_auto_warns_of_a_folder_without_mnist(tmp_path, monkeypatch, caplog):
     assert "no file of MNIST" in caplog.text
 
 
-# --- own files, digits, other people's data sets
+# --- the user's files, digits, registered data sets
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_files_of_ones_own(suffix, tmp_path):
+def test_the_users_own_files(suffix, tmp_path):
     write_official(tmp_path, suffix=suffix)
     dataset = data.load_data("idx", raw_dir=tmp_path)
     np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
@@ -904,7 +904,7 @@ def load_stripes():
     return draw("train", classes=3), draw("test", classes=3), ["a", "b", "c"]
 
 
-def test_a_strangers_data_set(table):
+def test_a_registered_data_set(table):
     data.register_dataset("stripes", load_stripes)
     dataset = data.load_data("stripes")
     assert [len(part.labels) for part in (dataset.train, dataset.val, dataset.test)] == [40, 10, 20]
@@ -941,14 +941,14 @@ def test_a_data_set_from_an_entry_point(table, monkeypatch, tmp_path):
         ((np.zeros((9, 28, 28), np.uint8), np.zeros(9, int)), "a", "at least 2"),
     ],
 )
-def test_a_strangers_wrong_arrays(train, names, expected, table):
+def test_wrong_arrays_of_a_registered_data_set_are_refused(train, names, expected, table):
     data.register_dataset("wrong", lambda: (train, draw("test", classes=2), names))
     with pytest.raises(DataError, match=expected) as error:
         data.load_data("wrong")
     one_line(error)
 
 
-def test_wrong_name():
+def test_a_wrong_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="unknown data set 'mnits'; nearest is 'mnist'"):
         data.load_data("mnits")
 
@@ -1012,7 +1012,7 @@ def test_import_is_light():
     assert out.stdout.strip() == b"[]"
 
 
-def test_manifest_tells_the_hash(small, tmp_path):
+def test_the_manifest_has_the_hash(small, tmp_path):
     data.load_data("mnist", data_dir=tmp_path, raw_dir=small)
     folder = tmp_path / "mnistjax/mnist"
     manifest = json.loads((folder / "manifest.json").read_text())

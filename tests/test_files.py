@@ -1,4 +1,4 @@
-"""Files of strangers: plain ones only, of bounded size and depth; what is written goes through no link."""
+"""Files in untrusted folders: only regular ones of limited size and depth are read; no link is written to."""
 
 import json
 import os
@@ -49,7 +49,7 @@ READERS = {
 
 @pytest.mark.parametrize("kind", STRANGE)
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_plain_file_is_refused_at_once(name, kind, tmp_path, monkeypatch):
+def test_anything_but_a_regular_file_is_refused_at_once(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").write_text("{}")
     write_run(tmp_path / "run")
@@ -84,7 +84,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_yaml_bombs_are_refused_in_no_time(bomb, tmp_path):
+def test_yaml_bombs_are_refused_at_once(bomb, tmp_path):
     content = BOMBS[bomb]
     (tmp_path / records.CONFIG).write_bytes(content if isinstance(content, bytes) else content.encode())
     began = time.monotonic()
@@ -110,14 +110,14 @@ def test_yaml_bombs_are_refused_in_no_time(bomb, tmp_path):
         "[1] 2",
     ],
 )
-def test_what_is_no_json_is_refused(text, tmp_path):
+def test_text_that_is_not_json_is_refused(text, tmp_path):
     path = tmp_path / "file.json"
     path.write_text(text)
     with pytest.raises(files.DamagedFile, match=r"file\.json is damaged"):
         files.read_json(path, limit=files.MIB)
 
 
-def test_plain_values_come_back(tmp_path):
+def test_plain_values_are_read(tmp_path):
     value = {"é": [None, True, 1, 1.5, "\U0001f600", {"a": []}], "n": 10**30}
     path = tmp_path / "file.json"
     path.write_text(json.dumps(value))
@@ -127,7 +127,7 @@ def test_plain_values_come_back(tmp_path):
 # Writing
 
 
-def test_replace_goes_through_no_link_and_leaves_nothing_else(tmp_path):
+def test_replace_follows_no_link_and_leaves_no_other_file(tmp_path):
     precious, path = tmp_path / "precious", tmp_path / "run" / "file"
     path.parent.mkdir()
     precious.write_text("precious")
@@ -169,7 +169,7 @@ while True:
 """
 
 
-def test_what_a_killed_writer_leaves_is_removed_by_the_next_owner(tmp_path):
+def test_the_next_owner_removes_the_files_of_a_killed_writer(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -183,7 +183,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next_owner(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} <= {"file", "lock", ".mine.tmp"}
 
 
-def test_links_inside_a_folder_stay_and_those_out_of_it_are_named(tmp_path):
+def test_links_within_a_folder_are_allowed_and_those_out_of_it_are_refused(tmp_path):
     folder = tmp_path / "run"
     (folder / "wandb").mkdir(parents=True)
     (folder / "wandb/run-1").mkdir()
@@ -197,7 +197,7 @@ def test_links_inside_a_folder_stay_and_those_out_of_it_are_named(tmp_path):
         files.check_links(tmp_path / "other")
 
 
-def test_every_name_that_cannot_be_made_is_one_line(tmp_path):
+def test_every_impossible_name_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("file/x", "x" * 300, "a\0b", "/".join(["x" * 200] * 30), "/dev/null/x"):
         with pytest.raises(ConfigError) as caught:

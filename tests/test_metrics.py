@@ -1,3 +1,5 @@
+"""Metrics equal scikit-learn's; padding adds nothing; sums of parts are the whole."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def test_metrics_equal_sklearns(data):
         predicted,
         labels=None if task == "binary" else range(classes),
         average=average,
-        zero_division=0,  # pyright: ignore[reportArgumentType] (typed after its default, a word)
+        zero_division=0,  # pyright: ignore[reportArgumentType] (its stub allows only words)
     )
     matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(classes))
     shares = np.asarray(probabilities(task, jnp.asarray(logits)), np.float64)
@@ -48,7 +50,7 @@ def test_metrics_equal_sklearns(data):
 
 
 @pytest.mark.parametrize(("task", "width"), [("multiclass", 3), ("binary", 1)])
-def test_padding_counts_nothing(task, width):
+def test_padding_adds_nothing(task, width):
     rng = np.random.default_rng(0)
     classes = 2 if task == "binary" else width
     logits, labels = rng.normal(size=(8, width)), rng.integers(0, classes, 8)

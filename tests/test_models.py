@@ -1,3 +1,5 @@
+"""Models: sizes, shapes, gradients, options that are refused, and the open table."""
+
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ ATTENTION = 4 * (64 * 64 + 64)  # query, key, value, output
 PARAMETERS = {  # by hand, at 28 x 28 and 10 classes
     "cnn": 79202,
     "cnn_bn": 9 * (16 + 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 2 * 2 * (16 + 32 + 64) + 5770,
-    "lenet5": 61706,  # of LeCun et al.'s layers with a C3 of 2,416
+    "lenet5": 61706,  # layers of LeCun et al., with 2,416 parameters in C3
     "mlp": 407050,
     "mlp_mixer": MIXER,
     "neuron": 7850,
@@ -37,12 +39,12 @@ SHALLOW = {
 
 
 def make_model(name, **options) -> Any:
-    """A model from the table; Any, because Linen types what `apply` returns as logits or a pair."""
+    """A model by name, typed Any, because Linen types the output of `apply` as logits or a pair."""
     return create_model(name, **options)
 
 
 def quick(function):
-    """Compiled without optimization, in a third of the time."""
+    """The jitted function, compiled without optimization in a third of the time."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -76,8 +78,8 @@ def test_uint8_and_float_images_give_the_same_logits(name, classes):
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_other_images_are_taken_too(name):
-    """None at all; whole numbers of any type; a side that is a multiple of four."""
+def test_other_images_are_accepted(name):
+    """No images, integers of any type, and sides that are multiples of four."""
     model = make_model(name, **SHALLOW.get(name, {}))
     variables = jax.eval_shape(model.init, jax.random.key(0), image_batch())
     assert jax.eval_shape(model.apply, variables, image_batch()[:0]).shape == (0, 10)
@@ -130,7 +132,7 @@ def test_activations(activation):
 
 
 def test_pooling_before_the_bias_changes_nothing_for_relu():
-    """The order conv, bias, activation, pool of the textbooks, on the same weights."""
+    """The textbook's order is convolution, bias, activation, pooling."""
     model = make_model("cnn", channels=[4], convolutions=1, hidden=[])
     variables = model.init(jax.random.key(1), image_batch())
     block, dense = variables["params"]["ConvBlock_0"], variables["params"]["Dense_0"]
@@ -150,15 +152,15 @@ def test_pooling_before_the_bias_changes_nothing_for_relu():
     [
         ("cnm", {}, ["cnm", "cnn"]),
         ("mlp", {"hiden": 3}, ["hiden", "hidden"]),
-        ("mlp", {"hidden": -5}, ["hidden", "at least 1", "-5"]),
-        ("mlp", {"hidden": [3, 0]}, ["hidden", "at least 1"]),
+        ("mlp", {"hidden": -5}, ["hidden", "a whole number from 1", "-5"]),
+        ("mlp", {"hidden": [3, 0]}, ["hidden", "a whole number from 1"]),
         ("mlp", {"hidden": "wide"}, ["hidden", "wide"]),
         ("mlp", {"hidden": True}, ["hidden", "True"]),
         ("mlp", {"activation": "rleu"}, ["rleu", "relu"]),
         ("mlp", {"dropout": 1.0}, ["dropout", "1.0"]),
         ("mlp", {"dropout": float("nan")}, ["dropout", "nan"]),
         ("cnn", {"padding": "sane"}, ["sane", "same"]),
-        ("cnn", {"kernel": 0}, ["kernel", "at least 1"]),
+        ("cnn", {"kernel": 0}, ["kernel", "a whole number from 1"]),
         ("resnet", {"channels": [8, 4]}, ["channels", "none less", "[8, 4]"]),
         ("resnet", {"channels": []}, ["channels", "one number or more", "[]"]),
         ("vit", {"heads": 3}, ["heads", "divide", "width, 64", "3"]),
@@ -206,7 +208,7 @@ WRONG = {
 
 @pytest.mark.parametrize("given", WRONG)
 @pytest.mark.parametrize("name", list_models())
-def test_values_that_no_option_takes_are_told_in_one_short_line(name, given):
+def test_impossible_values_are_refused_in_one_short_line(name, given):
     for option in model_options(name):
         with pytest.raises(ConfigError, match=rf"^(unknown )?{option}\b") as caught:
             create_model(name, **{option: WRONG[given]})
@@ -221,13 +223,13 @@ def test_values_that_no_option_takes_are_told_in_one_short_line(name, given):
     [
         ("mlp", {"hidden": [1] * 5000}, ["hidden", "at most 100 layers", "5000"]),
         ("cnn", {"channels": [1] * 101}, ["channels", "at most 100 layers", "101"]),
-        ("cnn", {"convolutions": 10**9}, ["convolutions", "at most 100"]),
-        ("cnn", {"kernel": 10**9, "padding": "same"}, ["kernel", "at most 64"]),
-        ("cnn_bn", {"convolutions": [101]}, ["convolutions", "at most 100", "101"]),
+        ("cnn", {"convolutions": 10**9}, ["convolutions", "to 100"]),
+        ("cnn", {"kernel": 10**9, "padding": "same"}, ["kernel", "to 64"]),
+        ("cnn_bn", {"convolutions": [101]}, ["convolutions", "to 100", "101"]),
         ("resnet", {"channels": [1] * 60, "blocks": 60}, ["blocks", "at most 100 layers", "3600"]),
-        ("vit", {"depth": 101}, ["depth", "at most 100", "101"]),
-        ("mlp_mixer", {"depth": 10**9}, ["depth", "at most 100"]),
-        ("mlp", {"hidden": 2**31}, ["hidden", "at most 2147483647", "2147483648"]),
+        ("vit", {"depth": 101}, ["depth", "to 100", "101"]),
+        ("mlp_mixer", {"depth": 10**9}, ["depth", "to 100"]),
+        ("mlp", {"hidden": 2**31}, ["hidden", "to 2147483647", "2147483648"]),
     ],
 )
 def test_more_layers_than_can_be_compiled_are_refused(name, options, words):
@@ -240,8 +242,8 @@ WIDE = [("mlp", "hidden"), ("cnn", "hidden"), ("cnn_bn", "hidden"), ("mlp_mixer"
 
 
 @pytest.mark.parametrize(("name", "option"), WIDE)
-def test_models_beyond_any_memory_are_planned_without_it(name, option):
-    """They fail when they are allocated, not before."""
+def test_models_too_large_for_memory_can_be_planned(name, option):
+    """They fail only when they are allocated."""
     plan, _ = small_plan(model=name, model_options={option: 10**9})
     assert flops(plan.spec) > 1e11
     state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(0))
@@ -254,11 +256,11 @@ def test_sizes_that_xla_cannot_multiply_are_refused(name):
         small_plan(model=name, model_options={"channels": [10**9]})
 
 
-def test_a_stranger_adds_a_model():
+def test_a_model_can_be_registered():
     class Twice(nn.Module):
         num_classes: int = 10
         factor: float = 2.0
-        dtype: Any = jnp.float32  # no option of a config, and none of the Spec
+        dtype: Any = jnp.float32  # neither an option of a config nor part of the Spec
 
         @nn.compact
         def __call__(self, images, train=False):
@@ -275,7 +277,7 @@ def test_a_stranger_adds_a_model():
         del MODELS["twice"]
 
 
-def test_blocks_may_differ_in_their_convolutions():
+def test_blocks_may_have_different_numbers_of_convolutions():
     model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2])
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     counted = sum(leaf.size for leaf in jax.tree.leaves(params))

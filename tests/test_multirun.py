@@ -182,13 +182,13 @@ def test_the_ledger_has_addresses_even_if_wandb_starts_later_than_the_jobs_end(w
     monkeypatch.setenv("WANDB_MODE", "offline")
     open_run = tracking._open
 
-    def open_late(folder, options, patience):
+    def open_late(folder, options, *others):
         if options["job_type"] == "sweep":
             jobs = [folder / "0", folder / "1"]
             while not all(list(job.glob("wandb/offline-run-*")) for job in jobs):
                 time.sleep(0.05)
             time.sleep(2)
-        return open_run(folder, options, patience)
+        return open_run(folder, options, *others)
 
     monkeypatch.setattr(tracking, "_open", open_late)
     assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 0

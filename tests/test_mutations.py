@@ -1,9 +1,9 @@
-"""A short round of tests/mutations.py, which mutates every file that is read from a folder."""
+"""A short round of tests/mutations.py, which mutates every file of a folder."""
 
 import mutations
 
 
-def test_nothing_but_a_line_comes_of_mutated_files(work):
+def test_mutated_files_are_accepted_or_refused_in_one_line(work):
     counts, failures = mutations.fuzz(300, seed=1, work=work)
     assert failures == []
     assert sum(counts.values()) == 300

@@ -1,3 +1,5 @@
+"""Convolutions and pooling equal XLA's, with their gradients."""
+
 import functools
 
 import jax
@@ -71,7 +73,7 @@ def test_conv2d_max_pool_equals_xlas_convolution_and_pooling(side, channels, out
 
 
 def test_equal_maxima_share_the_gradient():
-    """As in `max_pool`; a background of equal pixels has many."""
+    """As in `max_pool`; the background of an image has many equal pixels."""
     images, kernel = jnp.ones((1, 4, 4, 1)).at[0, 0, 0].set(2.0), jnp.ones((1, 1, 1, 1))
     gradient = jax.grad(lambda x: jnp.sum(conv2d_max_pool(x, kernel)))(images)
     np.testing.assert_allclose(gradient[0, :2, :2, 0], [[1, 0], [0, 0]])
@@ -88,7 +90,7 @@ def test_conv2d_batches_over_kernels():
 @pytest.mark.parametrize("convolve", [conv2d, conv2d_max_pool])
 def test_conv2d_compiles_to_no_convolution_on_cpu(convolve):
     if jax.default_backend() != "cpu":
-        pytest.skip("elsewhere it is lax.conv")
+        pytest.skip("convolutions are lax.conv on other backends")
     gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(convolve(x, w)), argnums=(0, 1)))
     program = gradient.lower(normal(0, 3, 3, 16, 16), normal(1, 2, 6, 6, 16)).compile().as_text()
     assert program is not None

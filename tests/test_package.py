@@ -17,11 +17,11 @@ from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
 ROOMS = [  # in the order of the map; each imports only from those before it
-    *("config", "checks", "files", "words", "compile_cache", "backend", "data"),
+    *("config", "checks", "files", "probe", "words", "compile_cache", "backend", "data"),
     *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
     *("step", "layout", "devices", "batches", "evaluation", "programs", "run", "loop"),
     *("seeds", "markdown"),
-    *("zoo", "compose", "tracking", "progress", "signals"),
+    *("zoo", "pictures", "compose", "tracking", "progress", "signals"),
     *("job", "recorder", "finished", "summary", "active"),
     *("sweep", "report"),
     *("cli", "__main__"),

@@ -1,4 +1,4 @@
-"""The models against a restatement in PyTorch, on the same weights; skipped where it is not installed."""
+"""The models equal PyTorch versions with the same weights; skipped without PyTorch."""
 
 from typing import Any
 
@@ -65,12 +65,12 @@ def torch_cnn(params, x, channels=(8, 32), convolutions=2, padding="valid", hidd
 
 
 def compare(model, restatement, options):
-    """Logits and the gradients of the mean cross-entropy, within 1e-5."""
+    """Asserts equal logits and gradients of the mean cross-entropy, within 1e-5."""
     images = np.random.default_rng(0).random((BATCH, 28, 28, 1), np.float32)
     labels = np.arange(BATCH) % 10
     network: Any = create_model(model, **options)
     leaves, structure = jax.tree.flatten(network.init(jax.random.key(0), images))
-    random = np.random.default_rng(1)  # so that no bias is 0
+    random = np.random.default_rng(1)  # makes all biases nonzero
     leaves = [leaf + 0.02 * random.standard_normal(leaf.shape, np.float32) for leaf in leaves]
 
     def loss(variables):
@@ -86,12 +86,12 @@ def compare(model, restatement, options):
     assert logits.shape == (BATCH, 10)
     assert_allclose(logits, torch_logits.detach(), rtol=0, atol=1e-5)
     for gradient, tensor in zip(jax.tree.leaves(gradients), tensors, strict=True):
-        assert np.abs(gradient).max() > 1e-4  # there is something to compare
+        assert np.abs(gradient).max() > 1e-4  # the gradients are not trivial
         assert_allclose(gradient, tensor.grad, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, *({"activation": name, "hidden": (64, 32)} for name in ACTIVATIONS)])
-def test_mlp_is_pytorchs(options):
+def test_mlp_equals_pytorchs(options):
     compare("mlp", torch_mlp, options)
 
 
@@ -104,5 +104,5 @@ def test_mlp_is_pytorchs(options):
     ],
     ids=["of the report", "one convolution", "same padding"],
 )
-def test_cnn_is_pytorchs(options):
+def test_cnn_equals_pytorchs(options):
     compare("cnn", torch_cnn, options)

@@ -1,4 +1,4 @@
-"""The records of a run survive what machines do to them: kills, full disks, second owners, strangers."""
+"""The records of a run survive kills, full disks, second owners and damage."""
 
 import os
 import random
@@ -22,7 +22,7 @@ floats = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def start(code, *arguments):
-    """A real process that runs `code` and has said its first line."""
+    """A real process that runs `code` and has printed its first line."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -47,7 +47,7 @@ for epoch in range(1, 10**6):
 
 
 @pytest.mark.filterwarnings("ignore:.*using")
-def test_kill_9_at_any_moment_leaves_a_checkpoint_and_its_rows(tmp_path):
+def test_kill_9_at_any_time_leaves_a_checkpoint_and_its_rows(tmp_path):
     for number in range(6):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -79,7 +79,7 @@ print("done")
 """
 
 
-def test_a_full_disk_raises_and_harms_nothing(tmp_path):
+def test_a_full_disk_raises_and_changes_nothing(tmp_path):
     checkpoints.save_checkpoint(tmp_path, {"w": np.zeros(1000)}, meta={"epoch": 0})
     checkpoints.save_checkpoint(tmp_path, {"w": np.zeros(1000)}, meta={"epoch": 1})
     records.append_row(tmp_path, {"epoch": 1})
@@ -101,14 +101,14 @@ def test_rows_round_trip_exactly(tmp_path_factory, rows):
     assert repr(records.read_rows(folder)) == repr(rows)
 
 
-def test_non_finite_floats_are_words(tmp_path):
+def test_non_finite_floats_are_written_as_words(tmp_path):
     records.append_row(tmp_path, {"epoch": 1, "val/loss": np.float32("nan"), "all": [float("inf"), -np.inf]})
     assert records.read_rows(tmp_path) == [{"epoch": 1, "val/loss": "nan", "all": ["inf", "-inf"]}]
     assert "NaN" not in (tmp_path / records.ROWS).read_text()
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 3, "val/lo', '{"epoch": 3}', "\0\0\0", "x" * 9000])
-def test_a_torn_row_is_dropped_and_written_over(tmp_path, torn):
+def test_an_incomplete_row_is_ignored_and_overwritten(tmp_path, torn):
     for epoch in (1, 2):
         records.append_row(tmp_path, {"epoch": epoch})
     with open(tmp_path / records.ROWS, "a") as file:
@@ -191,7 +191,7 @@ def test_a_stopped_owner_still_owns(tmp_path):
     kill(owner)
 
 
-def test_find_run_takes_the_newest_that_is_not_done_then_the_newest(tmp_path):
+def test_find_run_prefers_the_last_started_unfinished_run(tmp_path):
     runs: dict[str, tuple[records.Status, str, str]] = {
         "a": ("interrupted", "x", "2030-01-01T00:00:00"),
         "b/c": ("running", "x", "2030-01-02T00:00:00"),

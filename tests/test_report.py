@@ -96,7 +96,7 @@ def test_a_report_of_a_run_that_fell_back_to_the_digits_has_images(one, work, ca
 def test_a_run_on_other_data_is_not_reopened(one, work):
     shutil.copytree(one, work / "run")
     change(work / "run", name="digits", sha256="0" * 64)
-    with pytest.raises(DataError, match=f"digits is another one here.*recorded: {'0' * 64}"):
+    with pytest.raises(DataError, match=f"digits has the SHA-256 .* here; recorded: {'0' * 64}"):
         reopen(work / "run")
 
 
@@ -115,7 +115,7 @@ def test_prepared_data_are_found_and_left_as_they_are(work):
     (home / "mnistjax/kmnist.lock").unlink(missing_ok=True)
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
     assert find_data("kmnist", loaded.sha256).class_names == ("a", "b")
-    with pytest.raises(DataError, match="kmnist is another one here"):
+    with pytest.raises(DataError, match="kmnist has the SHA-256"):
         find_data("kmnist", "0" * 64)
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 

@@ -1,9 +1,9 @@
-"""`mnistjax-sync` end to end: the real client of W&B over real HTTP, against a stand-in for its server.
+"""`mnistjax-sync` from end to end: W&B's real client over real HTTP, against a stand-in for its server.
 
-Stood in for: the GraphQL queries Viewer, RunResumeStatus, UpsertBucket, CreateRunFiles, UpsertView2,
-upsertView, ProjectInternalId and GetProjects, the file stream, and uploads, which are accepted and dropped.
-As W&B's server does, the stand-in keeps history lines by their offset and tells a resuming client how many
-it has and the last one. Nothing of mnistjax is stood in for.
+The stand-in answers the GraphQL queries Viewer, RunResumeStatus, UpsertBucket, CreateRunFiles, UpsertView2,
+upsertView, ProjectInternalId and GetProjects, takes the file stream, and drops uploads. Like W&B's
+server, it stores history lines by their offset and tells a resuming client their number and the last one.
+Nothing of mnistjax is replaced.
 """
 
 import gzip
@@ -33,12 +33,12 @@ LINE_COUNTS = ("logLineCount", "historyLineCount", "eventsLineCount")
 
 
 class StandIn:
-    """What W&B's server remembers of each run."""
+    """The memory of W&B's server."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Any] = {}
         self.views: list[dict[str, Any]] = []
-        self.hold_after: int | None = None  # history lines, after which it takes no more
+        self.hold_after: int | None = None  # history lines after which it stops reading
         self.url = ""
 
     def run(self, name: str) -> Any:
@@ -184,7 +184,7 @@ def write_run(folder, identity, *, status: Any = "done", epochs=5, reason=None, 
 
 
 def call(*words, command="sync"):
-    """`mnistjax-sync`, or another, in a process of its own; its exit code."""
+    """The exit code of `mnistjax-sync`, or another command, in its own process."""
     code = f"import sys; from mnistjax.cli.{command} import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run([sys.executable, "-c", code, *map(str, words)], timeout=120).returncode
 
@@ -199,7 +199,7 @@ def test_each_row_arrives_once_however_often_it_is_synced(server, tmp_path):
     assert call(tmp_path / "run") == 0
     assert epochs_of(server, name) == [1, 2]
     assert server.run(name).exit == 255
-    assert write_run(tmp_path / "run", "x", epochs=5) == name  # it went on
+    assert write_run(tmp_path / "run", "x", epochs=5) == name  # the run was resumed
     for _ in range(2):
         assert call(tmp_path / "run") == 0
         assert epochs_of(server, name) == [1, 2, 3, 4, 5]
@@ -215,7 +215,7 @@ def test_each_row_arrives_once_however_often_it_is_synced(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sync_that_was_killed_is_gone_on_with(server, tmp_path):
+def test_a_killed_sync_can_be_continued(server, tmp_path):
     name = write_run(tmp_path / "run", "x", epochs=2000)
     server.hold_after = 700
     code = "import sys; from mnistjax.cli.sync import main; sys.exit(main(sys.argv[1:]))"
@@ -233,7 +233,7 @@ def test_a_sync_that_was_killed_is_gone_on_with(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_rows_that_the_server_does_not_take_are_not_said_to_be_there(server, tmp_path, capfd):
+def test_rows_that_the_server_does_not_take_are_not_reported_as_sent(server, tmp_path, capfd):
     name = write_run(tmp_path / "run", "x")
     server.hold_after = 2
     code = "import sys, mnistjax.cli.sync as sync; sync.PATIENCE = 8; sys.exit(sync.main(sys.argv[1:]))"
@@ -258,7 +258,7 @@ def test_a_sweep_arrives_as_a_group_and_its_failures_as_such(server, tmp_path):
         for number, status in enumerate(states[:3])
     ]
     ledger.save()
-    assert call(tmp_path / "sweep") == 1  # one is not over
+    assert call(tmp_path / "sweep") == 1  # one has not ended
     assert set(server.runs) == set(names)
     found = [server.run(name) for name in names]
     assert [run.exit for run in found] == [0, 1, 1]
@@ -271,7 +271,7 @@ def test_without_a_login_nothing_is_done(server, tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "run", "x")
     monkeypatch.delenv("WANDB_API_KEY")
     assert sync.main([str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == "error: no API key for W&B; `wandb login` sets one\n"
+    assert capsys.readouterr().err == "error: W&B: no API key (`wandb login` sets one)\n"
     assert not server.runs
     assert not (tmp_path / "run/wandb").exists()
 
@@ -294,7 +294,7 @@ def test_runs_without_whole_records_are_left_out_and_the_others_arrive(server, t
 
 @pytest.mark.slow
 def test_the_dashboard_becomes_a_workspace_and_a_report(server, tmp_path):
-    """The server gets what tests/views.json has; to make that anew, delete it and run this test."""
+    """The server gets the content of tests/views.json; to write it again, delete it and run this test."""
     ledger = Ledger(tmp_path / "sweep", "2026-01-01", "2026-01-01", [])
     for number, name in enumerate(("adam", "sgd")):
         ledger.entries[number] = Entry(number, str(number), [], seed=0, config={"optimizer.name": name})
@@ -309,13 +309,13 @@ def test_the_dashboard_becomes_a_workspace_and_a_report(server, tmp_path):
     found = dict(zip(("workspace", "report"), specs, strict=True))
     if not GOLDEN.exists():
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
-        pytest.fail(f"{GOLDEN} is written anew; look at it")
+        pytest.fail(f"{GOLDEN} was written; check it")
     assert found == json.loads(GOLDEN.read_text())
     assert (tmp_path / "sweep/report/index.html").exists()
 
 
 def without_ids(spec: Any) -> Any:
-    """The spec without the ids that wandb-workspaces draws by chance."""
+    """The spec without the random ids of wandb-workspaces."""
     if isinstance(spec, dict):
         return {key: without_ids(value) for key, value in spec.items() if key not in ("__id__", "id")}
     return [without_ids(item) for item in spec] if isinstance(spec, list) else spec

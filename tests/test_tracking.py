@@ -1,4 +1,4 @@
-"""W&B mirrors the records, and whatever becomes of it, training neither ends nor waits."""
+"""W&B mirrors the records; whatever fails there, training neither ends nor waits."""
 
 import http.server
 import json
@@ -25,7 +25,7 @@ NAMES = [str(digit) for digit in range(10)]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty home folder: no key, no settings; wandb reads it anew."""
+    """An empty home folder without key or settings, which wandb reads again."""
     import wandb
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -72,7 +72,7 @@ def service():
 
 
 def read_back(folder):
-    """The records of the one offline run below the folder, by wandb's own reader."""
+    """The records of the only offline run in the folder, by wandb's own reader."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -91,7 +91,7 @@ def examples(count=40):
     )
 
 
-def test_an_offline_run_holds_all_that_the_records_hold(tmp_path, home, lines):
+def test_an_offline_run_has_everything_that_the_records_have(tmp_path, home, lines):
     folder = tmp_path / "run"
     config = {"model": {"name": "mlp", "hidden": [64]}, "seed": 3}
     within_an_epoch: Any = SimpleNamespace(row=None)
@@ -151,7 +151,7 @@ def test_a_failed_run_is_not_shown_as_finished(tmp_path, lines, status, code):
     assert of_type(read_back(tmp_path / "run"), "exit")[0]["exit_code"] == code
 
 
-def test_the_training_thread_waits_for_nothing(tmp_path, lines):
+def test_the_training_thread_does_not_wait(tmp_path, lines):
     start = time.perf_counter()
     tracker = track(tmp_path / "run", lines)
     costs = []
@@ -159,7 +159,7 @@ def test_the_training_thread_waits_for_nothing(tmp_path, lines):
         before = time.perf_counter()
         tracker(moment(epoch))
         costs.append(time.perf_counter() - before)
-    assert time.perf_counter() - start < 1  # opening the run takes as long
+    assert time.perf_counter() - start < 1  # less than it takes to open the run
     assert sorted(costs)[150] < 1e-3
     tracker.finish("done")
     assert len(of_type(read_back(tmp_path / "run"), "history")) == 300
@@ -192,12 +192,12 @@ def assert_harmless(tmp_path, tracker, lines, reason):
     assert "\n" not in lines[0]
 
 
-def test_a_failing_import_is_told_once(tmp_path, lines, monkeypatch):
+def test_a_failing_import_is_reported_once(tmp_path, lines, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "ModuleNotFoundError")
 
 
-def test_a_failing_init_is_told_once(tmp_path, lines, monkeypatch):
+def test_a_failing_init_is_reported_once(tmp_path, lines, monkeypatch):
     def fail(**options):
         raise RuntimeError("no luck\nat all")
 
@@ -205,7 +205,7 @@ def test_a_failing_init_is_told_once(tmp_path, lines, monkeypatch):
     assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "RuntimeError: no luck at all")
 
 
-def test_an_unwritable_folder_is_told_once(tmp_path, lines):
+def test_an_unwritable_folder_is_reported_once(tmp_path, lines):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "wandb").write_text("a file where a folder should be")
     assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "stops")
@@ -216,7 +216,7 @@ def test_online_without_a_key_does_not_ask(tmp_path, lines):
 
 
 @pytest.mark.usefixtures("with_key")
-def test_a_server_that_is_none_is_given_up(tmp_path, lines, server):
+def test_a_server_that_is_not_wandbs_ends_tracking(tmp_path, lines, server):
     server.status = 404
     tracker = track(tmp_path / "run", lines, mode="online", patience=2.0)
     tracker(moment(1))
@@ -226,7 +226,7 @@ def test_a_server_that_is_none_is_given_up(tmp_path, lines, server):
     assert len(lines) == 1
 
 
-def test_a_failing_picture_is_told_once(tmp_path, lines):
+def test_a_failing_picture_is_reported_once(tmp_path, lines):
     tracker = track(tmp_path / "run", lines)
     broken = tracking.Examples(np.zeros((1, 28, 28)), np.array([99]), np.ones((1, 10)), NAMES)
     tracker.show(broken, {}, tmp_path / "run", "abc")
@@ -253,7 +253,7 @@ def test_a_full_queue_ends_tracking_not_training(tmp_path, lines, monkeypatch):
     release.set()
 
 
-def test_a_killed_service_is_told_once_and_the_next_run_has_a_new_one(tmp_path, lines):
+def test_a_killed_service_is_reported_once_and_the_next_run_has_a_new_one(tmp_path, lines):
     tracker = track(tmp_path / "one", lines)
     tracker(moment(1))
     wait_for(lambda: tracker.address)
@@ -271,7 +271,7 @@ def test_a_killed_service_is_told_once_and_the_next_run_has_a_new_one(tmp_path, 
     assert len(of_type(read_back(tmp_path / "two"), "history")) == 1
 
 
-def test_a_hung_service_is_let_go(tmp_path, lines):
+def test_a_hanging_service_is_killed(tmp_path, lines):
     tracker = track(tmp_path / "run", lines, patience=2.0)
     wait_for(lambda: tracker.address)
     process = service()
@@ -333,7 +333,7 @@ def with_key(server, monkeypatch):
         ("auto", "dryrun", "offline"),
     ],
 )
-def test_what_is_asked_for_is_taken(mode, variable, expected, monkeypatch):
+def test_the_setting_and_the_variable_decide_the_mode(mode, variable, expected, monkeypatch):
     if variable is not None:
         monkeypatch.setenv("WANDB_MODE", variable)
     assert tracking.resolve_mode(mode) == (expected, None)
@@ -398,7 +398,7 @@ def test_an_address_without_a_server_is_offline_in_time(url, monkeypatch):
 
 @pytest.mark.usefixtures("with_key")
 def test_a_hanging_name_look_up_is_offline_in_time(monkeypatch):
-    import wandb  # noqa: F401  (its import looks names up)
+    import wandb  # noqa: F401  (because its import looks up names)
 
     release = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The door to trained models."""
+"""Trained models: loading, cards, predictions, features, ensembles, and the packaged ones."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ WORDS = ["data=digits", "train.epochs=3", "train.batch_size=256", "optimizer.lea
 
 @pytest.fixture
 def run(work):
-    """A function that trains with these words and returns the run's folder."""
+    """A function that trains with these overrides and returns the run's folder."""
 
     def train(*words):
         assert main([*WORDS, *words, "hydra.run.dir=here"]) == 0
@@ -90,7 +90,7 @@ def test_images_are_classified_in_one_call(run, words):
     for count in (0, 1, 99, 101):
         some = mnistjax.classify(*trained, images[:count])
         assert_array_equal(some, found[:count])
-    assert programs._cache_size() == before  # for any number of images
+    assert programs._cache_size() == before  # one program for any number of images
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_images_are_classified_in_one_call(run, words):
         (np.zeros((28, 28)), r"shape \(N, 28, 28\) or \(N, 28, 28, 1\); got \(28, 28\)"),
         (np.full((2, 28, 28), 255.0), "floats must be from 0 to 1; got 255 to 255"),
         (np.full((2, 28, 28), np.nan), "floats must be from 0 to 1; got nan to nan"),
-        (np.zeros((2, 28, 28), np.int64) - 1, "whole numbers must be from 0 to 255; got -1 to -1"),
-        (np.zeros((2, 28, 28), bool), "images must be whole numbers or floats; got bool"),
+        (np.zeros((2, 28, 28), np.int64) - 1, "integers must be from 0 to 255; got -1 to -1"),
+        (np.zeros((2, 28, 28), bool), "images must be integers or floats; got bool"),
         (np.zeros((2, 32, 32), np.uint8), r"images of \(32, 32, 1\) do not fit the model"),
     ],
     ids=["shape", "levels", "nan", "negative", "flags", "size"],
 )
-def test_what_are_no_images_is_not_classified(images, message):
+def test_arrays_that_are_not_images_are_refused(images, message):
     with pytest.raises(ConfigError, match=message):
         mnistjax.classify(*mnistjax.load("mlp.mnist"), images)
 
@@ -145,12 +145,12 @@ def test_packaged_weights_are_what_was_written(run, tmp_path, monkeypatch):
         mnistjax.load("mlp.digits")
 
 
-def test_what_is_no_finished_run_is_not_loaded(run, tmp_path):
-    with pytest.raises(ConfigError, match="holds no run"):
+def test_a_folder_without_a_finished_run_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match="has no run"):
         mnistjax.load(tmp_path)
-    with pytest.raises(ConfigError, match="nowhere is no folder"):
+    with pytest.raises(ConfigError, match="nowhere is not a folder"):
         mnistjax.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"outputs/nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"outputs/nowhere is not a folder"):
         mnistjax.load("outputs/nowhere")
     with pytest.raises(ConfigError, match="unknown pretrained model ''"):
         mnistjax.load("")
@@ -170,11 +170,9 @@ def test_what_is_no_finished_run_is_not_loaded(run, tmp_path):
     mnistjax.load(folder)
 
 
-def test_a_sweep_is_no_run_but_has_some(work):
+def test_a_sweep_is_refused_with_the_folder_of_a_run(work):
     assert main([*WORDS, "model=mlp", "model.hidden=8", "-m", "seed=0", "hydra.sweep.dir=all"]) == 0
-    with pytest.raises(
-        ConfigError, match="all holds a sweep, each of whose runs has a folder in it: all/0, "
-    ):
+    with pytest.raises(ConfigError, match=r"all is a sweep; give the folder of one of its runs, all/0, "):
         mnistjax.load("all")
 
 
@@ -193,12 +191,12 @@ def test_a_model_whose_last_layer_does_not_return_its_logits_has_no_features():
     images = jnp.ones((2, 28, 28, 1))
     for model in (Sum(), Halved()):
         made = jax.jit(model.init)(jax.random.key(0), images)
-        with pytest.raises(ConfigError, match=f"a {type(model).__name__}'s logits are not what"):
+        with pytest.raises(ConfigError, match=f"the logits of a {type(model).__name__} are not the output"):
             mnistjax.features(model, made, images)
 
 
 @pytest.mark.parametrize("name", mnistjax.list_models())
-def test_features_are_what_the_last_layer_reads(name):
+def test_features_are_the_input_of_the_last_layer(name):
     model = mnistjax.create_model(name, num_classes=3)
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
     variables = jax.jit(model.init)(jax.random.key(1), images)
@@ -250,14 +248,14 @@ PACKAGED = mnistjax.list_models(pretrained=True)
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory):
-    """MNIST of the official files, where they are."""
+    """MNIST from the official files; skips the test if they are missing."""
     if not MNIST.is_dir():
-        pytest.skip("MNIST's official files are not here")
+        pytest.skip("the official files of MNIST are missing")
     return mnistjax.load_data("mnist", data_dir=tmp_path_factory.mktemp("mnist"), raw_dir=MNIST)
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_card_says_what_its_weights_do_on_all_test_images(name, mnist):
+def test_the_results_of_a_card_are_those_of_its_weights_on_all_test_images(name, mnist):
     model, variables, card = mnistjax.load(name)
     data = mnist
     assert data.sha256 == card.data_sha256
@@ -271,15 +269,15 @@ def test_a_card_says_what_its_weights_do_on_all_test_images(name, mnist):
         found = summarize(card.task, mnistjax.evaluate(spec, variables, data.test.images, data.test.labels))
     assert found["count"] == 10_000
     confusion = np.asarray(found["confusion_matrix"])
-    assert np.abs(confusion - card.test_confusion_matrix).sum() <= 4  # another machine may round otherwise
+    assert np.abs(confusion - card.test_confusion_matrix).sum() <= 4  # another machine may round differently
     assert found["accuracy"] == pytest.approx(card.test_accuracy, abs=2e-4)
     assert found["f1"] == pytest.approx(card.test_f1, abs=2e-3)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="pieces of a batch are larger elsewhere")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="micro-batches are larger elsewhere")
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_command_of_the_zoo_makes_the_run_that_its_card_tells_of(name, mnist, work, capsys):
-    """Every setting of it, down to the optimizer's and the augmentation's numbers."""
+def test_the_command_of_a_card_has_the_identity_of_its_run(name, mnist, work, capsys):
+    """The identity covers every setting, down to the numbers of the optimizer and the augmentation."""
     card = zoo.read_card(name)
     config = composed(card, capsys)
     data = mnistjax.to_binary(mnist, positive=0) if card.task == "binary" else mnist
@@ -287,7 +285,7 @@ def test_a_command_of_the_zoo_makes_the_run_that_its_card_tells_of(name, mnist, 
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_card_is_whole(name):
+def test_a_card_is_complete(name):
     _, variables, card = mnistjax.load(name)
     assert card.name == name
     assert name.startswith(f"{card.model}.{card.data}")
@@ -300,7 +298,7 @@ def test_a_card_is_whole(name):
         assert len(card.tried) == card.members
         assert card.val_accuracy > best
     else:
-        assert (card.seed, best, card.test_accuracy) in card.tried  # the best on validation, not on test
+        assert (card.seed, best, card.test_accuracy) in card.tried  # chosen by validation, not by test
         assert card.val_accuracy == best
     assert card.command is not None
     assert f"seed={card.seed}" in card.command
@@ -310,14 +308,14 @@ def test_the_packaged_weights_are_small():
     assert sum(path.stat().st_size for path in zoo.WEIGHTS.iterdir()) < 8_000_000
 
 
-def test_the_readme_shows_what_is_packaged():
+def test_the_readme_lists_the_packaged_models():
     text = publish_zoo.README.read_text()
     assert replace_section(text, publish_zoo.SECTION, publish_zoo.readme_text()) == text
     assert set(PACKAGED) - set(publish_zoo.ENSEMBLES) == set(publish_zoo.MODELS)
 
 
 def composed(card, capsys):
-    """The config that a card's command composes, of the first seed of an ensemble's."""
+    """The config that a card's command composes; for an ensemble, that of its first seed."""
     _, *words = card.command.split()
     if card.members > 1:
         assert words[0] == "-m"
@@ -328,7 +326,7 @@ def composed(card, capsys):
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_command_of_the_zoo_says_what_its_card_says(name, work, capsys):
+def test_the_command_of_a_card_has_the_settings_of_the_card(name, work, capsys):
     card = zoo.read_card(name)
     config = composed(card, capsys)
     options = {key: value for key, value in config["model"].items() if key != "name"}
@@ -358,7 +356,7 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     assert together.command == f"mnistjax -m {words} data=digits seed=0,1,2"
     found = publish_zoo.measure(together, model, variables, mnistjax.load_data("digits").test)
     assert found["accuracy"] == together.test_accuracy
-    for index in range(3):  # as float16 numbers hold them
+    for index in range(3):  # within the precision of float16
         expected = zoo.load(work / f"runs/mlp.digits/{index}")[1]["params"]
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import linen as nn
 
+    from mnistjax.pictures import Digit
     from mnistjax.zoo import Card
-    from mnistjax.zoo.digits import Digit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mnistjax.backend import import_jax, prepare_backend
 
         import_jax()
+        from mnistjax.pictures import read_digits
         from mnistjax.zoo import load
-        from mnistjax.zoo.digits import read_digits
 
         args = parse_arguments(argv)
         explained = name_explained(args.explain, args.images) if args.explain else []
@@ -133,8 +133,8 @@ def explain(
     """Draws for each picture where its digits are and what the model saw, as PNG and SVG."""
     import numpy as np
 
+    from mnistjax.pictures import read_picture
     from mnistjax.report.figures import picture_figure, save
-    from mnistjax.zoo.picture import read_picture
 
     for target, path, digits, named in zip(explained, paths, found, predictions, strict=True):
         titles = [f"{one['class']}  {one['probability']:.1%}" for one in named]

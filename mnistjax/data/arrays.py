@@ -1,4 +1,4 @@
-"""Decoded arrays of a data set, checked and hashed.
+"""The decoded arrays of a data set, checked and hashed.
 
 N images, H = W = 28 pixels a side, K classes.
 """
@@ -17,15 +17,15 @@ SIDE = 28  # pixels
 
 
 class DataError(ConfigError):
-    """Bad or missing data; its one line names the file and what was expected."""
+    """Wrong or missing data; the message, in one line, names the file and what was expected."""
 
 
 class Unreachable(DataError):
-    """The network can't give the files; the one failure that `auto` answers with the embedded digits."""
+    """The files can't be downloaded; for this error alone, `auto` falls back on the embedded digits."""
 
 
 class Arrays(NamedTuple):
-    """A data set as it is stored: the training part is not yet split."""
+    """A data set as it is stored, before the training part is split."""
 
     train_images: np.ndarray  # (N, H, W) uint8
     train_labels: np.ndarray  # (N,) int32
@@ -38,7 +38,7 @@ PARTS = Arrays._fields[:4]
 
 
 def check_arrays(name: str, arrays: Arrays) -> Arrays:
-    """`arrays` as contiguous uint8 images and int32 labels; DataError where they are no data set."""
+    """`arrays` as contiguous uint8 images and int32 labels; DataError unless they are a data set."""
     names = tuple(map(str, arrays.class_names))
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"data set {name!r}: at least 2 different class names expected, found {list(names)}")
@@ -48,6 +48,7 @@ def check_arrays(name: str, arrays: Arrays) -> Arrays:
 
 
 def _check_part(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contiguous images and labels; DataError if shapes, types, labels or their number are wrong."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
         raise DataError(f"{where}: images must be uint8 (N, 28, 28), found {images.dtype} {images.shape}")
@@ -61,7 +62,7 @@ def _check_part(where: str, images, labels, *, classes: int, least: int) -> tupl
 
 
 def check_labels(where: str, labels: np.ndarray, allowed: range) -> None:
-    """Raise DataError for the first label that is not in `allowed`."""
+    """Raises DataError, which names the first wrong label, unless all labels are in `allowed`."""
     wrong = np.flatnonzero((labels < allowed.start) | (labels >= allowed.stop))
     if wrong.size:
         expected = f"labels {allowed.start} to {allowed.stop - 1} expected"

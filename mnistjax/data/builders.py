@@ -1,7 +1,7 @@
-"""TFDS builders that need no TensorFlow, and the way to their files; imported only to prepare.
+"""TFDS builders that need no TensorFlow, and the access to their files; imported only to prepare data.
 
-TFDS's own builders need TensorFlow to unzip, to read files and to encode PNG. These keep its URLs,
-checksums, counts and versions, leave the archives as they are, read IDX with NumPy and store raw pixels.
+TFDS's builders need TensorFlow to unzip, to read files and to encode PNG. Ours keep their URLs, checksums,
+counts and versions, but leave the archives as they are, read IDX with NumPy and store raw pixels.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import io
 import logging
 import os
 import sys
-import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,15 @@ from tensorflow_datasets.image_classification import mnist as stock
 from mnistjax.config import one_line
 from mnistjax.data import idx
 from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
+from mnistjax.probe import probe
 
-PROBE_SECONDS = 5.0  # without an answer, before a server counts as out of reach
-STALL_SECONDS = 60.0  # without a byte, before a download counts as broken
+PROBE_SECONDS = 5.0  # a server that takes longer to answer counts as unreachable
+STALL_SECONDS = 60.0  # a download without a byte for so long counts as broken
 READ_AT_ONCE = 4096  # records
-LARGEST = 2**30  # bytes; EMNIST's archive, the largest of the official files, has 0.56 GB
+LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 DIGITS = "0123456789"
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CLASSES = {  # EMNIST paper (arXiv:1702.05373), and the mapping files in its archive
+CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in its archive
     "balanced": DIGITS + UPPER + "abdefghnqrt",
     "bymerge": DIGITS + UPPER + "abdefghnqrt",
     "byclass": DIGITS + UPPER + UPPER.lower(),
@@ -48,7 +48,7 @@ CLASSES = {  # EMNIST paper (arXiv:1702.05373), and the mapping files in its arc
 
 
 class _Unextracted:
-    """A download manager that leaves archives as they are, because TFDS extracts with TensorFlow."""
+    """A download manager that does not extract archives, because TFDS does that with TensorFlow."""
 
     def __init__(self, manager: Any):
         self.download_and_extract = manager.download
@@ -58,9 +58,9 @@ class _Unextracted:
 
 
 class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
-    """What our builders change in the stock ones."""
+    """The changes of our builders to TFDS's."""
 
-    code_path = None  # TFDS looks here for checksums, by a package (importlib_resources) it doesn't require
+    code_path = None  # else TFDS looks for checksums with importlib_resources, which it does not require
     first_label = 0
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -73,7 +73,7 @@ class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
             supervised_keys=("image", "label"),
             homepage=info.homepage,
             citation=info.citation,
-            disable_shuffling=True,  # the official order, whatever a TFDS version shuffles by
+            disable_shuffling=True,  # keeps the official order in every version of TFDS
         )
 
     def _label(self, info: Any) -> tfds.features.ClassLabel:
@@ -85,7 +85,7 @@ class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
 
     def _generate_examples(
         self, num_examples: int, data_path: Any, label_path: Any
-    ) -> Iterator[tuple[int, dict]]:
+    ) -> Generator[tuple[int, dict[str, Any]], Any, None]:
         images, labels = self._read(data_path, idx.IMAGE), self._read(label_path, idx.LABEL)
         idx.check_pair(images, str(data_path), labels, str(label_path))
         if len(images) != num_examples:
@@ -101,7 +101,7 @@ class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
 
 
 def _pinned(stock_class: Any) -> dict[str, Any]:
-    """TFDS's own size, checksum and file name of each URL of a stock builder."""
+    """TFDS's size, checksum and file name for each URL of one of its builders."""
     return load_url_infos(tfds.core.tfds_path() / "url_checksums" / f"{stock_class.name}.txt")
 
 
@@ -124,7 +124,7 @@ class KMNIST(_WithoutTensorFlow, stock.KMNIST, skip_registration=True):
 
 
 def _correct(config: stock.EMNISTConfig) -> stock.EMNISTConfig:
-    """`config` as the archive is: 145,600 letters in 26 equal classes, of which TFDS takes 103,600."""
+    """`config` with all 145,600 letters of the archive, in 26 equal classes; TFDS takes only 103,600."""
     if config.name != "letters":
         return config
     return stock.EMNISTConfig(
@@ -137,7 +137,7 @@ def _correct(config: stock.EMNISTConfig) -> stock.EMNISTConfig:
 
 
 class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
-    """EMNIST, upright and with labels from 0. Paths are ARCHIVE/gzip/MEMBER, read from within the archive."""
+    """EMNIST, upright and with labels from 0. Paths are ARCHIVE/gzip/MEMBER, a file in the archive."""
 
     url_infos = _pinned(stock.EMNIST)
     BUILDER_CONFIGS = [_correct(config) for config in stock.EMNIST.BUILDER_CONFIGS]  # noqa: RUF012 (TFDS's name)
@@ -171,7 +171,7 @@ BUILDERS: dict[str, tuple[type, str | None]] = {
 
 
 def locate(name: str, raw_dir: Path) -> Path | None:
-    """The folder that has official files of a data set, `raw_dir` or its subfolder; None without one."""
+    """The folder with official files of a data set: `raw_dir` or its subfolder, or None."""
     builder, _ = BUILDERS[name]
     for folder in (raw_dir / builder.name, raw_dir):
         if any((folder / info.filename).exists() for info in builder.url_infos.values()):
@@ -180,7 +180,7 @@ def locate(name: str, raw_dir: Path) -> Path | None:
 
 
 def check_files(name: str, raw_dir: Path) -> Path:
-    """The folder of the official files, all there and with TFDS's pinned checksums; else DataError."""
+    """The folder of the official files; DataError if one is missing or has another checksum than in TFDS."""
     builder, _ = BUILDERS[name]
     folder = locate(name, raw_dir) or raw_dir
     missing = [info.filename for info in builder.url_infos.values() if not (folder / info.filename).exists()]
@@ -193,6 +193,7 @@ def check_files(name: str, raw_dir: Path) -> Path:
 
 
 def _check_sum(path: Path, url: str, info: Any) -> None:
+    """Raises DataError unless a file has the size and the SHA-256 of this URL's file."""
     try:
         with idx.open_file(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -209,42 +210,27 @@ def _check_sum(path: Path, url: str, info: Any) -> None:
         raise DataError(f"{path}: wrong checksum: {expected} expected, found {actual}; replace it by {url}")
 
 
-def probe(url: str) -> None:
-    """Raise Unreachable where `url` can't be downloaded, after at most PROBE_SECONDS without an answer."""
-    problems: list[str] = ["no answer"]
-
-    def ask() -> None:
-        try:
-            response = requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True)
-            problems[:] = (
-                [f"HTTP {response.status_code}"] if response.status_code not in (200, 405, 501) else []
-            )
-        except requests.RequestException as error:
-            problems[:] = [type(error).__name__]
-
-    thread = threading.Thread(target=ask, daemon=True)  # a hanging name server ignores every timeout
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if problems:
-        raise _unreachable(url, problems[0])
+def check_reachable(url: str) -> None:
+    """Raises Unreachable if `url` can't be downloaded; takes at most PROBE_SECONDS."""
+    answer = probe(url, timeout=PROBE_SECONDS)
+    if answer not in (200, 405, 501):
+        raise _unreachable(url, f"HTTP {answer}" if isinstance(answer, int) else answer)
 
 
 def _unreachable(url: str, reason: str) -> Unreachable:
-    ways = (
-        "give a folder with the official files (data.raw_dir=FOLDER) or use the embedded digits (data=digits)"
-    )
-    return Unreachable(f"{url} can't be downloaded ({reason}); {ways}")
+    folder = "give a folder with the official files (data.raw_dir=FOLDER)"
+    return Unreachable(f"{url} can't be downloaded ({reason}); {folder} or use data=digits")
 
 
 def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
-    """The decoded arrays of a data set, prepared by TFDS in `data_dir` as array_record and read back.
+    """The decoded arrays of a data set, which TFDS writes to `data_dir` as array_record.
 
-    OSError if the disk refuses it: array_record raises a RuntimeError then, whose text names the cause.
+    OSError if the disk is full or can't be written.
     """
     builder_class, config = BUILDERS[name]
     url = next(iter(builder_class.url_infos))
     if raw_dir is None:
-        probe(url)
+        check_reachable(url)
     manual_dir = None if raw_dir is None else check_files(name, raw_dir)
     try:
         with quiet(), stall_limit():
@@ -259,7 +245,7 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
         raise DataError(f"{name}: {' '.join(str(error).split('To debug')[0].split())}") from None
     except (requests.RequestException, DownloadError) as error:
         raise _unreachable(url, type(error).__name__) from None
-    except RuntimeError as error:
+    except RuntimeError as error:  # array_record's error for the disk, with the cause in its text
         full = os.strerror(errno.ENOSPC)
         raise OSError(errno.EIO, full if full in str(error) else one_line(error)[:300]) from None
     return decode(name, data_dir)
@@ -286,7 +272,7 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """A context in which TFDS says nothing, but for its progress bars on a terminal's stderr."""
+    """A context in which TFDS prints only its progress bars, on a terminal's stderr."""
     absl, terminal = logging.getLogger("absl"), sys.stderr.isatty()
     level = absl.level
     absl.setLevel(logging.ERROR)
@@ -300,7 +286,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stall_limit() -> Iterator[None]:
-    """A context in which a silent server ends a download after STALL_SECONDS; TFDS would wait forever."""
+    """A context in which a download fails after STALL_SECONDS without a byte; TFDS would wait forever."""
     send = requests.Session.send
 
     def send_bounded(

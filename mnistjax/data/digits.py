@@ -1,4 +1,4 @@
-"""The 1,797 real handwritten digits embedded in scikit-learn, brought to MNIST's shape."""
+"""The 1,797 real handwritten digits embedded in scikit-learn, in MNIST's shape."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from mnistjax.data.arrays import SIDE, Arrays
 
-TEST_SEED = 20_1797  # of the choice of test images; never the run's seed
+TEST_SEED = 20_1797  # of the choice of test images; independent of the run's seed
 BOX = 20  # pixels a side of the box that MNIST's digits fill
 
 
@@ -22,12 +22,12 @@ def load_digits() -> Arrays:
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
-    """(N, 28, 28) uint8 from (N, 8, 8) integers 0..16: bilinear to 20 x 20, in the middle.
+    """Images (N, 28, 28) uint8 from (N, 8, 8) integers 0..16: scaled to 20 x 20 bilinearly, then padded.
 
-    Integer arithmetic, so every machine gets the same bytes: output pixel i lies at (4 i - 3) / 10
-    input pixels, which makes the weights tenths.
+    Integer arithmetic gives the same bytes on every machine: output pixel i is at (4 i - 3) / 10 input
+    pixels, so the weights are tenths.
     """
-    tenths = np.clip(4 * np.arange(BOX) - 3, 0, 70)  # beyond the rim, the rim
+    tenths = np.clip(4 * np.arange(BOX) - 3, 0, 70)  # clipped to the outermost pixels
     weights = np.maximum(0, 10 - abs(tenths[:, None] - 10 * np.arange(8)))  # (20, 8), rows sum to 10
     boxes = weights @ images @ weights.T  # (N, 20, 20), values 0..1600
     margin = (SIDE - BOX) // 2
@@ -35,7 +35,7 @@ def enlarge(images: np.ndarray) -> np.ndarray:
 
 
 def choose_test(labels: np.ndarray) -> np.ndarray:
-    """A mask of the test part: the same fifth of each class every time."""
+    """A mask of the test part: always the same fifth of each class."""
     mask = np.zeros(len(labels), bool)
     random = np.random.RandomState(TEST_SEED)  # its stream is frozen, see `order`
     for label in np.unique(labels):

@@ -18,10 +18,10 @@ import numpy as np
 from mnistjax import files
 from mnistjax.data.arrays import SIDE, Arrays, DataError
 
-IMAGE = (SIDE, SIDE)  # sizes after the count, for images
-LABEL = ()
-MOST = 2_000_000  # items in a file; more is a broken header
-CHUNK = 1 << 20  # bytes; also how much longer than its content a file may be, by gzip's frame
+IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
+LABEL = ()  # shape of an item in a file of labels
+MOST = 2_000_000  # items in a file; more means that the header is damaged
+CHUNK = 1 << 20  # bytes; also the most by which gzip may make a file longer than its content
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -32,13 +32,13 @@ FILES = {
 
 
 def read_file(path: Path, item: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError if it is none."""
+    """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError for other files."""
     with readable(str(path)), open_file(path) as stream:
         return parse(stream, str(path), item, size=os.fstat(stream.fileno()).st_size)
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """A regular file of the user's, opened, maybe behind a link; DataError for a pipe, a device, ..."""
+    """Opens a regular file of the user, which may be behind a link; DataError for a pipe, a device, ..."""
     try:
         return open(files.open_plain(path, os.O_RDONLY, follow=True), "rb")
     except files.DamagedFile:
@@ -48,7 +48,7 @@ def open_file(path: Path) -> io.BufferedReader:
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """A context in which failures of opening, unzipping and reading are DataErrors that name the file."""
+    """A context in which errors of opening, unzipping and reading become DataErrors that name the file."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -57,63 +57,55 @@ def readable(name: str) -> Iterator[None]:
 
 
 def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np.ndarray:
-    """The uint8 array in an IDX stream. Takes memory as the content comes, never as the header claims.
+    """The uint8 array in an IDX stream; allocates as content is read, not what the header claims.
 
-    `size` is that of its file, if known: gzip would read a tail of zeros to its end, byte by byte.
+    `size` is the size of the stream's file, if known. It is checked first, because gzip would read a tail of
+    zeros to its end, byte by byte.
     """
-    start = stream.read(2)
-    if start == b"\x1f\x8b":
-        stream = gzip.GzipFile(fileobj=_Rejoined(start, stream))
-        start = stream.read(2)
-    wanted = bytes([0, 0, 8, 1 + len(item)])
-    header = start + _read(stream, 4 * (2 + len(item)) - len(start))
-    if header[:4] != wanted[: len(header)] or not header:
-        kind = "an HTML page" if header.lstrip()[:1] == b"<" else f"bytes {header[:4].hex(' ') or 'none'}"
-        raise DataError(f"{name}: IDX magic {wanted.hex(' ')} expected, found {kind}")
-    if len(header) < 4 * (2 + len(item)):
+    zipped = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    stream = gzip.GzipFile(fileobj=stream) if zipped else stream
+    length = 4 * (2 + len(item))
+    count = _parse_header(bytes(_read(stream, length)), name, item)
+    expected = count * math.prod(item)
+    if size > length + expected + CHUNK:
+        limit = f"at most {length + expected:,} bytes, as its header says,"
+        raise DataError(f"{name}: {limit} expected, found {size:,}")
+    content = _read(stream, expected)
+    if len(content) < expected:
         raise DataError(
-            f"{name}: truncated: a header of {4 * (2 + len(item))} bytes expected, found {len(header)}"
+            f"{name}: truncated: {expected} bytes after the header expected, found {len(content)}"
         )
-    count, *sizes = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
-    if tuple(sizes) != item or not 0 < count <= MOST:
-        shape = " x ".join(map(str, ("1 to 2,000,000", *item)))
-        raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
-    if size > len(header) + count * math.prod(item) + CHUNK:
-        expected = f"at most {len(header) + count * math.prod(item):,} bytes, as its header says,"
-        raise DataError(f"{name}: {expected} expected, found {size:,}")
-    content = _read(stream, count * math.prod(item))
-    if len(content) < count * math.prod(item):
-        expected = f"{count * math.prod(item)} bytes after the header"
-        raise DataError(f"{name}: truncated: {expected} expected, found {len(content)}")
-    if stream.read(1):  # at the end of a gzip stream this also checks its CRC
-        raise DataError(f"{name}: {len(content)} bytes expected after the header, found more")
+    if stream.read(1):  # at the end of a gzip stream, this also checks its CRC
+        raise DataError(f"{name}: {expected} bytes expected after the header, found more")
     return np.frombuffer(content, np.uint8).reshape(count, *item)
 
 
+def _parse_header(header: bytes, name: str, item: tuple[int, ...]) -> int:
+    """The number of items according to the header; DataError if it is not one of such items."""
+    length, magic = 4 * (2 + len(item)), bytes([0, 0, 8, 1 + len(item)])
+    if header[:4] != magic[: len(header)] or not header:
+        kind = "an HTML page" if header.lstrip()[:1] == b"<" else f"bytes {header[:4].hex(' ') or 'none'}"
+        raise DataError(f"{name}: IDX magic {magic.hex(' ')} expected, found {kind}")
+    if len(header) < length:
+        raise DataError(f"{name}: truncated: a header of {length} bytes expected, found {len(header)}")
+    count, *sizes = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
+    if tuple(sizes) != item or not 0 < count <= MOST:
+        shape = " x ".join(map(str, (f"1 to {MOST:,}", *item)))
+        raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
+    return count
+
+
 def _read(stream: Any, size: int) -> bytearray:
-    """Up to `size` bytes; `stream.read(size)` would allocate them all before the first one is there."""
+    """At most `size` bytes, in chunks: `stream.read(size)` would allocate them all before it reads any."""
     content = bytearray()
     while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
         content += chunk
     return content
 
 
-class _Rejoined(io.RawIOBase):
-    """A stream with the bytes that were looked at put back in front; members of a zip can't all seek."""
-
-    def __init__(self, start: bytes, stream: Any):
-        self._start, self._stream = start, stream
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        start, self._start = self._start, b""
-        return start or self._stream.read(size)
-
-
 def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str) -> None:
-    """Raise DataError where images and labels differ in number."""
+    """Raises DataError unless there are as many labels as images."""
     if len(images) != len(labels):
         raise DataError(
             f"{labels_name}: {len(images)} labels expected as in {images_name}, found {len(labels)}"
@@ -121,7 +113,7 @@ def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_
 
 
 def load_files(raw_dir: Path | None) -> Arrays:
-    """A user's own four IDX files, under MNIST's names, gzipped or not; classes 0 to the largest label."""
+    """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label."""
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
     paths = {part: _find(raw_dir, name) for part, name in FILES.items()}
@@ -134,6 +126,7 @@ def load_files(raw_dir: Path | None) -> Arrays:
 
 
 def _find(raw_dir: Path, name: str) -> Path:
+    """The file in the folder or its subfolder `idx`, gzipped or not."""
     for path in (folder / file for folder in (raw_dir / "idx", raw_dir) for file in (name, f"{name}.gz")):
         if path.exists():
             return path

@@ -1,7 +1,7 @@
-"""Data sets prepared once: a locked, all-or-nothing folder of TFDS's records and of decoded arrays.
+"""Prepared data sets: a locked folder, written whole or not at all, with TFDS's records and decoded arrays.
 
-`<data_dir>/mnistjax/<name>/` holds `tfds/` (array_record files), one .npy per array and `manifest.json`.
-The arrays are there because reading 70,000 records back takes 3 to 5 s; the arrays take 0.1 s, verified.
+`<data_dir>/mnistjax/<name>/` has `tfds/` (array_record files), one .npy file per array, and `manifest.json`.
+The arrays are stored because reading 70,000 records takes 3 to 5 s; reading and verifying arrays takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -22,30 +22,22 @@ from mnistjax import files
 from mnistjax.data import idx
 from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest
 
-SHA256: dict[
-    str, str | None
-] = {  # of the decoded arrays, pinned where we have computed it from the real files
+SHA256: dict[str, str | None] = {  # of the decoded arrays; None if we had no real files to compute it
     "mnist": "88131c2e075497167ca8604fc743fd2fd768752b08db312cc900e5e6ed2cd86c",
-    "fashion_mnist": None,
-    "kmnist": None,
-    "emnist_balanced": None,
-    "emnist_letters": None,
-    "emnist_digits": None,
-    "emnist_byclass": None,
-    "emnist_bymerge": None,
-    "emnist_mnist": None,
+    **dict.fromkeys(["fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"]),
+    **dict.fromkeys(["emnist_byclass", "emnist_bymerge", "emnist_mnist"]),
 }
-LARGEST_JSON = 2**20  # bytes; of ours 1,000 at most, of TFDS's 10,000
-LARGEST_RECORDS = 2**31  # bytes; the largest of TFDS's has 0.6 GB
+LARGEST_JSON = 2**20  # bytes; ours have at most 1,000, TFDS's 10,000
+LARGEST_RECORDS = 2**31  # bytes; TFDS's largest file has 0.6 GB
 log = logging.getLogger(__name__)
 
 
 class Damaged(DataError):
-    """Arrays that are not the ones that were written."""
+    """Prepared arrays that have changed since they were written."""
 
 
 def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
-    """The verified arrays of a data set, prepared first where they are not there or damaged."""
+    """The verified arrays of a data set, which is prepared first if it is missing or damaged."""
     home = data_dir / "mnistjax"
     with contextlib.suppress(FileNotFoundError, Damaged):
         return read_arrays(name, home / name)
@@ -53,7 +45,7 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
         home.mkdir(parents=True, exist_ok=True)
         with files.lock(home / f"{name}.lock", wait=True):
             try:
-                return read_arrays(name, home / name)  # another process has prepared it meanwhile
+                return read_arrays(name, home / name)  # another process may have prepared it meanwhile
             except FileNotFoundError:
                 pass
             except Damaged as damage:
@@ -67,12 +59,12 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether the data set was prepared, be it damaged since."""
+    """Whether the data set has been prepared; it may have been damaged since."""
     return os.path.lexists(data_dir / "mnistjax" / name / "manifest.json")
 
 
 def read_arrays(name: str, folder: Path) -> Arrays:
-    """The verified arrays in `folder`. FileNotFoundError: none were prepared; Damaged: they changed."""
+    """The verified arrays in a folder; FileNotFoundError if none were prepared, Damaged if they changed."""
     if not os.path.lexists(folder / "manifest.json"):
         raise FileNotFoundError(folder)
     try:
@@ -89,6 +81,7 @@ def read_arrays(name: str, folder: Path) -> Arrays:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The SHA-256 and the class names in the folder's manifest."""
     manifest = files.read_json(folder / "manifest.json", limit=LARGEST_JSON)
     names = manifest.get("class_names") if isinstance(manifest, dict) else None
     if not isinstance(names, list) or not isinstance(manifest.get("sha256"), str):
@@ -97,29 +90,29 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _kind(part: str) -> tuple[np.dtype, tuple[int, ...]]:
-    """The type of a part, and the shape of each of its items."""
+    """The dtype of a part, and the shape of each of its items."""
     return (np.dtype(np.uint8), idx.IMAGE) if "images" in part else (np.dtype(np.int32), idx.LABEL)
 
 
 def _read_array(path: Path, dtype: np.dtype, item: tuple[int, ...]) -> np.ndarray:
-    """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other.
+    """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file.
 
-    The number of items is that of the file's size, and the header must be theirs, to the byte: what it
-    claims is never parsed, and nothing is allocated that the file does not hold.
+    The file's size gives the number of items, and its header must be the one for that number, byte by byte.
+    So the header is never parsed, and no more is allocated than the file holds.
     """
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
         content = os.fstat(file.fileno()).st_size - len(_header(dtype, (0, *item)))
         count, rest = divmod(content, dtype.itemsize * int(np.prod(item)))
         if rest or not 0 < count <= idx.MOST:
-            raise files.DamagedFile(f"{path} is damaged: of {content:,} bytes after its header")
+            raise files.DamagedFile(f"{path} is damaged: {content:,} bytes after its header")
         header = _header(dtype, (count, *item))
         if file.read(len(header)) != header:
-            raise files.DamagedFile(f"{path} is damaged: no header of {count:,} items")
+            raise files.DamagedFile(f"{path} is damaged: its header is not one of {count:,} items")
         return np.fromfile(file, dtype).reshape(count, *item)
 
 
 def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """What `np.save` writes before the content of a contiguous array."""
+    """The header that `np.save` writes for a contiguous array."""
     stream = io.BytesIO()
     described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, described)
@@ -127,7 +120,7 @@ def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def write_arrays(folder: Path, arrays: Arrays) -> None:
-    """Write the arrays, then the manifest that makes them valid."""
+    """Writes the arrays, then the manifest, without which they do not count."""
     for part in PARTS:
         array = getattr(arrays, part)
         files.replace(folder / f"{part}.npy", _header(array.dtype, array.shape) + array.tobytes())
@@ -136,46 +129,46 @@ def write_arrays(folder: Path, arrays: Arrays) -> None:
 
 
 def _repair(name: str, home: Path) -> Arrays | None:
-    """The arrays read back from the records beside damaged ones; None where there are no good ones."""
+    """Replaces damaged arrays by those of the records; None if the records are missing or damaged, too."""
     folder = home / name
     try:
         expected = SHA256[name] or _read_manifest(folder)["sha256"]
-
         if not _is_plain(folder / "tfds"):
             return None
-
         from mnistjax.data import builders
 
         arrays = builders.decode(name, folder / "tfds")
-    except Exception:  # damaged records may raise anything in TFDS; the source is the next resort
+    except Exception:  # TFDS may raise anything for damaged records; the caller prepares from the source
         return None
     if digest(arrays) != expected:
         return None
     for part in PARTS:
-        if (path := folder / f"{part}.npy").is_dir():  # which a file can't replace
+        if (path := folder / f"{part}.npy").is_dir():  # a file can't replace a folder
             _remove(path)
     write_arrays(folder, arrays)
     return arrays
 
 
 def _is_plain(folder: Path) -> bool:
-    """Whether all in a folder are regular files of sizes that TFDS writes: it would wait for a pipe, say."""
+    """Whether a folder has only regular files of plausible sizes; TFDS would wait for a pipe, for example."""
     for place, folders, names in os.walk(folder):
         for path in (os.path.join(place, name) for name in (*folders, *names)):
             status, largest = os.lstat(path), LARGEST_JSON if path.endswith(".json") else LARGEST_RECORDS
-            if not stat.S_ISDIR(status.st_mode) and not (
-                stat.S_ISREG(status.st_mode) and status.st_size <= largest
-            ):
+            regular = stat.S_ISREG(status.st_mode) and status.st_size <= largest
+            if not regular and not stat.S_ISDIR(status.st_mode):
                 return False
     return True
 
 
 def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
-    """The arrays from the source. A folder gets its name when it is complete: a kill leaves no half one."""
+    """Prepares the data set from its source and returns its arrays.
+
+    The folder gets its final name when it is complete, so a kill leaves nothing that counts as prepared.
+    """
     from mnistjax.data import builders
 
     partial, damaged = home / f"{name}.partial", home / f"{name}.damaged"
-    for leftover in (partial, damaged):  # of a process that died; nobody else is here, the lock is ours
+    for leftover in (partial, damaged):  # of a process that died; we hold the lock
         _remove(leftover)
     partial.mkdir()
     try:
@@ -196,7 +189,7 @@ def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
 
 
 def _remove(path: Path) -> None:
-    """Removes a folder, or whatever else has its name, if it can be."""
+    """Removes a folder or a file, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

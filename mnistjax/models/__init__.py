@@ -1,7 +1,7 @@
 """Linen modules and the open table of their names.
 
-B batch, H W image side, C channels, K classes. Every model maps images (B, H, W, C), uint8 or float
-in [0, 1], to logits (B, K), or (B, 1) for a binary task, and takes `train=True` for dropout and the like.
+B batch, H W image side, C channels, K classes. Every model maps images (B, H, W, C), uint8 or float in
+[0, 1], to logits (B, K), or (B, 1) for a binary task. `train=True` switches on dropout and batch statistics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +36,14 @@ MODELS: dict[str, type[nn.Module]] = {
     "vit": ViT,
 }
 
-MOST_PARAMETERS = 2**60  # beyond, products of sizes leave XLA's int64; memory ends long before
+MOST_PARAMETERS = 2**60  # more would overflow XLA's int64 sizes
 
 
 def register_model(name: str, module: type[nn.Module]) -> None:
-    """Adds a row to the table of models; ValueError if the name is taken by another module.
+    """Adds a model to the table; ValueError if another module has the name.
 
-    The module's dataclass fields, each with a default, are its options; `num_classes`, which it must
-    have, is the number of logits per image. It is called as `module(images, train=False)`.
+    The module's dataclass fields, each with a default, are its options. One of them must be `num_classes`,
+    the number of logits per image. The module is called as `module(images, train=False)`.
     """
     if MODELS.get(name, module) is not module:
         raise ValueError(f"a model named {name!r} is registered already: {MODELS[name].__qualname__}")
@@ -52,13 +52,13 @@ def register_model(name: str, module: type[nn.Module]) -> None:
 
 @functools.cache
 def _load_entry_points() -> None:
-    """Adds the rows that installed packages declare under the entry-point group `mnistjax.models`."""
+    """Adds the models that installed packages declare in the entry-point group `mnistjax.models`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.models"):
         register_model(entry.name, entry.load())
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a wildcard pattern, sorted.
+    """The sorted names of the models that match a wildcard pattern.
 
     >>> list_models("*n*")
     ['cnn', 'cnn_bn', 'lenet5', 'neuron', 'resnet']
@@ -68,14 +68,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> type[nn.Module]:
-    """The Linen module of that name; ConfigError names the nearest."""
+    """The Linen module with this name; ConfigError, with the nearest name, if there is none."""
     if name not in list_models():
         raise unknown("model", name, MODELS)
     return MODELS[name]
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options of a model that a config can set, with their defaults: flags, numbers, words, lists."""
+    """The options that a config can set, with their defaults: flags, numbers, words and lists."""
     return {option: default for option, default in _fields(name).items() if _is_plain(default)}
 
 
@@ -91,7 +91,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Module:
-    """A Linen module from the table; ConfigError for an unknown name or option, or a wrong value.
+    """A Linen module by name; ConfigError for an unknown name or option, or a wrong value.
 
     >>> create_model("mlp", hidden=64).hidden
     (64,)
@@ -104,12 +104,12 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
     return find_model(name)(num_classes=_native(num_classes), **values)
 
 
-@functools.lru_cache(256)  # 6 ms for a module, and the jobs of a sweep have few
+@functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
 def list_collections(module: nn.Module) -> frozenset[str]:
-    """The names of a module's variables for 28 x 28 images: "params", and "batch_stats", say.
+    """The names of a module's variable collections: "params", and perhaps "batch_stats".
 
-    ConfigError, or what the module raises, where such images do not fit it; ConfigError for sizes that XLA
-    can't multiply.
+    Raises ConfigError if the module has more than MOST_PARAMETERS, and the module's own error if it does not
+    accept images of 28 x 28.
     """
     image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
@@ -121,50 +121,64 @@ def list_collections(module: nn.Module) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A module at the top of a model, as an image passes through it."""
+    """A module at the top of a model."""
 
     name: str  # "Dense_0"
     kind: str  # "Dense"
-    options: dict[str, Any]  # those that are not at their default, {"features": 128}
-    shape: tuple[int, ...]  # of its output for one image
+    options: dict[str, Any]  # without defaults, {"features": 128}
+    shape: tuple[int, ...]  # of the output for one image
     parameters: int
 
 
 def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
-    """The layers of a model in the order of an image's way; those that do nothing in evaluation, too."""
-    calls: list[tuple[nn.Module, tuple[int, ...]]] = []
+    """The layers of a model in the order of their calls, with those that only act in training."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+    variables, calls = trace_layers(lambda: jax.eval_shape(module.init, jax.random.key(0), image))
+    params = variables.get("params", {})
+    return [
+        Layer(
+            layer.path[0],
+            type(layer).__name__,
+            {name: value for name in _own(layer) if _is_plain(value := getattr(layer, name))},
+            output.shape[1:],
+            sum(leaf.size for leaf in jax.tree.leaves(params.get(layer.path[0], {}))),
+        )
+        for layer, _, output in calls
+    ]
+
+
+class LayerCall(NamedTuple):
+    """A call of a layer, with its first argument and its output."""
+
+    layer: nn.Module
+    input: Any
+    output: Any
+
+
+def trace_layers(function: Callable[[], Any]) -> tuple[Any, list[LayerCall]]:
+    """A function's result, and the calls in it of the layers at the top of a model, in their order."""
+    calls: list[LayerCall] = []
 
     def record(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and len(context.module.path) == 1:
-            calls.append((context.module, output.shape[1:]))
+            calls.append(LayerCall(context.module, args[0] if args else None, output))
         return output
 
     with nn.intercept_methods(record):
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-        params = jax.eval_shape(module.init, jax.random.key(0), image).get("params", {})
-    return [
-        Layer(
-            layer.path[0],
-            type(layer).__name__,
-            {name: value for name in _own(layer) if _is_plain(value := getattr(layer, name))},
-            shape,
-            sum(leaf.size for leaf in jax.tree.leaves(params.get(layer.path[0], {}))),
-        )
-        for layer, shape in calls
-    ]
+        return function(), calls
 
 
 def _own(layer: nn.Module) -> list[str]:
-    """The names of a module's fields that are not at their default."""
+    """The names of a module's fields whose values are not their defaults."""
     fields = [field for field in dataclasses.fields(layer) if field.name not in ("parent", "name")]
     return [field.name for field in fields if field.init and getattr(layer, field.name) != field.default]
 
 
 def _native(value: Any) -> Any:
-    """NumPy's numbers as Python's."""
+    """The value with Python numbers in place of NumPy's."""
     if isinstance(value, tuple):
         return tuple(map(_native, value))
     return value.item() if isinstance(value, np.generic) else value
@@ -174,11 +188,11 @@ _KINDS = {bool: "true or false", float: "a number", int: "a whole number", str: 
 
 
 def _like(option: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the option's default: an int is a list of one, a list a tuple, 0 a float."""
+    """`value` with the type of the option's default: 64 becomes (64,), a list a tuple, 0 becomes 0.0."""
     try:
         like = freeze(value)
     except RecursionError:
-        raise ConfigError(f"{option} must not be lists so deep inside one another") from None
+        raise ConfigError(f"{option} must not be lists nested so deeply") from None
     if default is None or not _is_plain(default):
         return like
     like = _native(like)

@@ -1,4 +1,4 @@
-"""Convolutional networks, from LeNet-5 to a residual one."""
+"""Convolutional networks, from LeNet-5 to a residual network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnistjax.ops import Padding, conv2d, conv2d_max_pool
 class ConvBlock(nn.Module):
     """`convolutions` times (convolution, bias, activation), with 2 x 2 max-pooling before the last bias.
 
-    Pooling first gives the same numbers for every monotonic activation and leaves a quarter of the work.
+    Pooling first gives the same output for every monotonic activation with a quarter of the work.
     """
 
     channels: int
@@ -31,7 +31,7 @@ class ConvBlock(nn.Module):
             shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
             kernel = self.param(f"kernel_{index}", nn.initializers.he_normal(), shape, jnp.float32)
             convolve = conv2d_max_pool if index == self.convolutions - 1 else conv2d
-            x = convolve(x, kernel, self.padding)  # the last (B, H/2, W/2, channels)
+            x = convolve(x, kernel, self.padding)  # (B, H/2, W/2, channels) after the last one
             bias = self.param(f"bias_{index}", nn.initializers.zeros, (self.channels,), jnp.float32)
             x = ACTIVATIONS[self.activation](x + bias.reshape(1, 1, 1, -1))
         return x
@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
 class CNN(Model):
     """A block of convolutions and pooling for each of `channels`, then an MLP: the report's system D."""
 
-    cpu_micro_batch: ClassVar[int] = 16  # images; the intermediates of more leave the cache of a core
+    cpu_micro_batch: ClassVar[int] = 16  # images; activations of more do not fit in a core's cache
 
     channels: tuple[int, ...] = (8, 32)
     kernel: int = 3
@@ -53,18 +53,17 @@ class CNN(Model):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         x = to_float(images)  # (B, H, W, C)
-        lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels a block
+        lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels per block
+        how = f" (kernel {self.kernel}, padding {self.padding})"
         for channels in self.channels:
-            _check_poolable(
-                x, lost, images, self.channels, f" (kernel {self.kernel}, padding {self.padding})"
-            )
+            _check_poolable(x, lost, images, self.channels, how)
             x = ConvBlock(channels, self.kernel, self.convolutions, self.padding, self.activation)(x)
         x = hidden_layers(flatten(x), self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
 def _check_poolable(x: Array, lost: int, images: Array, channels: tuple[int, ...], how: str = "") -> None:
-    """ConfigError where 2 x 2 pooling has nothing left, after convolutions that take that many pixels."""
+    """Raises ConfigError if too few pixels are left for 2 x 2 pooling after convolutions that lose `lost`."""
     if min(x.shape[1:3]) - lost < 2:
         height, width = images.shape[1:3]
         raise ConfigError(
@@ -73,8 +72,11 @@ def _check_poolable(x: Array, lost: int, images: Array, channels: tuple[int, ...
 
 
 class LeNet5(Model):
-    """Two 5 x 5 convolutions and three dense layers: LeCun et al. (1998), figure 2, with its C3 connected to
-    all maps and a linear layer in place of its radial basis functions, as in most versions since."""
+    """Two 5 x 5 convolutions and three dense layers (LeCun et al., 1998, figure 2).
+
+    As in most later versions, C3 is connected to all maps, and a linear layer replaces the radial basis
+    functions.
+    """
 
     cpu_micro_batch: ClassVar[int] = 16
 
@@ -94,16 +96,15 @@ class LeNet5(Model):
 
 
 class CNNBN(Model):
-    """As `CNN`, with a batch normalisation for each convolution: VGG (Simonyan and Zisserman, 2015) in small,
-    with Ioffe and Szegedy's layer (2015).
+    """A small VGG (Simonyan and Zisserman, 2015) with batch normalisation (Ioffe and Szegedy, 2015).
 
     The last convolution of a block is pooled before it is normalised, which is a quarter of the work.
     """
 
-    cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
+    cpu_micro_batch: ClassVar[int] = 16  # images, in an evaluation; a training step takes its whole batch
 
     channels: tuple[int, ...] = (16, 32, 64)
-    convolutions: tuple[int, ...] = (2,)  # of each block, or one number for all
+    convolutions: tuple[int, ...] = (2,)  # per block, or one number for all blocks
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     dropout: float = 0.0
@@ -125,7 +126,7 @@ class CNNBN(Model):
         return nn.Dense(self.num_classes)(x)
 
     def _counts(self) -> tuple[int, ...]:
-        """The convolutions of each block."""
+        """The number of convolutions in each block."""
         blocks, given = len(self.channels), self.convolutions
         if len(given) not in (1, blocks):
             shown = shorten(list(given))
@@ -134,13 +135,15 @@ class CNNBN(Model):
 
 
 class ResNet(Model):
-    """Residual stages, each at half the side of the one before: He et al. (2016), section 4.2, with its
-    shortcuts A, which have no parameters. One block a stage is ResNet-8."""
+    """Residual stages, each with half the side of the previous one (He et al., 2016, section 4.2).
 
-    cpu_micro_batch: ClassVar[int] = 16  # of an evaluation; a step takes its batch in one piece
+    Shortcuts have no parameters (option A there). One block per stage is ResNet-8.
+    """
 
-    channels: tuple[int, ...] = (16, 32, 64)  # of each stage
-    blocks: int = 1  # of two convolutions, per stage
+    cpu_micro_batch: ClassVar[int] = 16  # images, in an evaluation; a training step takes its whole batch
+
+    channels: tuple[int, ...] = (16, 32, 64)  # per stage
+    blocks: int = 1  # per stage, of two convolutions each
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +163,7 @@ class ResNet(Model):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut that skips pixels and pads channels with zeros."""
+    """Two 3 x 3 convolutions, plus a shortcut that skips pixels and pads channels with zeros."""
 
     channels: int
     stride: int
@@ -176,7 +179,7 @@ class ResidualBlock(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution of `mnistjax.ops`, then 2 x 2 max-pooling if asked for, then a bias."""
+    """A convolution, then optionally 2 x 2 max-pooling and a bias."""
 
     channels: int
     kernel: int = 3
@@ -200,13 +203,15 @@ class Conv(nn.Module):
 
 
 def normalize(x: Array, train: bool) -> Array:
-    """`x` normalised over all axes but the last, by the batch's statistics in training, which enter the
-    running ones with a weight of 0.1."""
+    """`x` normalised over all axes but the last.
+
+    Training uses the batch's statistics and adds them to the running ones with a weight of 0.1.
+    """
     return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
 
 
 def average_pool(images: Array) -> Array:
-    """The means over 2 x 2 squares of images (B, H, W, C), edges cropped: (B, H//2, W//2, C)."""
+    """The means (B, H//2, W//2, C) over 2 x 2 squares of images (B, H, W, C); an odd edge is cropped."""
     batch, height, width, channels = images.shape
     rows, columns = height // 2, width // 2
     images = images[:, : 2 * rows, : 2 * columns]

@@ -1,4 +1,4 @@
-"""Dense networks: the report's neuron and hidden layers."""
+"""Dense networks: the lab report's single neuron and hidden layers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mnistjax.models.layers import Model, flatten, hidden_layers, to_float
 
 
 class Neuron(Model):
-    """One linear layer, 784 -> K: the report's single neuron (equation 9), softmax regression for K > 1."""
+    """One linear layer, 784 -> K: the report's single neuron (equation 9); softmax regression for K > 1."""
 
-    cpu_micro_batch: ClassVar[int] = 128  # images; a 48,000 batch takes 13 ms so, 85 ms in one piece
+    cpu_micro_batch: ClassVar[int] = 128  # images; a batch of 48,000 takes 13 ms this way, 85 ms as a whole
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:

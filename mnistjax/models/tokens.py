@@ -1,4 +1,4 @@
-"""Networks on patches of an image: a token each."""
+"""Networks that read an image as tokens: each is a patch of the image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError
-from mnistjax.models.layers import Model, check_divides, to_float
+from mnistjax.models.layers import Model, to_float
 
 
 def to_patches(images: Array, side: int) -> Array:
-    """Images (B, H, W, C) as rows of their side x side patches: (B, H/side * W/side, side*side*C)."""
+    """The side x side patches of images (B, H, W, C), flattened: (B, H/side * W/side, side*side*C)."""
     batch, height, width, channels = images.shape
     if height % side or width % side:
         raise ConfigError(f"patch must divide the sides of images of {height} x {width}; got {side}")
@@ -22,7 +22,7 @@ def to_patches(images: Array, side: int) -> Array:
 
 
 class FeedForward(nn.Module):
-    """Dense, GELU, dense: the MLP of both networks."""
+    """Dense layer, GELU, dense layer: the MLP of both networks."""
 
     hidden: int
     dropout: float = 0.0
@@ -35,11 +35,11 @@ class FeedForward(nn.Module):
 
 
 class MLPMixer(Model):
-    """Layers that mix tokens, then channels: Tolstikhin et al. (2021), figure 1."""
+    """Layers that mix tokens, then channels (Tolstikhin et al., 2021, figure 1)."""
 
     cpu_micro_batch: ClassVar[int] = 32
 
-    patch: int = 4  # side, pixels
+    patch: int = 4  # pixels a side
     width: int = 64  # channels of a token
     depth: int = 4  # layers
     token_hidden: int = 64
@@ -57,7 +57,7 @@ class MLPMixer(Model):
 
 
 class Embedding(nn.Module):
-    """Patches (B, tokens, pixels) as tokens of a width, behind a class token, each with its place."""
+    """Tokens (B, 1 + tokens, width) from patches (B, tokens, pixels): a class token first, with positions."""
 
     width: int
 
@@ -70,20 +70,21 @@ class Embedding(nn.Module):
 
 
 class ViT(Model):
-    """A transformer's encoder on patches and a class token: Dosovitskiy et al. (2021), equations 1 to 4."""
+    """A transformer encoder on patches and a class token (Dosovitskiy et al., 2021, equations 1 to 4)."""
 
     cpu_micro_batch: ClassVar[int] = 16
 
-    patch: int = 4  # side, pixels
-    width: int = 64  # of a token
+    patch: int = 4  # pixels a side
+    width: int = 64  # channels of a token
     depth: int = 4  # layers
     heads: int = 4
-    hidden: int = 128  # of each layer's MLP
+    hidden: int = 128  # width of each layer's MLP
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_divides("heads", self.heads, "width", self.width)
+        if self.width % self.heads:
+            raise ConfigError(f"heads must divide width, {self.width}; got {self.heads}")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:

@@ -1,7 +1,7 @@
-"""Trained models: by name from the package, or from the folder of a run.
+"""Trained models, by name from the package or from the folder of a run.
 
-A packaged one is a safetensors file in `weights/` that holds the variables and their card, with the SHA-256
-of both, as `encode_weights` writes them. An ensemble's members are kept as float16 numbers there.
+A packaged model is a safetensors file in `weights/` with the variables, their card, and the SHA-256 of both,
+as `encode_weights` makes it. The members of an ensemble are stored as float16.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SUFFIX = ".safetensors"
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names that match a wildcard pattern, sorted: of architectures, or of what `load` takes.
+    """The sorted names of architectures, or of packaged models, that match a wildcard pattern.
 
     >>> list_models("mlp*")
     ['mlp', 'mlp_mixer']
@@ -38,19 +38,16 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
-    """A trained model, its variables and its card: a packaged one by name, or that of a run's folder.
+    """A trained model, its variables and its card, by the name of a packaged model or the folder of a run.
 
     `model.apply(variables, images)` are the logits of images (B, 28, 28, 1), uint8 or float in [0, 1].
-    ConfigError for an unknown name, a folder without a run, a run that is not done, or files that are damaged
-    or can't be read.
+    ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
     """
     try:
         if _is_folder(name):
             card, arrays = describe_run(Path(name)), read_variables(Path(name))
         else:
-            weights = _read_weights(str(name))
-            arrays = {path: _widen(array) for path, array in weights.arrays.items()}
-            card = _make_card(str(weights.path), weights.meta, weights.sha256)
+            card, arrays = _read_weights(str(name))
     except OSError as error:
         raise ConfigError(f"{name} can't be read: {error.strerror}") from None
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
@@ -63,7 +60,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
 
 
 def _is_folder(name: str | Path) -> bool:
-    """Whether a run's folder is meant: a Path, or text that names no packaged model but looks like one."""
+    """Whether this is a run's folder: a Path, or text that is a path and not the name of a packaged model."""
     if isinstance(name, Path):
         return True
     folder = Path(name)
@@ -71,60 +68,52 @@ def _is_folder(name: str | Path) -> bool:
 
 
 def read_card(name: str) -> Card:
-    """The card of a packaged model; ConfigError for an unknown name, or a damaged file."""
-    weights = _read_weights(name)
-    return _make_card(str(weights.path), weights.meta, weights.sha256)
+    """The card of a packaged model; ConfigError for an unknown name or a damaged file."""
+    return _read_weights(name)[0]
 
 
 def describe_run(folder: Path, **more: Any) -> Card:
-    """The card of the run in a folder, with `more` fields set; ConfigError unless it is done."""
+    """The card of the run in a folder, with the fields `more` replaced; ConfigError unless it is done."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder")
+        raise ConfigError(f"{folder} is not a folder")
     if (folder / "sweep.json").exists():
-        raise ConfigError(
-            f"{folder} holds a sweep, each of whose runs has a folder in it: {folder / '0'}, ..."
-        )
+        raise ConfigError(f"{folder} is a sweep; give the folder of one of its runs, {folder / '0'}, ...")
     if records.read_status(folder) is None:
-        raise ConfigError(f"{folder} holds no run")
+        raise ConfigError(f"{folder} has no run")
     record = records.read_record(folder)
     if record.summary is None:
         raise ConfigError(f"the run in {folder} is not done ({record.status['status']})")
-    fields = {"name": str(folder), **_describe(record.summary, record.rows), **more}
-    return _make_card(str(folder), fields)
+    return _make_card(str(folder), {"name": str(folder), **_describe(record.summary, record.rows), **more})
 
 
 def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of a card that a run's records tell."""
+    """The fields of a card from a run's records."""
     spec, data, matrix = summary["spec"], summary["data"], summary["test/confusion_matrix"]
     return {
-        "model": spec["model"],
+        **{name: spec[name] for name in ("model", "task", "num_classes")},
+        **{name: summary[name] for name in ("seed", "parameters", "identity")},
         "options": spec["model_options"],
-        "task": spec["task"],
-        "num_classes": spec["num_classes"],
         "class_names": data.get("class_names") or [str(number) for number in range(len(matrix))],
         "data": data["name"],
         "data_sha256": data["sha256"],
-        "seed": summary["seed"],
         "epochs": summary["kept_epoch"],
         "val_accuracy": float(rows[summary["kept_epoch"] - 1]["val/accuracy"]),
         "test_accuracy": float(summary["test/accuracy"]),
         "test_f1": float(summary["test/f1"]),
         "test_confusion_matrix": matrix,
-        "parameters": summary["parameters"],
         "seconds": sum(row["seconds"] for row in rows),
         "device": list(summary["device"].items()),
-        "identity": summary["identity"],
     }
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """The variables that a run kept, of its last epoch or its best one, by their path in `model.init`'s.
+    """The variables of a finished run, of its last or its best epoch, by their path in those of `model.init`.
 
-    ConfigError for a folder without a checkpoint, or with none that is whole, of this run and of its end.
+    ConfigError unless the folder has an undamaged checkpoint from the end of this run.
     """
     checkpoint, record = checkpoints.load_checkpoint(folder), records.read_record(folder)
     if checkpoint is None or record.summary is None:
-        raise ConfigError(f"{folder} holds no checkpoint of a run that is done")
+        raise ConfigError(f"{folder} has no checkpoint of a finished run")
     records.check_final(checkpoint.path, checkpoint.meta, record.summary, len(record.rows))
     best, state = {}, {}
     for path, array in checkpoint.arrays.items():
@@ -136,25 +125,27 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
 
 
 def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The file of a packaged model."""
+    """The content of a packaged model's file."""
     meta = to_plain(card)
     del meta["sha256"]
     return checkpoints.encode_checkpoint(arrays, meta)
 
 
-def _read_weights(name: str) -> checkpoints.Checkpoint:
+def _read_weights(name: str) -> tuple[Card, dict[str, np.ndarray]]:
+    """The card and the float32 arrays of a packaged model."""
     names = list_models(pretrained=True)
     if name not in names:
         raise unknown("pretrained model", name, names)
-    return checkpoints.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    weights = checkpoints.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
+    arrays = {
+        path: array.astype(np.float32) if array.dtype == np.float16 else array
+        for path, array in weights.arrays.items()
+    }
+    return _make_card(str(weights.path), weights.meta, weights.sha256), arrays
 
 
 def _make_card(where: str, fields: Mapping[str, Any], sha256: str = "") -> Card:
-    """The card of these fields; DamagedFile, which names where they are from, if one is missing or wrong."""
+    """The card with these fields; DamagedFile, which names the source `where`, if one is missing or wrong."""
     known = {field.name for field in dataclasses.fields(Card)} - {"sha256"}
     plain = {key: to_plain(value) for key, value in fields.items() if key in known}
     records.check_fields(where, {"command": None, "tried": [], "members": 1, **plain}, CARD_FIELDS)

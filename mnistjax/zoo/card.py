@@ -1,4 +1,4 @@
-"""What is known of a trained model."""
+"""The card of a trained model: what it is, how it was trained, how good it is."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from typing import Any, Literal
 
 from mnistjax import checks
 from mnistjax.checks import Check
-from mnistjax.records import is_square
+from mnistjax.records.fields import MATRIX
 from mnistjax.seeds import Spread
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a trained model is, how it was trained, and how good it is on all test images of its data set."""
+    """A trained model's architecture, training, and results on all test images of its data set."""
 
-    name: str  # architecture.dataset[_tag]; a run's folder
-    model: str  # its architecture, as in `create_model`
+    name: str  # architecture.dataset[_tag], or the folder of a run
+    model: str  # architecture, as in `create_model`
     options: tuple[tuple[str, Any], ...]  # of the architecture
     task: Literal["multiclass", "binary"]
     num_classes: int  # logits per image: 1 for a binary task
-    class_names: tuple[str, ...]  # two of them for a binary task
-    data: str  # the data set
+    class_names: tuple[str, ...]  # two for a binary task
+    data: str  # name of the data set
     data_sha256: str  # of its decoded arrays
     seed: int
-    epochs: int  # that the variables were trained for
+    epochs: int  # epoch whose variables were kept
     val_accuracy: float
     test_accuracy: float
     test_f1: float  # macro for a multiclass task
     test_confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the true class
     parameters: int
     seconds: float  # of all epochs, with validation
-    device: tuple[tuple[str, Any], ...]  # that it was trained on: platform, kind, processor, ...
-    identity: str  # of the run that these settings and this data make, SHA-256
-    command: str | None = None  # that trains it; None for a run's folder
-    tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of it and others
-    members: int = 1  # of an ensemble: runs whose probabilities are averaged; its `seed` is the first one's
-    sha256: str = ""  # of the variables and the rest of the card; empty for a run's folder
+    device: tuple[tuple[str, Any], ...]  # used for training: platform, kind, processor, ...
+    identity: str  # of the run with these settings and data, SHA-256
+    command: str | None = None  # trains the model; None for the folder of a run
+    tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of all seeds
+    members: int = 1  # runs in an ensemble; its `seed` is the first member's
+    sha256: str = ""  # of the variables and the rest of the card; empty for the folder of a run
 
     @property
     def spread(self) -> str:
-        """Mean, standard deviation and number of the test accuracies of all seeds that were tried,
-        "99.68% ± 0.02% (6)"; empty unless there are several."""
+        """Mean, standard deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)".
+
+        Empty if fewer than two seeds were tried.
+        """
         tests = Spread(tuple(test for _, _, test in self.tried))
         return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
 
@@ -69,11 +71,7 @@ class Card:
         return "\n".join([self.name, *(f"  {key:<15}{fact}" for key, fact in facts.items() if fact), *matrix])
 
 
-def _is_try(value: Any) -> bool:
-    return type(value) is list and len(value) == 3 and all(map(NUMBER.holds, value))
-
-
-NUMBER = checks.FINITE
+TRY = Check(lambda x: type(x) is list and len(x) == 3 and all(map(checks.FINITE.holds, x)), "")
 CARD_FIELDS: dict[str, Check] = {
     "name": checks.TEXT,
     "model": checks.TEXT,
@@ -85,16 +83,16 @@ CARD_FIELDS: dict[str, Check] = {
     "data_sha256": checks.TEXT,
     "seed": checks.SEED,
     "epochs": checks.whole(0),
-    "val_accuracy": NUMBER,
-    "test_accuracy": NUMBER,
-    "test_f1": NUMBER,
-    "test_confusion_matrix": Check(is_square, "a square matrix of whole numbers"),
+    "val_accuracy": checks.FINITE,
+    "test_accuracy": checks.FINITE,
+    "test_f1": checks.FINITE,
+    "test_confusion_matrix": MATRIX,
     "parameters": checks.whole(0),
-    "seconds": NUMBER,
+    "seconds": checks.FINITE,
     "device": checks.PAIRS,
     "identity": checks.TEXT,
     "command": checks.optional(checks.TEXT),
-    "tried": checks.list_of(Check(_is_try, "seed and two accuracies"), "a list of seeds with two accuracies"),
+    "tried": checks.list_of(TRY, "a list of seeds with two accuracies each"),
     "members": checks.whole(1, highest=64),
 }
-"""Of a card in a file: what its fields must be."""
+"""The allowed values of the fields of a card in a file."""

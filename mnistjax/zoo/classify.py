@@ -1,4 +1,4 @@
-"""What a trained model says of images.
+"""The predictions of a trained model.
 
 N images, H W their sides, C channels, K logits.
 """
@@ -18,14 +18,14 @@ from mnistjax.config import ConfigError
 from mnistjax.metrics import probabilities
 from mnistjax.zoo.card import Card
 
-ROWS = 100  # images at a time, filled up where they are fewer: one program for any number of images
+ROWS = 100  # images per block; the last block is padded, so one program serves any number of images
 
 
 def classify(model: nn.Module, variables: Any, card: Card, images: np.ndarray | Array) -> np.ndarray:
-    """The probabilities (N, classes) float32 of the classes that `card.class_names` names, for images
-    (N, H, W) or (N, H, W, C): whole numbers from 0 to 255, or floats from 0 to 1.
+    """The probabilities (N, classes) float32 of the classes in `card.class_names`.
 
-    ConfigError for other images. The first three arguments are what `load` returns.
+    The first three arguments are what `load` returns. Images are (N, H, W) or (N, H, W, C): integers from 0
+    to 255, or floats from 0 to 1. ConfigError for other images.
     """
     images = _check_images(np.asarray(images))
     try:
@@ -36,7 +36,7 @@ def classify(model: nn.Module, variables: Any, card: Card, images: np.ndarray | 
 
 
 def _check_images(images: np.ndarray) -> np.ndarray:
-    """Those (N, H, W, C); ConfigError where their shape, type or levels are wrong."""
+    """The images as (N, H, W, C); ConfigError for a wrong shape, type or range."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
@@ -44,12 +44,13 @@ def _check_images(images: np.ndarray) -> np.ndarray:
     if np.issubdtype(images.dtype, np.floating):
         kind, most = "floats", 1
     elif np.issubdtype(images.dtype, np.integer):
-        kind, most = "whole numbers", 255
+        kind, most = "integers", 255
     else:
-        raise ConfigError(f"images must be whole numbers or floats; got {images.dtype}")
+        raise ConfigError(f"images must be integers or floats; got {images.dtype}")
     if not ((images >= 0) & (images <= most)).all():
-        levels = f"{images.min():g} to {images.max():g}"
-        raise ConfigError(f"images of {kind} must be from 0 to {most}; got {levels}")
+        raise ConfigError(
+            f"images of {kind} must be from 0 to {most}; got {images.min():g} to {images.max():g}"
+        )
     return images
 
 
@@ -58,8 +59,8 @@ def find_logits(model: nn.Module, variables: Any, images: np.ndarray) -> Array:
     blocks = []
     for start in range(0, max(len(images), 1), ROWS):
         block = images[start : start + ROWS]
-        missing = [(0, ROWS - len(block)), *[(0, 0)] * (images.ndim - 1)]
-        blocks.append(_apply(model, variables, np.pad(block, missing))[: len(block)])
+        padding = [(0, ROWS - len(block)), *[(0, 0)] * (images.ndim - 1)]
+        blocks.append(_apply(model, variables, np.pad(block, padding))[: len(block)])
     return jax.numpy.concatenate(blocks)
 
 

@@ -1,4 +1,4 @@
-"""A trained model for programs that do not have this package: StableHLO, ONNX, a Flax NNX module."""
+"""Converts a trained model for programs without this package: StableHLO, ONNX, a Flax NNX module."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def export(
     *,
     image_shape: tuple[int, int, int] = (28, 28, 1),
 ) -> bytes:
-    """The model with its variables as a file's content: images (B, H, W, C) to logits (B, K), for any B.
+    """The model with its variables as the content of a file: images (B, H, W, C) to logits (B, K), for any B.
 
-    `stablehlo` takes uint8 images, on CPU, CUDA and TPU; what `jax.export.deserialize(bytearray(content))`
-    gives has a `call(images)`. `onnx` takes float32 images in [0, 1]; it needs `mnistjax[onnx]`. Convolutions
-    are those of the format, not our products for CPU. ConfigError for another format, or without that.
+    `stablehlo` takes uint8 images, on CPU, CUDA and TPU; `jax.export.deserialize(bytearray(content))` has a
+    method `call(images)`. `onnx` takes float32 images in [0, 1] and needs `mnistjax[onnx]`. Both have the
+    format's own convolutions instead of our matrix products for CPUs. ConfigError for another format, or if
+    `mnistjax[onnx]` is missing.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -52,16 +53,16 @@ def _to_onnx(logits: Any, image_shape: tuple[int, int, int]) -> bytes:
         from jax2onnx import to_onnx
     except ImportError:
         raise ConfigError("ONNX needs jax2onnx: pip install 'mnistjax[onnx]'") from None
-    logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)  # it warns of shapes that are no lack
+    logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)  # warns of missing shapes that nobody needs
     return to_onnx(logits, [("B", *image_shape)], model_name="mnistjax").SerializeToString()
 
 
 def to_nnx(
     model: nn.Module, variables: Any, *, image_shape: tuple[int, int, int] = (28, 28, 1)
 ) -> bridge.ToNNX:
-    """The model with its variables as a Flax NNX module, by Flax's own bridge: `module(images)` are logits.
+    """The model with its variables as a Flax NNX module, by Flax's bridge: `module(images)` are logits.
 
-    It trains as one, too: `module(images, train=True, mutable=["batch_stats"])` updates what it carries.
+    It can be trained: `module(images, train=True, mutable=["batch_stats"])` updates its batch statistics.
     """
     module = bridge.ToNNX(model, rngs=nnx.Rngs(0))
     module.lazy_init(jnp.zeros((1, *image_shape), jnp.uint8))

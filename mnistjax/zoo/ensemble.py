@@ -1,4 +1,4 @@
-"""Several trained models of one architecture as one, with calibrated probabilities."""
+"""An ensemble: several trained models of one architecture that act as one, with calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from scipy.optimize import minimize_scalar
 from mnistjax.metrics import per_example_loss
 from mnistjax.zoo.classify import find_logits
 
-TEMPERATURES = 0.1, 10.0
+TEMPERATURES = 0.1, 10.0  # lowest and highest temperature that is tried
 
 
 class Ensemble(nn.Module):
-    """The mean of its members' class probabilities, as logits (B, K), or (B, 1) of a binary task: a deep
-    ensemble (Lakshminarayanan et al., 2017). The logits are divided by a temperature (Guo et al., 2017)."""
+    """The mean of its members' class probabilities, as logits (B, K), or (B, 1) for a binary task.
+
+    This is a deep ensemble (Lakshminarayanan et al., 2017), whose logits are divided by a temperature (Guo et
+    al., 2017).
+    """
 
     member: nn.Module
     members: int
@@ -33,7 +36,7 @@ class Ensemble(nn.Module):
 
 
 def mix(logits: Array) -> Array:
-    """The logits (B, K) of the mean of probabilities whose logits are (W, B, K); K is 1 for a binary task."""
+    """The logits (B, K) of the members' mean probability, from logits (W, B, K); K is 1 for a binary task."""
     if logits.shape[-1] == 1:
         yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1))
         return yes - no
@@ -43,9 +46,10 @@ def mix(logits: Array) -> Array:
 def ensemble(
     model: nn.Module, members: Sequence[Any], task: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[Ensemble, dict[str, Any]]:
-    """The ensemble of a model's variables from several runs, of least loss on these (validation) images.
+    """The ensemble of a model's variables from several runs, and its variables.
 
-    images (N, H, W, C), labels (N,). The temperature changes no prediction, only how sure it is.
+    The temperature minimises the loss on these (validation) images (N, H, W, C) with labels (N,). It changes
+    the probabilities, but not the predicted classes.
     """
     together = Ensemble(model, len(members))
     variables: dict[str, Any] = {

@@ -1,9 +1,8 @@
-"""People's pictures: digits are found, read in order and made like MNIST's; hostile files are refused."""
+"""People's pictures: digits are found, ordered and made like MNIST's; hostile files are refused."""
 
 import dataclasses
 import io
 import itertools
-import json
 import os
 import struct
 import subprocess
@@ -17,12 +16,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from scipy import ndimage
 
-from mnistjax.cli import main as train
-from mnistjax.cli.predict import describe, main
 from mnistjax.config import ConfigError
-from mnistjax.zoo.digits import BOX_SIDE, find_digits, find_ink
-from mnistjax.zoo.picture import MOST_BYTES, read_picture
-from pictures import PLAIN, WAYS, draw, read_all
+from mnistjax.pictures import find_digits, read_picture
+from mnistjax.pictures.decode import MOST_BYTES
+from mnistjax.pictures.ink import find_ink
+from mnistjax.pictures.normalize import BOX_SIDE
+from pictures import PLAIN, WAYS, draw
 
 SCAN = b"\xff\xda"
 
@@ -37,7 +36,7 @@ def image_of(picture):
 
 
 def distance(one, other):
-    """Mean absolute difference, of levels, where a pixel more or less to a side does not count."""
+    """Mean absolute difference of levels at the best shift by at most one pixel."""
     steps = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
     return min(np.abs(np.roll(one, step, (0, 1)).astype(int) - other).mean() for step in steps)
 
@@ -54,17 +53,17 @@ def test_a_digit_is_found_and_made_like_mnists(way):
         assert max(sides) == BOX_SIDE
         shares = image / image.sum()
         center = [(shares.sum(axis=axis) * np.arange(28)).sum() for axis in (1, 0)]
-        assert_allclose(center, 14, atol=0.51)  # MNIST's own lie there
+        assert_allclose(center, 14, atol=0.51)  # as in MNIST
         assert image.max() == 255
 
 
-def test_light_on_dark_is_as_dark_on_light():
+def test_light_on_dark_gives_the_same_image_as_dark_on_light():
     picture = draw("5")
     assert_array_equal(image_of(picture), image_of(255 - picture))
 
 
 @pytest.mark.parametrize("digit", "2589")
-def test_size_place_and_paper_hardly_matter(digit):
+def test_size_place_and_paper_hardly_change_the_image(digit):
     plain = image_of(draw(digit, seed=1))
     for change in (
         {"height": 60},
@@ -78,7 +77,7 @@ def test_size_place_and_paper_hardly_matter(digit):
         assert distance(plain, other) < 5, change
 
 
-def test_what_is_like_mnists_already_stays_so():
+def test_an_image_like_mnists_hardly_changes():
     for digit in "0123456789":
         image = image_of(draw(digit, seed=3))
         assert distance(image, image_of(image)) < 6
@@ -102,12 +101,12 @@ def test_several_digits_are_read_line_by_line(way):
 def test_digits_that_overhang_their_neighbours_stay_apart(text, slant):
     picture = draw(text, dataclasses.replace(PLAIN, slant=slant, width=0.06, step=0.52, habit=1))
     marks: Any = ndimage.label(picture < 128, np.ones((3, 3)))
-    assert marks[1] == len(text)  # none touch
+    assert marks[1] == len(text)  # no two marks touch
     assert len(digits_in(picture)) == len(text)
 
 
 @pytest.mark.parametrize("spots", [0, 250])
-def test_dots_and_reflections_that_stand_out_more_than_the_digit_are_not_it(spots):
+def test_dots_and_reflections_of_stronger_contrast_than_the_digit_are_ignored(spots):
     pencil = dataclasses.replace(PLAIN, height=300, ink=0.75, paper=0.9)
     plain, picture = draw("5", pencil), draw("5", pencil)
     for row, column in [(20, 20), (31, 60), (100, 40)]:
@@ -115,13 +114,13 @@ def test_dots_and_reflections_that_stand_out_more_than_the_digit_are_not_it(spot
     assert distance(image_of(picture), image_of(plain)) < 2
 
 
-def test_parts_of_a_digit_are_one_and_specks_are_none():
+def test_parts_of_a_digit_are_joined_and_specks_are_ignored():
     picture = draw("5")
     height = picture.shape[0]
     picture[: height // 3][picture[: height // 3].cumsum(axis=0) == 0] = picture[0, 0]
     top = np.flatnonzero((picture < 128).any(axis=1))[0]
     gap = slice(top + 26, top + 31)
-    picture[gap] = picture[0, 0]  # its bar comes off
+    picture[gap] = picture[0, 0]  # separates its bar
     assert len(digits_in(picture)) == 1
     picture[20:24, 20:24] = 0
     picture[-20:-14, -30:-10] = 0
@@ -138,7 +137,7 @@ def test_nothing_is_found_on_plain_shaded_or_noisy_paper(level):
     assert not find_ink(np.full((50, 60), level / 255, np.float32), np.ones((50, 60), bool)).any()
 
 
-def test_a_digit_at_the_edge_or_in_a_ring_is_still_one():
+def test_digits_at_the_edge_and_a_dotted_zero_are_found():
     picture = draw("12", dataclasses.replace(PLAIN, margin=0.3))
     columns = np.flatnonzero((picture < 128).any(axis=0))
     rows = np.flatnonzero((picture < 128).any(axis=1))
@@ -157,12 +156,12 @@ def _height(digit):
     return bottom - top
 
 
-def test_a_picture_of_many_marks_is_refused():
+def test_a_picture_with_too_many_marks_is_refused():
     picture = np.full((900, 900), 250)
     for row in range(10, 890, 40):
         for column in range(10, 890, 40):
             picture[row : row + 12, column : column + 8] = 0
-    with pytest.raises(ConfigError, match="484 marks, at most 100 are looked at"):
+    with pytest.raises(ConfigError, match=r"found 484 marks.*the limit is 100"):
         digits_in(picture)
 
 
@@ -175,7 +174,7 @@ def write(path, picture, **options):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
-def test_formats_read_alike(tmp_path, name):
+def test_all_formats_give_the_same_lightness(tmp_path, name):
     picture = draw("8")
     lightness = read_picture(write(tmp_path / name, picture))
     assert lightness.shape == picture.shape
@@ -196,12 +195,12 @@ def test_sixteen_bits_colours_transparency_and_orientation(tmp_path):
     blue = np.stack([picture, picture, np.full_like(picture, 250)], axis=-1)
     write(tmp_path / "colour.png", blue)
     assert distance(read("colour.png"), expected) < 2
-    for ink in (0, 255):  # only the ink is there
+    for ink in (0, 255):  # the paper is transparent
         layers = np.stack([np.full_like(picture, ink)] * 3 + [255 - picture], axis=-1)
         write(tmp_path / "clear.png", layers)
         assert distance(read("clear.png"), expected) < 2
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise shows it upright
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
     write(tmp_path / "turned.jpg", np.rot90(picture), exif=exif)
     assert distance(read("turned.jpg"), expected) < 3
 
@@ -236,7 +235,7 @@ def gif():
 
 
 def jpeg_of_scans(count):
-    """A progressive JPEG that goes over its picture that many times more: hours, were it decoded."""
+    """A progressive JPEG with that many extra scans; decoding all of them would take hours."""
     file = io.BytesIO()
     Image.fromarray(draw("3")).resize((4000, 4000)).save(file, "JPEG", progressive=True)
     content = file.getvalue()
@@ -249,7 +248,7 @@ def repeat_scan(content, end, count):
 
 
 def pictures_of_scans(count):
-    """As a camera's file of several pictures, of which the first is read."""
+    """A camera's file of several pictures, the first of which has that many extra scans."""
     file = io.BytesIO()
     picture = Image.fromarray(draw("3")).resize((4000, 4000))
     picture.save(file, "MPO", save_all=True, append_images=[picture.resize((40, 40))], progressive=True)
@@ -258,17 +257,17 @@ def pictures_of_scans(count):
 
 
 HOSTILE = {
-    "empty.png": (b"", "is no picture in PNG, JPEG or BMP format"),
-    "text.png": (b"seven", "is no picture in PNG, JPEG or BMP format"),
-    "other.png": (gif(), "is no picture in PNG, JPEG or BMP format"),
+    "empty.png": (b"", "is not a picture in PNG, JPEG or BMP format"),
+    "text.png": (b"seven", "is not a picture in PNG, JPEG or BMP format"),
+    "other.png": (gif(), "is not a picture in PNG, JPEG or BMP format"),
     "cut.png": (whole_png()[:900], "can't be read as a picture"),
     "damaged.png": (
         whole_png()[:18] + b"none" + whole_png()[22:],
-        "is no picture in PNG, JPEG or BMP format",
+        "is not a picture in PNG, JPEG or BMP format",
     ),
-    "bomb.png": (png_header(50_000, 50_000), "has too many pixels; at most 64,000,000 are read"),
-    "wide.png": (png_header(2**31 - 1, 1), "has too many pixels; at most 64,000,000 are read"),
-    "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; at most 64,000,000 are read"),
+    "bomb.png": (png_header(50_000, 50_000), "has too many pixels; the limit is 64,000,000"),
+    "wide.png": (png_header(2**31 - 1, 1), "has too many pixels; the limit is 64,000,000"),
+    "huge.png": (png_header(9_000, 9_000), "has 9,000 x 9,000 pixels; the limit is 64,000,000"),
     "jpeg.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture"),
     "scans.jpg": (jpeg_of_scans(3000), "has more than 100 scans"),
     "pictures.jpg": (pictures_of_scans(3000), "has more than 100 scans"),
@@ -280,7 +279,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_one_line(tmp_path, name):
+def test_a_hostile_file_is_refused_in_one_line(tmp_path, name):
     content, message = HOSTILE[name]
     path = tmp_path / name
     path.write_bytes(content)
@@ -290,116 +289,35 @@ def test_a_hostile_file_is_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_what_follows_a_picture_in_its_file_is_left_alone(tmp_path):
+def test_content_after_the_first_picture_of_a_file_is_ignored(tmp_path):
     write(tmp_path / "a.jpg", draw("3"), progressive=True)
     plain = read_picture(tmp_path / "a.jpg")
     with open(tmp_path / "a.jpg", "ab") as file:
-        file.write(200 * (SCAN + bytes(100)))  # as in a film
+        file.write(200 * (SCAN + bytes(100)))  # like the frames of a film
     assert_array_equal(read_picture(tmp_path / "a.jpg"), plain)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_pipes_folders_devices_and_large_files_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, "/dev/zero"):
-        with pytest.raises(ConfigError, match="is no file that holds a picture"):
+        with pytest.raises(ConfigError, match="is not a regular file"):
             read_picture(path)
-    with pytest.raises(ConfigError, match="can't be read: No such file or directory"):
+    with pytest.raises(ConfigError, match="can't be read as a picture: No such file or directory"):
         read_picture(tmp_path / "none.png")
     with open(tmp_path / "long.png", "wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(ConfigError, match="has 67,108,865 bytes; at most 67,108,864 are read"):
+    with pytest.raises(ConfigError, match="has 67,108,865 bytes; the limit is 67,108,864"):
         read_picture(tmp_path / "long.png")
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells a process's own peak")
-def test_the_largest_picture_that_is_read_needs_little_memory(tmp_path):
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux has /proc")
+def test_the_largest_allowed_picture_needs_little_memory(tmp_path):
     Image.new("RGBA", (8000, 8000), "white").save(tmp_path / "white.png")
     code = """
 import re, sys
 from pathlib import Path
-from mnistjax.zoo.digits import find_digits
-from mnistjax.zoo.picture import read_picture
+from mnistjax.pictures import find_digits, read_picture
 assert find_digits(read_picture(sys.argv[1])) == []
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])"""
     command = [sys.executable, "-c", code, str(tmp_path / "white.png")]
     assert int(subprocess.run(command, check=True, capture_output=True).stdout) < 2 << 20  # KiB
-
-
-# The command
-
-
-@pytest.fixture
-def run(work):
-    """The folder of a small run."""
-    words = ["data=digits", "model=mlp", "model.hidden=16", "train.epochs=2", "train.batch_size=256"]
-    assert train([*words, "hydra.run.dir=run"]) == 0
-    return "run"
-
-
-def test_pictures_are_read_in_their_order(run, work, capsys):
-    write(work / "two.png", draw("12"))
-    write(work / "none.bmp", np.full((50, 50), 255, np.uint8))
-    write(work / "one.jpg", draw("7"))
-    capsys.readouterr()
-    assert main([run, "two.png", "none.bmp", "one.jpg", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    pictures = json.loads(out)
-    assert [(one["file"], len(one["digits"])) for one in pictures] == [
-        ("two.png", 2),
-        ("none.bmp", 0),
-        ("one.jpg", 1),
-    ]
-    for digit in pictures[0]["digits"]:
-        assert set(digit) == {"class", "probability", "runner_up", "runner_up_probability"}
-        assert digit["class"] in range(10)
-        assert digit["class"] != digit["runner_up"]
-        assert 0 < digit["runner_up_probability"] <= digit["probability"] <= 1
-
-    assert main([run, "two.png", "none.bmp"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    first, second = pictures[0]["digits"]
-    assert lines[0] == f"two.png: {first['class']} {second['class']}"
-    assert lines[1].startswith(f"  {first['class']}  ")
-    assert lines[3] == "none.bmp: no digit found"
-
-
-def test_a_packaged_model_reads_pictures_drawn_in_many_ways(tmp_path):
-    read = read_all("lenet5.mnist", tmp_path)
-    wrong = {path.name: found for path, digit, found in read if found != [digit]}
-    assert len(read) == 10 * len(WAYS)
-    assert len(wrong) <= 2, wrong  # none here; on another machine a number may be rounded otherwise
-
-
-def test_a_line_says_class_probability_and_runner_up():
-    digit = {"class": 7, "probability": 0.9912, "runner_up": 1, "runner_up_probability": 0.0061}
-    assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%)"
-
-
-def test_explain_writes_what_the_model_saw(run, work, capsys):
-    write(work / "a.png", draw("12"))
-    write(work / "b.c.png", np.full((1, 3000), 255, np.uint8))
-    assert main([run, "a.png", "b.c.png", "--explain", "seen"]) == 0
-    assert {path.name for path in (work / "seen").glob("*.png")} == {"0-a.png", "1-b.c.png"}
-    assert "explained -> seen/0-a.png" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nothing.mnist", "a.png"], "unknown pretrained model 'nothing.mnist'"),
-        (["run", "a.png", "missing.png"], "missing.png can't be read: No such file or directory"),
-        (["run"], "the following arguments are required: IMAGE"),
-        (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
-        (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),
-    ],
-)
-def test_a_wrong_argument_is_one_line_and_writes_nothing(run, work, capsys, words, message):
-    write(work / "a.png", draw("1"))
-    before = sorted(work.rglob("*"))
-    capsys.readouterr()
-    assert main(words) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert (out, len(err.splitlines())) == ("", 1)
-    assert sorted(work.rglob("*")) == before

@@ -1,0 +1,135 @@
+"""Finds the marks of ink, joins the parts of a digit, and recognises what surrounds the digits.
+
+Surroundings are the table under the sheet, a dark edge of a scan, and a frame drawn around the digits.
+
+H, W are the sides of the picture in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from mnistjax.config import ConfigError
+from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, label_marks
+
+MOST_MARKS = 100  # per picture
+INK = 0.5  # ink of a mark's darkest pixel, at least
+SPECK = 0.4  # of the tallest mark's height; lower marks are not digits
+GAP = 0.12  # of the tallest mark's height: the largest gap between a digit and a low part above or below it
+SHEET_OF_PICTURE = 0.3  # a sheet fills at least this share of the picture,
+SHEET_OF_RECTANGLE = 0.88  # this share of the smallest rectangle around it,
+SHEET_WITHOUT_INK = 0.8  # and this share of it has no ink
+ALONG = 0.9  # of its longer side: a mark that lies on the picture's edges for so long enters from outside
+FRAMED = 0.25  # of a frame's height: the least height of a mark in it
+
+Mark = tuple[int, Box]  # its number in `labels`, and its place
+
+
+def find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[Mark]]:
+    """The numbers (H, W) of the connected marks, and the marks that can be parts of digits.
+
+    ConfigError if there are more than MOST_MARKS.
+    """
+    labels, boxes = label_marks(ink >= NEAR_INK)
+    numbers = range(1, len(boxes) + 1)
+    darkest = ndimage.maximum(ink, labels, np.array(numbers)) if boxes else []
+    marks = [(number, box) for number, box, most in zip(numbers, boxes, darkest, strict=True) if most >= INK]
+    tallest = max((box.height for _, box in marks), default=0)
+    if tallest < SMALLEST:
+        return labels, []
+    marks = [(number, box) for number, box in marks if max(box.height, box.width) >= 0.1 * tallest]
+    if len(marks) > MOST_MARKS:
+        raise ConfigError(f"found {len(marks):,} marks, which can't all be digits; the limit is {MOST_MARKS}")
+    return labels, marks
+
+
+def find_surroundings(ink: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) that surround the digits.
+
+    These are all pixels around a sheet if there is one, else the marks that enter from the picture's edges or
+    frame another mark.
+    """
+    labels, marks = find_marks(ink)
+    around = np.zeros(ink.shape, bool)
+    for number, box in marks:
+        if box.height * box.width >= SHEET_OF_PICTURE * ink.size:
+            mark = labels[box.slices] == number
+            filled = np.asarray(ndimage.binary_fill_holes(mark))
+            if _is_sheet(mark, filled, ink.size):
+                around[:] = True
+                around[box.slices] = ~filled
+                return around
+    foreign = [
+        number for number, box in marks if _enters(labels, number, box) or _frames(labels, number, box, marks)
+    ]
+    return np.isin(labels, foreign) if len(foreign) < len(marks) else around
+
+
+def _is_sheet(mark: np.ndarray, filled: np.ndarray, pixels: int) -> bool:
+    """Whether a mark (h, w), without and with its holes filled, is a large rectangle with digits on it."""
+    tallest = max((box.height for box in label_marks(filled & ~mark)[1]), default=0)
+    if tallest < max(SMALLEST, 0.05 * len(mark)) or mark.sum() < SHEET_WITHOUT_INK * filled.sum():
+        return False
+    outline = filled & ~erode(filled, 1)
+    points, angles = np.argwhere(outline), np.deg2rad(np.arange(0, 90, 3))
+    cos, sin = np.cos(angles), np.sin(angles)
+    along, across = points @ np.stack([cos, sin]), points @ np.stack([-sin, cos])
+    rectangle = ((np.ptp(along, axis=0) + 1) * (np.ptp(across, axis=0) + 1)).min()
+    return bool(filled.sum() >= max(SHEET_OF_PICTURE * pixels, SHEET_OF_RECTANGLE * rectangle))
+
+
+def _enters(labels: np.ndarray, number: int, box: Box) -> bool:
+    """Whether a mark covers a corner of the picture and lies along the picture's edges."""
+    if number not in labels[[0, 0, -1, -1], [0, -1, 0, -1]]:
+        return False
+    edges = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    return bool((edges == number).sum() >= ALONG * max(box.height, box.width))
+
+
+def _frames(labels: np.ndarray, number: int, box: Box, marks: list[Mark]) -> bool:
+    """Whether a mark is closed around another one that is not a mere speck."""
+    inner = [
+        other
+        for other, b in marks
+        if enclose([b, box]) == box and FRAMED * box.height <= b.height < box.height
+    ]
+    if not inner:
+        return False
+    part = labels[box.slices]
+    filled = np.asarray(ndimage.binary_fill_holes(part == number))
+    return bool(filled[np.isin(part, inner)].any())
+
+
+def join_parts(boxes: list[Box]) -> list[list[int]]:
+    """Groups of boxes, by index, that are parts of one digit: one above the other with hardly a gap."""
+    tallest = max((box.height for box in boxes), default=0)
+
+    def hull(group: list[int]) -> Box:
+        return enclose([boxes[index] for index in group])
+
+    groups: list[list[int]] = []
+    for index in range(len(boxes)):
+        group = [index]
+        while found := [other for other in groups if _belong(hull(group), hull(other), tallest)]:
+            groups = [other for other in groups if other not in found]
+            group = sorted(sum(found, group))
+        groups.append(group)
+    return groups
+
+
+def _belong(one: Box, other: Box, tallest: int) -> bool:
+    """Whether two marks are parts of one digit, in a picture whose tallest mark has this height."""
+    overlap = min(one.right, other.right) - max(one.left, other.left)
+    gap = max(one.top, other.top) - min(one.bottom, other.bottom)
+    lower = min(one.height, other.height)
+    low = lower < SPECK * tallest
+    near = gap <= (GAP if low else 0.04) * tallest
+    beside = not low and -gap > lower / 2  # a slanted digit and its neighbour's bar overlap, too
+    return near and overlap >= (0.8 if beside else 0.4) * min(one.width, other.width)
+
+
+def enclose(boxes: list[Box]) -> Box:
+    """The smallest box around all of these."""
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    return Box(min(tops), min(lefts), max(bottoms), max(rights))

@@ -1,0 +1,59 @@
+"""Turns a digit of any size into an image like MNIST's.
+
+As LeCun et al. (1998) did, a digit is scaled to fit 20 x 20 pixels, and its centre of mass is moved to the
+middle of 28 x 28.
+
+h, w are the sides of the digit in the picture, in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+SIDE, BOX_SIDE = 28, 20  # pixels
+STROKE = 1.6, 4.5  # the thinnest and the thickest of MNIST's strokes, in pixels of the image
+FULL_INK = 0.9  # ink from which a pixel counts as full
+LEAST_INK = 0.1  # ink at the outer edge of a digit, whose pixels are partly ink
+
+
+def normalize(ink: np.ndarray) -> np.ndarray:
+    """The image (28, 28) uint8 of a digit's ink (h, w).
+
+    Strokes thinner or thicker than MNIST's become as thick as its thinnest or thickest ones.
+    """
+    from PIL import Image
+
+    sharp = _crop(np.clip(ink / FULL_INK, 0, 1))
+    scale = BOX_SIDE / max(sharp.shape)
+    inside = np.pad(sharp, 1 + round(STROKE[0] / scale)) >= 0.5
+    depth: Any = ndimage.distance_transform_edt(inside)
+    thickness = 4 * scale * (float(depth[inside].mean()) - 0.25) if inside.any() else 0.0
+    grow = (np.clip(thickness, *STROKE) - thickness) / 2 / scale  # pixels of the picture on each side
+    if abs(grow) >= 0.5:
+        outwards = np.asarray(ndimage.distance_transform_edt(~inside)) - depth
+        sharp = _crop(np.clip(grow + 0.5 - outwards + 0.5 * np.sign(outwards), 0, 1))
+        scale = BOX_SIDE / max(sharp.shape)
+    height, width = (max(1, round(scale * side)) for side in sharp.shape)
+    small = Image.fromarray(sharp.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return _center(np.asarray(small))
+
+
+def _crop(ink: np.ndarray) -> np.ndarray:
+    """The ink without empty rows and columns around it; all of it if there is none."""
+    rows, columns = (np.flatnonzero((ink >= LEAST_INK).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink
+
+
+def _center(digit: np.ndarray) -> np.ndarray:
+    """The image (28, 28) with the digit's centre of mass at row and column 14, or as near as it fits."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    digit = np.round(255 * np.clip(digit / max(float(digit.max()), 1e-6), 0, 1)).astype(np.uint8)
+    middle: Any = ndimage.center_of_mass(digit)
+    top, left = (
+        min(max(0, round(SIDE / 2 - m)), SIDE - side) for m, side in zip(middle, digit.shape, strict=True)
+    )
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return image

@@ -1,0 +1,262 @@
+"""Mirrors the records to W&B; no other room imports wandb.
+
+No W&B call runs in the training thread. A Tracker has a daemon thread that imports wandb, opens the run and
+works through a bounded queue. If anything fails there, the user gets one line and training continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnistjax.checkpoints import CHECKPOINT
+from mnistjax.config import one_line
+from mnistjax.tracking.login import check_login as check_login
+from mnistjax.tracking.login import default_entity as default_entity
+from mnistjax.tracking.login import find_server
+from mnistjax.tracking.login import leave_agent as leave_agent
+from mnistjax.tracking.login import resolve_mode as resolve_mode
+from mnistjax.tracking.media import Examples as Examples
+from mnistjax.tracking.media import make_artifact, make_images, make_table
+from mnistjax.tracking.media import worst_errors as worst_errors
+
+if TYPE_CHECKING:
+    from mnistjax.run import Progress
+
+QUEUE = 10_000  # rows that may wait for W&B
+EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
+DISABLED = ("disable_git", "disable_code", "x_disable_stats", "x_disable_meta", "x_disable_machine_info")
+OPEN_RUNS = 32  # runs that a process has open at a time; the others wait and lose nothing
+
+_environment = threading.Lock()
+_places = threading.BoundedSemaphore(OPEN_RUNS)
+
+
+def make_run_id(*parts: str) -> str:
+    """The id of a W&B run, a hash of the parts."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
+    """The address of a folder's run, a URL if its sibling's is one, else a folder; None if there is none."""
+    if sibling and sibling.startswith("http"):
+        return f"{sibling.rpartition('/')[0]}/{run_id}"
+    found = sorted(folder.glob(f"wandb/offline-run-*-{run_id}"))
+    return str(found[-1]) if found else None
+
+
+class Tracker:
+    """A callback that mirrors one run to W&B, in `<folder>/wandb/`; no method raises or waits for W&B.
+
+    Only `finish` and `join` wait, at most `patience` seconds. If tracking stops early, `tell` gets one line.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        config: Mapping[str, Any],
+        run_id: str,
+        mode: str,
+        project: str = "mnistjax",
+        entity: str | None = None,
+        tags: Sequence[str] = (),
+        group: str | None = None,
+        name: str | None = None,
+        job_type: str | None = None,
+        step_metric: str = "epoch",
+        patience: float = 30.0,
+        tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        self.address: str | None = None  # the run's URL, or its folder while offline
+        self.failed = False  # whether tracking stopped early
+        self._folder = Path(folder).absolute()
+        self._patience = patience
+        self._tell = tell
+        self._stopped = threading.Event()
+        self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
+        options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
+        options |= {"job_type": job_type, "config": dict(config), "id": run_id, "mode": mode}
+        arguments = options, step_metric
+        self._thread = threading.Thread(target=self._work, args=arguments, name="wandb", daemon=True)
+        if mode == "disabled":
+            self._stopped.set()
+        else:
+            self._thread.start()
+
+    def __call__(self, progress: Progress) -> None:
+        """Sends the row of an epoch if one has just ended; costs microseconds here."""
+        if progress.row is not None:
+            row = dict(progress.row)
+            # Committed at once: a kill would lose a row that waits for the next one.
+            self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
+
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the rows whose epoch comes after the last one that W&B has."""
+
+        def send(run: Any) -> None:
+            for row in rows:
+                if row["epoch"] >= run.starting_step:
+                    run.log({k: _number(v) for k, v in row.items()}, step=row["epoch"], commit=True)
+
+        self._send(send)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Sends values as the next point of their curves."""
+        self._send(lambda run: run.log(dict(values), commit=True))
+
+    def log_tables(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Sends tables, given as rows by name."""
+
+        def send(run: Any) -> None:
+            with _files_below(self._folder):
+                run.log({name: make_table(rows) for name, rows in tables.items()})
+
+        self._send(send)
+
+    def show(
+        self, examples: Examples, summary: Mapping[str, Any], folder: Path, run_id: str, *, prefix: str = ""
+    ) -> None:
+        """Sends a finished run's images and confusion matrix, and its checkpoint as an artifact."""
+
+        def send(run: Any) -> None:
+            images = {f"{prefix}{key}": value for key, value in make_images(summary, examples).items()}
+            with _files_below(self._folder):
+                run.log(images)
+                if (folder / CHECKPOINT).exists():
+                    run.log_artifact(make_artifact(run_id, folder / CHECKPOINT))
+
+        self._send(send)
+
+    def finish(self, status: str, summary: Mapping[str, Any] | None = None, *, wait: bool = True) -> None:
+        """Closes the run with its status and summary."""
+
+        def send(run: Any) -> None:
+            plain = {k: _number(v) for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
+            run.summary.update({**plain, "status": status})
+            run.finish(exit_code=EXIT_CODES.get(status, 1))
+
+        self._send(send)
+        self._send(None)
+        if wait:
+            self.join()
+
+    def join(self) -> None:
+        """Waits until a run that `finish` closes is closed."""
+        if self._stopped.is_set():
+            return
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            self._stop(f"it did not finish within {self._patience:g} s")
+            _release_service(kill=True)
+        self._stopped.set()
+
+    def _send(self, task: Callable[[Any], None] | None) -> None:
+        """Queues a call for the thread; None ends the thread."""
+        if not self._stopped.is_set():
+            try:
+                self._queue.put_nowait(task)
+            except queue.Full:
+                self._stop(f"{QUEUE:,} rows wait for it")
+
+    def _stop(self, reason: str) -> None:
+        """Ends tracking early, with one line for the user."""
+        if not self._stopped.is_set():
+            self.failed = True
+            self._stopped.set()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal
+                self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records continue")
+
+    def _work(self, options: dict[str, Any], step_metric: str) -> None:
+        """Opens the run and sends what is queued, in the thread of this tracker."""
+        run = None
+        _places.acquire()
+        try:
+            run = _open(self._folder, options, step_metric, self._patience)
+            self.address = run.url if options["mode"] == "online" else str(Path(run.dir).parent)
+            while (task := self._queue.get()) is not None and not self._stopped.is_set():
+                task(run)
+        except Exception as error:  # no error may reach training
+            self._stop(one_line(error)[:200])
+        finally:
+            if self._stopped.is_set():
+                with contextlib.suppress(Exception):
+                    if run is not None:
+                        run.finish(exit_code=1)
+                _release_service(kill=False)
+            _places.release()
+
+
+def _open(folder: Path, options: dict[str, Any], step_metric: str, patience: float) -> Any:
+    """Opens the W&B run with these options; waits at most `patience` seconds."""
+    import wandb
+
+    online = options["mode"] == "online"
+    _, has_key = find_server()
+    if online and not has_key:
+        raise ValueError("no API key; `wandb login` sets one")  # wandb would ask at the terminal
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=patience,
+        finish_timeout=0.8 * patience,  # shorter than ours, so that W&B gives up first
+        finish_timeout_raises=True,
+        x_save_requirements=False,
+        **dict.fromkeys(DISABLED, True),
+    )
+    resume = "allow" if online else None
+    with _files_below(folder):
+        run = wandb.init(dir=folder, reinit="create_new", resume=resume, settings=settings, **options)
+    run.define_metric(step_metric)
+    run.define_metric("*", step_metric=step_metric)
+    return run
+
+
+@contextlib.contextmanager
+def _files_below(folder: Path) -> Iterator[None]:
+    """A context in which wandb's staging and cache folders are in the run folder, not in the user's home.
+
+    wandb reads them from the environment only.
+    """
+    with _environment:
+        missing = {"WANDB_DATA_DIR", "WANDB_CACHE_DIR"} - os.environ.keys()
+        os.environ.update(dict.fromkeys(missing, str(folder / "wandb")))
+        try:
+            yield
+        finally:
+            for name in missing:
+                os.environ.pop(name, None)
+
+
+def _number(value: Any) -> Any:
+    """A value of the records, with "nan", "inf" and "-inf" as floats."""
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _release_service(*, kill: bool) -> None:
+    """Lets the next run start a new W&B process if the current one is dead; kills it first if asked.
+
+    Otherwise wandb's exit hook would wait for it without end, or raise. There is no public access to the
+    process. wandb is looked up instead of imported, because its import may be what hangs.
+    """
+    setup = getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
+    service = getattr(getattr(setup, "_connection", None), "_proc", None)
+    process = getattr(service, "_process", None)
+    if process is None:
+        return
+    if kill:
+        process.kill()
+        process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)  # its connection breaks a moment before the process ends
+    if process.poll() is not None:
+        with contextlib.suppress(Exception):
+            sys.modules["wandb"].teardown()

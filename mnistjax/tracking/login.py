@@ -1,0 +1,93 @@
+"""W&B's mode, server and login, as the environment and the user's settings have them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mnistjax.config import ConfigError, one_line, unknown
+from mnistjax.probe import probe
+
+MODES = {mode: mode for mode in ("auto", "online", "offline", "disabled")}
+MODES |= {"run": "online", "shared": "online", "dryrun": "offline"}  # wandb's other words in WANDB_MODE
+AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")  # set by `wandb agent`
+LOGIN_TIMEOUT = 10.0  # seconds
+
+
+def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
+    """ "online", "offline" or "disabled" for `wandb.mode`, and a line for the user if `auto` became offline.
+
+    `auto` is the value of WANDB_MODE, else online if there is a key and the server answers within `timeout`
+    seconds.
+    """
+    asked = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    if asked not in MODES:
+        raise unknown("WANDB_MODE" if mode == "auto" else "wandb.mode", asked, MODES)
+    if MODES[asked] != "auto":
+        return MODES[asked], None
+    obstacle = _find_obstacle(timeout)
+    return ("offline", f"W&B is offline: {obstacle}") if obstacle else ("online", None)
+
+
+def check_login() -> None:
+    """Raises ConfigError if W&B's server does not answer, or the key for it is missing or invalid."""
+    if obstacle := _find_obstacle(LOGIN_TIMEOUT):
+        raise ConfigError(f"W&B: {obstacle}")
+
+
+def _find_obstacle(timeout: float) -> str | None:
+    """The reason why no run can be online, or None."""
+    try:
+        url, has_key = find_server() if _may_have_key() else ("", False)
+    except Exception as error:  # wandb's own errors can't be named without its import
+        return one_line(error)[:200]
+    if not has_key:
+        return "no API key (`wandb login` sets one)"
+    answer = probe(url, timeout=timeout, method="GET")
+    if isinstance(answer, int) and answer < 500 and answer != 407:  # a proxy answers with 407 or 5xx
+        return None
+    return f"{url} did not answer within {timeout:g} s"
+
+
+def default_entity() -> str:
+    """The user or team that owns the login's runs; ConfigError if W&B doesn't tell it."""
+    import wandb
+
+    try:
+        entity = wandb.Api().default_entity
+    except Exception as error:
+        raise ConfigError(f"W&B: {one_line(error)}") from None
+    if not entity:
+        raise ConfigError("the W&B login has no default entity; set it with --entity")
+    return str(entity)
+
+
+def leave_agent() -> str | None:
+    """Removes the variables of `wandb agent` from the environment; a line for the user if there were any.
+
+    With them the client would give every run of the process the agent's id, and the jobs of a sweep would
+    overwrite one another.
+    """
+    found = [name for name in AGENT if os.environ.pop(name, None)]
+    if not found:
+        return None
+    return f"the run of W&B's agent is not used: each job of a sweep has its own ({', '.join(found)} unset)"
+
+
+def find_server() -> tuple[str, bool]:
+    """The server's URL, and whether environment, netrc or wandb's settings hold credentials for it."""
+    import wandb
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    url = wandb_setup.singleton().settings.base_url
+    wandb.termsetup(wandb.Settings(silent=True), None)
+    found = wbauth.authenticate_session(host=url, source="mnistjax", prompt=False, update_session=False)
+    return url, found is not None
+
+
+def _may_have_key() -> bool:
+    """Whether any place exists in which wandb looks for a key; if none does, wandb need not be imported."""
+    variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "WANDB_CONFIG_DIR")
+    files = (".netrc", "_netrc", ".config/wandb/settings")
+    return any(map(os.environ.get, variables)) or any((Path.home() / file).exists() for file in files)

@@ -1,0 +1,75 @@
+"""Images, tables and checkpoints in W&B's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHOWN = 32  # images of each kind
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Test images with the model's predictions."""
+
+    images: np.ndarray  # (N, H, W) uint8
+    labels: np.ndarray  # (N,) int
+    probabilities: np.ndarray  # (N, K) float
+    class_names: Sequence[str]
+
+
+def worst_errors(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Indices of at most `count` misclassified images, the most confident error first."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
+
+
+def make_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A W&B table of text, with a column for each key of any row."""
+    import wandb
+
+    columns: Any = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    return wandb.Table(columns=columns, data=cells)
+
+
+def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
+    """The confusion matrix as W&B's chart, the first test images, and the most confident errors."""
+    import wandb
+
+    names = examples.class_names
+    media: dict[str, Any] = {}
+    if "test/confusion_matrix" in summary:
+        counts = np.asarray(summary["test/confusion_matrix"])
+        cells = [[names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+        fields = {column: column for column in ("Actual", "Predicted", "nPredictions")}
+        table = wandb.Table(columns=[*fields], data=cells)
+        title = {"title": "Confusion matrix, test"}
+        media["test/confusion_matrix"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
+    worst = worst_errors(examples.labels, examples.probabilities, SHOWN)
+    shown = {"test/samples": np.arange(min(SHOWN, len(examples.labels))), "test/misclassified": worst}
+    for key, indices in shown.items():
+        if len(indices):
+            media[key] = [wandb.Image(examples.images[i], caption=_caption(examples, i)) for i in indices]
+    return media
+
+
+def _caption(examples: Examples, index: int) -> str:
+    row = examples.probabilities[index]
+    names, predicted = examples.class_names, int(row.argmax())
+    return f"true {names[int(examples.labels[index])]}, predicted {names[predicted]} ({row[predicted]:.2f})"
+
+
+def make_artifact(run_id: str, checkpoint: Path) -> Any:
+    """The artifact of a finished run's checkpoint."""
+    import wandb
+
+    artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model")
+    # The file never changes again, so it is not copied to the staging folder or the cache.
+    artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
+    return artifact

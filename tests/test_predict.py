@@ -1,0 +1,95 @@
+"""`mnistjax-predict`: answers in order, for people and programs; wrong arguments are one line."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnistjax.cli import main as train
+from mnistjax.cli.predict import describe, main
+from pictures import WAYS, draw, read_all
+
+
+def write(path, picture):
+    Image.fromarray(picture).save(path)
+
+
+@pytest.fixture
+def run(work):
+    """The folder of a small run."""
+    words = ["data=digits", "model=mlp", "model.hidden=16", "train.epochs=2", "train.batch_size=256"]
+    assert train([*words, "hydra.run.dir=run"]) == 0
+    return "run"
+
+
+def test_pictures_are_answered_in_argument_order(run, work, capsys):
+    write(work / "two.png", draw("12"))
+    write(work / "none.bmp", np.full((50, 50), 255, np.uint8))
+    write(work / "one.jpg", draw("7"))
+    capsys.readouterr()
+    assert main([run, "two.png", "none.bmp", "one.jpg", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    pictures = json.loads(out)
+    assert [(one["file"], len(one["digits"])) for one in pictures] == [
+        ("two.png", 2),
+        ("none.bmp", 0),
+        ("one.jpg", 1),
+    ]
+    for digit in pictures[0]["digits"]:
+        assert set(digit) == {"class", "probability", "runner_up", "runner_up_probability"}
+        assert digit["class"] in range(10)
+        assert digit["class"] != digit["runner_up"]
+        assert 0 < digit["runner_up_probability"] <= digit["probability"] <= 1
+
+    assert main([run, "two.png", "none.bmp"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, second = pictures[0]["digits"]
+    assert lines[0] == f"two.png: {first['class']} {second['class']}"
+    assert lines[1].startswith(f"  {first['class']}  ")
+    assert lines[3] == "none.bmp: no digit found"
+
+
+def test_a_packaged_model_reads_pictures_drawn_in_many_ways(tmp_path):
+    read = read_all("lenet5.mnist", tmp_path)
+    wrong = {path.name: found for path, digit, found in read if found != [digit]}
+    assert len(read) == 10 * len(WAYS)
+    assert len(wrong) <= 2, wrong  # none here; another machine may round differently
+
+
+def test_a_line_has_class_probability_and_runner_up():
+    digit = {"class": 7, "probability": 0.9912, "runner_up": 1, "runner_up_probability": 0.0061}
+    assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%)"
+
+
+def test_explain_writes_the_images_that_the_model_saw(run, work, capsys):
+    write(work / "a.png", draw("12"))
+    write(work / "b.c.png", np.full((1, 3000), 255, np.uint8))
+    assert main([run, "a.png", "b.c.png", "--explain", "seen"]) == 0
+    assert {path.name for path in (work / "seen").glob("*.png")} == {"0-a.png", "1-b.c.png"}
+    assert "explained -> seen/0-a.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.mnist", "a.png"], "unknown pretrained model 'nothing.mnist'"),
+        (
+            ["run", "a.png", "missing.png"],
+            "missing.png can't be read as a picture: No such file",
+        ),
+        (["run"], "the following arguments are required: IMAGE"),
+        (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
+        (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_writes_nothing(run, work, capsys, words, message):
+    write(work / "a.png", draw("1"))
+    before = sorted(work.rglob("*"))
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert sorted(work.rglob("*")) == before
