@@ -18,8 +18,8 @@ from mnistjax.finished import find_examples
 from mnistjax.job import Job, Outcome, find_outcome
 from mnistjax.progress import relative, show_progress, show_results, tell
 from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, open_run
+from mnistjax.run_summary import summarize_run
 from mnistjax.signals import stop_signals
-from mnistjax.summary import summarize_run
 from mnistjax.tracking import Tracker, make_run_id
 from mnistjax.words import shell_join
 

@@ -22,7 +22,7 @@ ROOMS = [  # in the order of the map; each imports only from those before it
     *("step", "layout", "devices", "batches", "evaluation", "programs", "run", "loop"),
     *("seeds", "markdown"),
     *("zoo", "pictures", "compose", "tracking", "progress", "signals"),
-    *("job", "recorder", "finished", "summary", "active"),
+    *("job", "recorder", "finished", "run_summary", "active"),
     *("sweep", "report"),
     *("cli", "__main__"),
 ]
@@ -76,6 +76,11 @@ def test_examples_in_docstrings_hold(file):
     failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert not failed
+
+
+def test_no_name_is_also_a_room():
+    """A submodule that is imported would take the name's place in `mnistjax`."""
+    assert not set(mnistjax.__all__) & {room_of(file) for file in FILES}
 
 
 def python(*args, cwd, **env):

@@ -19,8 +19,8 @@ from mnistjax.cli.single import run_single
 from mnistjax.config import ConfigError, unknown
 from mnistjax.files import describe
 from mnistjax.progress import find_answer_code, guard_output, tell
+from mnistjax.run_summary import find_version
 from mnistjax.signals import STOPPING
-from mnistjax.summary import find_version
 from mnistjax.words import read_words
 
 STOPPED = tuple(128 + number for number in STOPPING)  # exit codes after a signal
