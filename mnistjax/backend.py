@@ -14,6 +14,8 @@ import contextlib
 import os
 import platform
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from mnistjax import compile_cache
@@ -133,3 +135,22 @@ def processor() -> str:
 def cache_folder() -> Path:
     """The folder of compiled programs, in the user's cache, shared by all projects."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnistjax" / "compiled"
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[list[float]]:
+    """The seconds of each trace, lowering and compilation of this thread inside the `with`, as they end."""
+    import jax
+
+    seconds: list[float] = []
+    thread = threading.get_ident()
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.startswith("/jax/core/compile/") and threading.get_ident() == thread:
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

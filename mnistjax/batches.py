@@ -107,3 +107,8 @@ def pad_split(part: Split, count: int) -> Split:
     missing = max(0, count - len(part.images))
     images = np.pad(part.images, ((0, missing), (0, 0), (0, 0)))
     return Split(images, np.pad(part.labels, (0, missing), constant_values=PADDING))
+
+
+def place_split(part: Split, mesh: Mesh) -> tuple[Array, Array]:
+    """Images and labels, a copy on each device of the mesh."""
+    return place((part.images, part.labels), mesh, shared=True)

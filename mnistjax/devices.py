@@ -64,6 +64,11 @@ def place(tree: Any, mesh: Mesh, *, shared: bool = False) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
+def place_count(count: int | None, mesh: Mesh) -> Array | None:
+    """A number of steps, if it varies, on the devices of a mesh."""
+    return None if count is None else place(np.asarray(count, np.int32), mesh, shared=True)
+
+
 def over_shards(
     function: Callable[..., Any], mesh: Mesh, *shared: bool, joined: bool = False
 ) -> Callable[..., Any]:

@@ -5,12 +5,10 @@ Functions of (spec, hyper, seed, data): no files, no Hydra, no W&B. Callbacks wa
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mnistjax.backend import compile_clock
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
 from mnistjax.layout import is_even, order_seed, segment_rows, steps_left
@@ -81,7 +80,7 @@ def fit_runs(
     spec, lanes, stopped = program.spec, dict[int, _Lane](), False
     if program.width > 1:
         groups = ([run] for group in groups for run in group)
-    with _compile_clock() as compiling:
+    with compile_clock() as compiling:
         waiting = _Waiting(spec, ([_Lane(spec, run, compiling) for run in group] for group in groups))
         while True:
             for number in [number for number, lane in lanes.items() if lane.status]:
@@ -223,20 +222,3 @@ class _Lane:
 def _host_copy(tree: Any) -> Any:
     """NumPy arrays with their own memory: `device_get` on CPU returns views that the next step overwrites."""
     return jax.tree.map(np.array, jax.device_get(tree))
-
-
-@contextlib.contextmanager
-def _compile_clock() -> Iterator[list[float]]:
-    """The seconds of each trace, lowering and compilation of this thread inside the `with`, as they end."""
-    seconds: list[float] = []
-    thread = threading.get_ident()
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.startswith("/jax/core/compile/") and threading.get_ident() == thread:
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)

@@ -115,3 +115,13 @@ def _largest_micro_batch(module: Any) -> int:
     if list_collections(module) != {"params"}:
         return 2**31
     return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192
+
+
+def check_fits(spec: Spec, data: Dataset) -> None:
+    """ConfigError if a data set is not the one that a Spec was made for."""
+    if len(data.train.images) != spec.train_count:
+        raise ConfigError(
+            f"the Spec is for {spec.train_count} training images; {data.name} has {len(data.train.images)}"
+        )
+    if data.num_classes != spec.classes:
+        raise ConfigError(f"the Spec is for {spec.classes} classes; {data.name} has {data.num_classes}")

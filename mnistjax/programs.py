@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from mnistjax.batches import HostBatches, gather_rows, pad_split, slice_rows
-from mnistjax.config import ConfigError, Hyper, Spec
-from mnistjax.data import Dataset, Split
+from mnistjax.batches import HostBatches, gather_rows, pad_split, place_split, slice_rows
+from mnistjax.config import Hyper, Spec
+from mnistjax.data import Dataset
 from mnistjax.devices import (
     SHARDS,
     count_shards,
@@ -26,12 +26,14 @@ from mnistjax.devices import (
     over_lanes,
     over_shards,
     place,
+    place_count,
     shard_mesh,
     sum_shards,
 )
 from mnistjax.evaluation import WIDE, evaluate_lanes, evaluate_on
 from mnistjax.layout import layout
 from mnistjax.metrics import Sums
+from mnistjax.plan import check_fits
 from mnistjax.step import Batch, Gradient, State, accumulate, start_segment, train_step, variables_of
 
 
@@ -118,46 +120,31 @@ def lanes_program(spec: Spec, lanes: int) -> Callable[..., State]:
 
 
 class Program(Protocol):
-    """The States of the runs in the lanes of a program, by lane."""
+    """The States of the runs in the lanes of a program. The methods that return a mapping do so by lane."""
 
     spec: Spec
     width: int  # lanes of the compiled program; 1 for runs that it trains in turn
 
-    def has_room(self, lanes: int) -> bool:
-        """Whether runs may join when so many lanes are taken."""
-        ...
+    # Whether runs may join when so many lanes are taken.
+    def has_room(self, lanes: int) -> bool: ...
+    def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None: ...
+    def remove(self, lane: int) -> None: ...
 
-    def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
-        """Puts a run into a lane."""
-        ...
+    # Advances the runs in these lanes by the first `count` steps of their rows, or by all.
+    def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None: ...
 
-    def remove(self, lane: int) -> None:
-        """Frees a lane whose run has ended."""
-        ...
+    # Gathers the next batches while the device is busy, if the host gathers.
+    def prepare(self, rows: np.ndarray) -> None: ...
 
-    def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
-        """Advances the runs in these lanes by the first `count` steps of their rows, or by all."""
-        ...
+    # The State of a lane, in arrays that the next segment may overwrite.
+    def state(self, lane: int) -> State: ...
 
-    def prepare(self, rows: np.ndarray) -> None:
-        """Gathers the next batches while the device is busy, if that is the host's part."""
-        ...
+    # The sums of the current epoch, on the host; waits for the device.
+    def sums(self) -> Mapping[int, Sums]: ...
 
-    def state(self, lane: int) -> State:
-        """The State of one lane, in arrays that the next segment may overwrite."""
-        ...
-
-    def sums(self) -> Mapping[int, Sums]:
-        """The sums of the current epoch by lane, on the host; waits for the device."""
-        ...
-
-    def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]:
-        """The sums over the validation images by lane, on the host."""
-        ...
-
-    def test(self, variables: Any) -> Sums:
-        """The sums of one run's variables over the test images, on the host."""
-        ...
+    # The sums over the validation images, on the host; of one run's variables over the test images.
+    def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]: ...
+    def test(self, variables: Any) -> Sums: ...
 
 
 def make_program(spec: Spec, data: Dataset, *, width: int = 1, spread: bool = True) -> Program:
@@ -302,26 +289,6 @@ class LanesProgram:
     @functools.cached_property
     def _test(self) -> tuple[Array, Array]:
         return place_split(self._data.test, self._test_mesh)
-
-
-def check_fits(spec: Spec, data: Dataset) -> None:
-    """ConfigError if a data set is not the one that a Spec was made for."""
-    if len(data.train.images) != spec.train_count:
-        raise ConfigError(
-            f"the Spec is for {spec.train_count} training images; {data.name} has {len(data.train.images)}"
-        )
-    if data.num_classes != spec.classes:
-        raise ConfigError(f"the Spec is for {spec.classes} classes; {data.name} has {data.num_classes}")
-
-
-def place_split(part: Split, mesh: Mesh) -> tuple[Array, Array]:
-    """Images and labels, a copy on each device of the mesh."""
-    return place((part.images, part.labels), mesh, shared=True)
-
-
-def place_count(count: int | None, mesh: Mesh) -> Array | None:
-    """A number of steps, if it varies, on the devices of a mesh."""
-    return None if count is None else place(np.asarray(count, np.int32), mesh, shared=True)
 
 
 def unstack(stack: Any, lane: int) -> Any:

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +17,10 @@ from mnistjax.config import conf_dir
 from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent
-ROOMS = [  # in the order of the map; each imports only from those before it
-    *("config", "checks", "files", "probe", "words", "compile_cache", "backend", "data"),
-    *("ops", "augment", "metrics", "models", "optim", "plan", "checkpoints", "records"),
-    *("step", "layout", "devices", "batches", "evaluation", "programs", "run", "loop"),
-    *("seeds", "markdown"),
-    *("zoo", "pictures", "compose", "tracking", "progress", "signals"),
-    *("job", "recorder", "finished", "run_summary", "active"),
-    *("sweep", "report"),
-    *("cli", "__main__"),
-]
+README = (PACKAGE.parent / "README.md").read_text()
+MAP = README.partition("The whole map")[2].split("```")[1].strip().splitlines()
+ROOMS = [name for line in MAP for name in re.split(r"  +", line.strip())[0].split(", ")]
+ROOMS.append("__main__")
 ALONE = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
@@ -76,6 +71,29 @@ def test_examples_in_docstrings_hold(file):
     failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert not failed
+
+
+def test_the_map_names_every_room():
+    assert sorted(ROOMS) == sorted({room_of(file) for file in FILES})
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_is_read_in_one_sitting_and_a_function_fits_on_a_screen(file):
+    text = file.read_text()
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 50, node.name
+
+
+def test_the_readme_is_short_and_has_few_words_of_our_own():
+    assert README.count("\n") <= 220
+    glossary = README.partition("| word | meaning |")[2].partition("\n\n")[0].strip().splitlines()[1:]
+    assert 1 < len(glossary) <= 12
+    core = ["config.py", "step.py", "layout.py", "programs.py", "loop.py"]
+    assert f"`{'`, `'.join(core)}`" in README
+    assert sum((PACKAGE / name).read_text().count("\n") for name in core) <= 1000
 
 
 def test_no_name_is_also_a_room():
