@@ -7,12 +7,11 @@ many lanes the device gathers.
 N training images, S shards of a batch, P micro-batches of a shard, M images of a micro-batch.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
+from jaxtyping import Int32, UInt8
 
 from mnistjax.data import Split
 from mnistjax.devices import place
@@ -62,7 +61,7 @@ class HostBatches:
         return self._buffers[-1]
 
 
-def split_shards(rows: np.ndarray, shards: int) -> np.ndarray:
+def split_shards(rows: Int32[np.ndarray, "steps pieces M"], shards: int) -> Int32[np.ndarray, "S steps P M"]:
     """Rows (steps, S * P, M) as (S, steps, P, M), with micro-batches of padding (~row) if there are fewer."""
     rows = pad_rows(rows, shards)
     steps, pieces, micro = rows.shape
@@ -77,7 +76,9 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[offset : offset + size].reshape(shape)
 
 
-def gather_rows(images: Array, labels: Array, rows: Array) -> Batch:
+def gather_rows(
+    images: UInt8[Array, "N H W"], labels: Int32[Array, " N"], rows: Int32[Array, "..."]
+) -> Batch:
     """The images (N, H, W) and labels of rows (...); a row ~r stands for r as padding, of weight 0.
 
     Flat images behind a barrier: XLA would else gather in the model's image shape, pixel by pixel, and an
@@ -90,7 +91,9 @@ def gather_rows(images: Array, labels: Array, rows: Array) -> Batch:
     return Batch(taken.reshape(*rows.shape, -1), labels[index].reshape(rows.shape), weights)
 
 
-def slice_rows(images: Array, labels: Array, start: Array, size: int) -> Batch:
+def slice_rows(
+    images: UInt8[Array, "N H W"], labels: Int32[Array, " N"], start: Int32[Array, ""], size: int
+) -> Batch:
     """Rows start to start + size.
 
     Beyond the last row, earlier rows stand in with weight 0. A row labelled PADDING has weight 0, too.

@@ -3,8 +3,6 @@
 N images, S shards of them, W lanes, K classes.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
+from jaxtyping import Float32, Int32, UInt8
 
 from mnistjax.batches import slice_rows
 from mnistjax.config import Spec
@@ -27,7 +26,12 @@ PREDICT_ROWS = 2000  # images per call, at most; their number is part of the pro
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
 
 
-def evaluate(spec: Spec, variables: Any, images: np.ndarray | Array, labels: np.ndarray | Array) -> Sums:
+def evaluate(
+    spec: Spec,
+    variables: Any,
+    images: UInt8[np.ndarray | Array, "N H W"],
+    labels: Int32[np.ndarray | Array, " N"],
+) -> Sums:
     """The sums over images (N, H, W) uint8, each counted once; those labelled PADDING are not counted."""
     mesh = shard_mesh(spec)
     return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
@@ -50,7 +54,12 @@ def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> 
 
 
 def sum_blocks(
-    spec: Spec, variables: Any, images: Array, labels: Array, starts: Array, axis: str | None = None
+    spec: Spec,
+    variables: Any,
+    images: UInt8[Array, "N H W"],
+    labels: Int32[Array, " N"],
+    starts: Int32[Array, "S blocks"],
+    axis: str | None = None,
 ) -> Sums:
     """The sums over the blocks of images (N, H, W) uint8 that begin at `starts` (S, blocks)."""
     size = block_rows(spec, len(images))
@@ -68,14 +77,14 @@ def block_rows(spec: Spec, count: int) -> int:
     return min(BLOCK_ROWS, cached, count)
 
 
-def block_starts(spec: Spec, count: int, shards: int = 1) -> Array:
+def block_starts(spec: Spec, count: int, shards: int = 1) -> Int32[Array, "S blocks"]:
     """The first rows of the blocks of an evaluation (S, blocks); blocks past the end count nothing."""
     size = block_rows(spec, count)
     blocks = -(-count // (size * shards))
     return size * jnp.arange(blocks * shards, dtype=jnp.int32).reshape(shards, blocks)
 
 
-def predict(spec: Spec, variables: Any, images: np.ndarray) -> np.ndarray:
+def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W"]) -> Float32[np.ndarray, "N K"]:
     """Class probabilities (N, K) float32 of images (N, H, W), K = 2 for a binary task; on the host."""
     mesh = shard_mesh(spec)
     variables = place(variables, mesh, shared=True)

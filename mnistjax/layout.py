@@ -5,14 +5,13 @@
 N training images, B batch, P micro-batches of M images in a batch.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
 from mnistjax.config import Spec
 from mnistjax.data import order
@@ -46,7 +45,7 @@ def layout(spec: Spec) -> Layout:
     return Layout(gather * (even if 3 * even > 2 * most else most), gather)
 
 
-def largest_divisor(number: int, most: float) -> int:
+def largest_divisor(number: int, most: int | float) -> int:
     """The largest divisor of a number that is at most `most`, and at least 1."""
     return max(d for d in range(1, max(1, int(min(number, most))) + 1) if number % d == 0)
 
@@ -82,7 +81,7 @@ def order_seed(spec: Spec, seed: int) -> int:
     return 0 if spec.shuffle == "shared" or spec.full_batch else seed
 
 
-def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> np.ndarray:
+def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> Int32[np.ndarray, "steps P M"]:
     """The rows of the training images that an epoch reads (steps, P, M) int32, read-only.
 
     The last batch is padded with the epoch's first rows r, written ~r: they have no weight, but a model with
@@ -102,7 +101,7 @@ def _epoch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
     return rows
 
 
-def segment_rows(spec: Spec, *, seed: int, step: int, count: int) -> np.ndarray:
+def segment_rows(spec: Spec, *, seed: int, step: int, count: int) -> Int32[np.ndarray, "steps P M"]:
     """The rows of `count` steps from this one on (segment_steps, P, M); what follows them is never read."""
     epoch, position = divmod(step, spec.steps_per_epoch)
     rows = epoch_rows(spec, seed=seed, epoch=epoch)[position : position + count]

@@ -4,17 +4,16 @@ A program holds the States of the runs in its lanes. The host advances them all 
 metrics in between. S shards, P micro-batches, M images of a micro-batch, W lanes.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
+from jaxtyping import Int32, UInt8
 
 from mnistjax.batches import HostBatches, gather_rows, pad_split, place_split, slice_rows
 from mnistjax.config import Hyper, Spec
@@ -43,7 +42,7 @@ def train_segment(
     key: Array,
     state: State,
     batches: Batch,
-    count: Array | None = None,
+    count: Int32[Array, ""] | None = None,
     axis: str | None = None,
 ) -> State:
     """Returns the State after a step on each of the first `count` batches (S, steps, P, M, ...), or on all.
@@ -76,15 +75,14 @@ def train_lane(
     hyper: Hyper,
     key: Array,
     state: State,
-    images: Array,
-    labels: Array,
-    rows: Array,
-    count: Array | None = None,
+    images: UInt8[Array, "N H W"],
+    labels: Int32[Array, " N"],
+    rows: Int32[Array, "steps P M"],
+    count: Int32[Array, ""] | None = None,
 ) -> State:
     """Returns a lane's State after the first `count` steps of a segment, or after all.
 
-    The device gathers: images (N, H, W) uint8, labels (N,) int32, rows (steps, P, M) int32 of
-    `segment_rows`.
+    The device gathers the images; `rows` are those of `segment_rows`.
     """
     gather = functools.partial(gather_rows, images, labels)
     take = functools.partial(slice_rows, images, labels, size=spec.micro_batch)
@@ -119,6 +117,7 @@ def lanes_program(spec: Spec, lanes: int) -> Callable[..., State]:
     return jax.jit(train, donate_argnums=2, compiler_options=WIDE)
 
 
+@runtime_checkable
 class Program(Protocol):
     """The States of the runs in the lanes of a program. The methods that return a mapping do so by lane."""
 
@@ -297,5 +296,5 @@ def unstack(stack: Any, lane: int) -> Any:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(states: State, lane: int, state: State) -> State:
+def _put(states: State, lane: int | Array, state: State) -> State:
     return jax.tree.map(lambda stack, leaf: stack.at[lane].set(leaf), states, state)

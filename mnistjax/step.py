@@ -7,17 +7,17 @@ B images of a batch, P micro-batches of M images each, K classes. What reads a b
 around the step: `accumulate` for micro-batches here, `sum_shards` for devices in `devices`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array, lax
+from jaxtyping import Float32, Shaped
 
 from mnistjax.augment import augment, strengths
 from mnistjax.config import Hyper, Spec
@@ -118,7 +118,7 @@ def batch_loss(
     totals: Totals,
     batch: Batch,
     index: Array | int,
-) -> tuple[Array, Totals]:
+) -> tuple[Float32[Array, ""], Totals]:
     """The loss summed over a batch () in nats, and the totals with this batch added.
 
     `index` is that of the micro-batch in its batch: each has random numbers of its own.
@@ -168,7 +168,7 @@ def start_segment(spec: Spec, state: State) -> State:
     return state._replace(sums=jax.tree.map(lambda total: jnp.where(starts_epoch, 0, total), state.sums))
 
 
-def forward(spec: Spec, variables: Any, images: Array) -> Array:
+def forward(spec: Spec, variables: Any, images: Shaped[Array | np.ndarray, "B ..."]) -> Float32[Array, "B K"]:
     """The logits (B, K) of images (B, ...) in evaluation mode."""
     return cast(Array, build_model(spec).apply(variables, images.reshape(-1, *spec.image_shape)))
 

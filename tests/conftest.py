@@ -9,8 +9,13 @@ import absl.logging
 import hypothesis
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
 from mnistjax.backend import prepare_backend
+
+# Shapes and types of arrays are checked when these are called.
+CHECKED = ["batches", "evaluation", "layout", "metrics", "programs", "step"]
+install_import_hook([f"mnistjax.{name}" for name in CHECKED], "beartype.beartype")
 
 os.environ.setdefault("XDG_CACHE_HOME", str(Path(__file__).parent.parent / ".pytest_cache"))
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
