@@ -126,7 +126,7 @@ def finished(end: JobEnded) -> JobReturn:
 
 
 class JobFailed(Exception):
-    """A job of a sweep that is not done."""
+    """A job of a sweep failed, diverged or was interrupted."""
 
 
 class FailedReturn(JobReturn):

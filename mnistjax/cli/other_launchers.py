@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.active import run_job
+from mnistjax.cli.launcher import JobFailed
 from mnistjax.cli.overrides import call_hydra, to_plain_config
 from mnistjax.cli.prepare import Preparer
 from mnistjax.cli.single import exit_code
@@ -29,10 +30,6 @@ def run_by_launcher(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int
     except KeyboardInterrupt:
         code = 130
     return max(code, exit_code(task.outcomes))
-
-
-class JobFailed(Exception):
-    """A job in another process did not finish."""
 
 
 class JobTask:

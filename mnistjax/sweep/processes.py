@@ -1,7 +1,7 @@
 """Training in a worker process, and the search for a job that crashes or hangs it.
 
-When a worker dies or sends no events, one of its active jobs is to blame. A single job has failed. Several are
-split and trained again, in programs of equally many lanes, until the one to blame is alone.
+When a worker dies or sends no events, one of its active jobs is to blame. A single job has failed. Several
+are split and trained again, in programs of equally many lanes, until the one to blame is alone.
 """
 
 from __future__ import annotations

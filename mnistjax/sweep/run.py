@@ -113,7 +113,7 @@ class Sweep:
         return list(self._waiting().values())
 
     def _check_done(self) -> None:
-        """Marks finished jobs as failed, to train them again, if their files are damaged or of another run."""
+        """Marks finished jobs with damaged or foreign files as failed, so that they are trained again."""
         for entry in self.entries:
             if entry.status not in OVER:
                 continue
