@@ -88,10 +88,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     ...
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
-    closed = {key: value for key, value in config.items() if key not in OPEN}
-    values = dict(flatten(closed))
-    schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
-    check_keys(values, schema)
+    values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
+    check_keys(values, SCHEMA | (BINARY if values.get("task.name") == "binary" else {}))
     groups = read_groups(config)
     for key, value in flatten(config):
         check_size(key, value)

@@ -30,7 +30,10 @@ Options = tuple[tuple[str, Any], ...]
 
 
 class ConfigError(ValueError):
-    """An error of the user. The text, cut in the middle if it is long, says what was given and is allowed."""
+    """A wrong value from the user. The text says what was given and what is allowed.
+
+    A text of more than LONGEST characters is cut in the middle.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text if len(text) <= LONGEST else f"{text[:700]} ... {text[-250:]}")

@@ -104,8 +104,7 @@ class Unfailing(io.FileIO):
 
 
 def _guard(stream: Any, number: int) -> Guarded:
-    """The replacement of a stream; `stream` is None if the shell closed it."""
-    if stream is None:
+    if stream is None:  # the shell closed it
         return Guarded(Unfailing(number, missing=True), "utf-8")
     with contextlib.suppress(OSError, ValueError):
         stream.flush()

@@ -72,7 +72,6 @@ def check_path(key: str, folder: Path) -> None:
 
 
 def _cut(path: Path) -> str:
-    """The path as text for a message, cut in the middle if it is very long."""
     text = str(path)
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 

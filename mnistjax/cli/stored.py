@@ -78,10 +78,11 @@ def take_jobs(ledger: Ledger) -> list[list[str]]:
     """
     jobs = []
     for entry in ledger.entries.values():
-        overrides = parse_overrides(entry.overrides)
-        jobs.append([o.input_line for o in overrides if is_taken(o)])
-        for override in overrides:
-            if not is_taken(override) and not override.key_or_group.startswith(("sweep.", "data.dir")):
+        jobs.append([])
+        for override in parse_overrides(entry.overrides):
+            if is_taken(override):
+                jobs[-1].append(override.input_line)
+            elif not override.key_or_group.startswith(("sweep.", "data.dir")):
                 raise ConfigError(
                     f"job {entry.number} of {relative(ledger.folder)} has the override "
                     f"{shorten(override.input_line)!r}, which is not taken from a stored sweep"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -254,15 +255,10 @@ def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[st
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """At most six ranges of numbers as text, "0-3, 7"."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    shown = ["-".join(map(str, part)) for part in parts[:6]]
-    return ", ".join(shown + (["..."] if len(parts) > 6 else []))
+    """Increasing numbers as at most six ranges, "0-3, 7"."""
+    runs = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [sorted({pairs[0][1], pairs[-1][1]}) for _, run in runs if (pairs := list(run))]
+    return ", ".join(["-".join(map(str, pair)) for pair in ends[:6]] + ["..."] * (len(ends) > 6))
 
 
 def _format_time(seconds: float) -> str:

@@ -128,7 +128,6 @@ def check_unused(folder: Path) -> None:
 
 
 def _read_spec(path: Path, plain: Mapping[str, Any]) -> Spec:
-    """The Spec of a group in the ledger."""
     try:
         spec = Spec(**{name: freeze(value) for name, value in plain.items()})
         hash(spec)
