@@ -75,7 +75,8 @@ class Driver:
         from mnistjax.sweep.view import list_failures, show_table
 
         sweep = self.sweep
-        show_table(self._console, sweep.results(), sweep.monitor, binary=sweep.binary)
+        binary = any(job.plan.spec.task == "binary" for job in sweep.jobs.values())
+        show_table(self._console, sweep.results(), sweep.monitor, binary=binary)
         place = relative(sweep.ledger.folder)
         self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
         names = {number: job.name for number, job in sweep.jobs.items()}

@@ -200,8 +200,10 @@ def count_values(override: Any) -> int | float:
 
     value, shown = override.value(), shorten(override.input_line)
     match value:
-        case RangeSweep():
-            count = _count_range(value.start or 0, value.stop or 0, value.step)
+        case RangeSweep(start=start, stop=stop, step=step):
+            start, stop = start or 0, stop or 0
+            endless = step == 0 or not all(map(math.isfinite, (start, stop, step)))
+            count = math.inf if endless else math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
         case ChoiceSweep():
             count = len(value.list)
         case Glob():
@@ -213,12 +215,6 @@ def count_values(override: Any) -> int | float:
     if count < 1:
         raise ConfigError(f"{shown} has no values, so there is no job")
     return count
-
-
-def _count_range(start: float, stop: float, step: float) -> int | float:
-    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
-        return math.inf
-    return math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
 
 
 def postpone(overrides: list[str]) -> list[str]:

@@ -51,23 +51,21 @@ class WorkerProcess:
 
     def assign(self, assignment: Assignment, data: Dataset) -> None:
         """Sends an assignment to the worker, and its data set unless the worker has it."""
-        with contextlib.suppress(OSError):  # if the worker is dead, the next `recv` raises
-            if assignment.data not in self._datasets:
-                self.connection.send((assignment.data, data))
-                self._datasets.add(assignment.data)
-            self.connection.send(assignment)
+        if assignment.data not in self._datasets:
+            self.send((assignment.data, data))
+            self._datasets.add(assignment.data)
+        self.send(assignment)
         self.assignment, self.left = assignment, {job.number: job for job in assignment.jobs}
         self.last = time.monotonic()
 
-    def stop(self) -> None:
-        """Asks the worker to stop its jobs after the current segment."""
-        with contextlib.suppress(OSError):
-            self.connection.send("stop")
+    def send(self, message: Any) -> None:
+        """Sends an assignment, a data set, "stop" or None, as `serve` explains."""
+        with contextlib.suppress(OSError):  # if the worker is dead, the next `recv` raises
+            self.connection.send(message)
 
     def end(self) -> None:
         """Asks the worker to end; kills it after GRACE_SECONDS."""
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
+        self.send(None)
         self._process.join(GRACE_SECONDS)
         self.kill()
 
@@ -107,7 +105,7 @@ class ProcessExecutor(Executor):
             if stopped == math.inf and stop():
                 stopped = time.monotonic()
                 if self._worker:
-                    self._worker.stop()
+                    self._worker.send("stop")
             if stopped < math.inf:
                 self._pending.clear()
             if worker := self._assign_next(datasets):

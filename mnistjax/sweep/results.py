@@ -26,7 +26,7 @@ SILENT = ("sweep", "wandb", "resume", "seed")  # keys that change no result; the
 def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
     """The values of each job's config that differ between jobs, by dotted key, without the seed.
 
-    Keys that follow from a choice are left out: if b1 is 0.9 for all jobs with adam, it is not in their names.
+    Keys that follow from a choice are left out: if all jobs with adam have b1=0.9, their names omit it.
     """
     flat = {number: dict(flatten(config)) for number, config in configs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)

@@ -84,11 +84,6 @@ class Sweep:
         """The validation metric by which jobs are compared."""
         return next(iter(self.jobs.values())).plan.stopping.monitor
 
-    @property
-    def binary(self) -> bool:
-        """Whether some tasks are binary, for which F1 means more than accuracy."""
-        return any(job.plan.spec.task == "binary" for job in self.jobs.values())
-
     def add(self, job: Job, words: list[str]) -> int:
         """Adds a job, made of these overrides; returns its number, which is not new if the ledger has it."""
         ledger, identity = self.ledger, job.plan.identity
@@ -106,8 +101,13 @@ class Sweep:
         widths = {(group["spec"], tuple(group["data"])): group["width"] for group in self.ledger.groups}
         options = self.options
         self._groups = make_groups(self.jobs, mode=options.mode, lanes=options.lanes, widths=widths)
+        for index, group in enumerate(self._groups):
+            for number in group.jobs:
+                self.ledger.entries[number].group = index
+        self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
+        self.ledger.machine, self.ledger.ended = describe_machine(), None
         self._name_jobs()
-        self._write_groups()
+        self.save()
         if not self._mirror and self.jobs:
             self._mirror = Mirror(self.ledger, next(iter(self.jobs.values())))
         return list(self._waiting().values())
@@ -134,15 +134,6 @@ class Sweep:
             job = self.jobs[number]
             self.jobs[number] = replace(job, name=short_name(config, job.plan.seed))
         self._rows.clear()
-
-    def _write_groups(self) -> None:
-        for index, group in enumerate(self._groups):
-            for number in group.jobs:
-                self.ledger.entries[number].group = index
-        self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
-        self.ledger.machine = describe_machine()
-        self.ledger.ended = None
-        self.save()
 
     def _waiting(self) -> dict[int, Job]:
         entries = self.ledger.entries

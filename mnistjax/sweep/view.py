@@ -103,7 +103,10 @@ def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterato
 def show_table(
     console: Console, rows: Sequence[Mapping[str, Any]], monitor: str, *, binary: bool = False
 ) -> None:
-    """Prints the mean over seeds of each configuration, the best by `monitor` first; with F1 if binary."""
+    """Prints the mean over seeds of each configuration, the best by `monitor` first.
+
+    The table of binary tasks has F1, which means more than accuracy there.
+    """
     from rich.box import SIMPLE
     from rich.table import Table
 
