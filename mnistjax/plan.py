@@ -61,11 +61,10 @@ def make_plan(
     seed: int = 0,
     **options: Any,
 ) -> Plan:
-    """The Plan of a run on a data set; ConfigError names what is wrong.
+    """The Plan of a run on a data set; ConfigError if a value is wrong or does not fit the data.
 
-    Without a `choice` the other options are those of `choose`: `model="mlp", model_options={"hidden": 64}`.
-    `positive` is None for a multiclass task. A binary task takes data that `to_binary` has relabelled, and
-    the class that is positive there.
+    Without a `choice`, `options` are the arguments of `choose`: `model="mlp", model_options={"hidden": 64}`.
+    For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
     """
     choice = choice or choose(**options)
     count = len(data.train.images)
