@@ -1,6 +1,6 @@
 """Small neural networks for MNIST in JAX: pure functions, fused sweeps, an importable model zoo.
 
-Names are loaded when they are first used (PEP 562), so that `import mnistjax` itself loads nothing.
+Names are loaded when they are first used (PEP 562), so that `import mnistjax` is fast.
 """
 
 from __future__ import annotations
@@ -47,41 +47,12 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "Card",
-    "ConfigError",
-    "Dataset",
-    "Plan",
-    "Progress",
-    "Result",
-    "Run",
-    "Spec",
-    "State",
-    "Stopping",
-    "classify",
-    "create_model",
-    "evaluate",
-    "export",
-    "features",
-    "fit",
-    "fit_runs",
-    "list_datasets",
-    "list_models",
-    "list_optimizers",
-    "load",
-    "load_data",
-    "make_plan",
-    "make_program",
-    "predict",
-    "prepare_backend",
-    "read_digits",
-    "register_dataset",
-    "register_model",
-    "register_optimizer",
-    "summary",
-    "to_binary",
-    "to_float",
-    "to_nnx",
-]
+    "Card", "ConfigError", "Dataset", "Plan", "Progress", "Result", "Run", "Spec", "State", "Stopping",
+    "classify", "create_model", "evaluate", "export", "features", "fit", "fit_runs", "list_datasets",
+    "list_models", "list_optimizers", "load", "load_data", "make_plan", "make_program", "predict",
+    "prepare_backend", "read_digits", "register_dataset", "register_model", "register_optimizer",
+    "summary", "to_binary", "to_float", "to_nnx",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ class ActiveRun:
         *callbacks: Callback,
         lock: contextlib.ExitStack | None = None,
     ) -> None:
-        """The records come before other callbacks. `lock` is for the caller to close at the end."""
+        """`callbacks` are called after the recorder and W&B. The caller closes `lock` at the end."""
         self.job, self.start, self.lock = job, start, lock or contextlib.ExitStack()
         self.recorder = Recorder(job, start)
         self.run_id = make_run_id(job.plan.identity, start.started)
@@ -58,7 +58,7 @@ class ActiveRun:
         return Run(plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks)
 
     def end(self, result: Result) -> RunEnd:
-        """Records the end of the run. If that fails, so has the run: it must never look finished."""
+        """Records the end of the run. If that fails, the run has failed, so that it never looks finished."""
         if result.error:
             return self.fail(result.error)
         end = RunEnd(result.status, result.reason)
@@ -79,7 +79,7 @@ class ActiveRun:
 
 
 def run_job(job: Job, folder: Path) -> Outcome:
-    """Trains a job in a folder that Hydra has made; a run that is over there stays as it is."""
+    """Trains a job in a folder that Hydra has made, unless its run there is over already."""
     with records.lock(folder):
         if outcome := find_outcome(job, folder, resume=job.settings["resume"], hydra_was_here=True):
             return outcome
@@ -87,7 +87,7 @@ def run_job(job: Job, folder: Path) -> Outcome:
 
 
 def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
-    """Trains a job in its locked folder until its end or a signal; shows its progress and its results."""
+    """Trains a job in its locked folder until its end or a signal; shows progress and results."""
     from rich.console import Console
 
     from mnistjax.loop import fit
@@ -128,7 +128,7 @@ def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
 
 
 def abandon(active: ActiveRun, number: int) -> None:
-    """Ends the process after a signal inside a segment of many seconds; the last checkpoint stays."""
+    """Ends the process inside a segment that takes too long after a signal; keeps the last checkpoint."""
     active.recorder.close(RunEnd("interrupted", INSIDE_SEGMENT))
     active.tracker.finish("interrupted", wait=False)
     tell(f"{signal.Signals(number).name}: stopped; to continue: {active.job.resume_command()}")
@@ -136,7 +136,7 @@ def abandon(active: ActiveRun, number: int) -> None:
 
 
 def find_end_outcome(job: Job, end: RunEnd, received: list[int]) -> Outcome:
-    """The outcome of a run that ended, with what the user can do next; `received` are signals."""
+    """The outcome of a run, with what the user can do next; `received` are numbers of signals."""
     if end.status == "failed":
         return Outcome(1, f"failed: {end.reason} (see {relative(job.folder / records.LOG)})")
     if end.status == "interrupted":
@@ -145,7 +145,7 @@ def find_end_outcome(job: Job, end: RunEnd, received: list[int]) -> Outcome:
 
 
 def describe_start(job: Job, start: RunStart) -> str:
-    """One line: which model and data, and the folder of the records."""
+    """One line: the model, the data, the optimizer and the run folder."""
     spec, data = job.plan.spec, job.data
     counts = " + ".join(f"{len(part.images):,}" for part in (data.train, data.val, data.test))
     at = f", continued after epoch {len(start.rows)}" if start.snapshot else ""
@@ -156,6 +156,6 @@ def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
     """The places of the records and of the W&B run, by name."""
     if wandb_address and not wandb_address.startswith("http"):
         place = relative(Path(wandb_address))
-        place = f"./{place}" if place.startswith("-") else place  # which wandb would read as an option
+        place = f"./{place}" if place.startswith("-") else place  # wandb would read it as an option
         wandb_address = f"offline; to upload: {shell_join(['wandb', 'sync', place])}"
     return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}

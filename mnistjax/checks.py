@@ -13,15 +13,15 @@ LARGEST = 1.7e308  # the largest number that a float can hold, rounded
 
 
 class Check(NamedTuple):
-    """A test of a value, and the words for an error."""
+    """A test of a value, and a text for its error."""
 
     holds: Callable[[Any], bool]
     allowed: str  # "a whole number >= 1"
-    names: tuple[str, ...] = ()  # the words that are allowed, if it is a choice
+    names: tuple[str, ...] = ()  # the allowed names of a choice
 
 
 def whole(lowest: int, *others: str | None, highest: int | None = None) -> Check:
-    """A whole number of at least `lowest`, at most `highest` if given, or one of the other values."""
+    """A whole number >= `lowest`, and <= `highest` if given, or one of the other values."""
     number = (
         f"a whole number >= {lowest}" if highest is None else f"a whole number from {lowest} to {highest}"
     )
@@ -40,12 +40,12 @@ def choice(*names: str) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """A value that another check allows, or null."""
+    """A value that passes another check, or null."""
     return Check(lambda x: x is None or check.holds(x), f"{check.allowed} or null")
 
 
 def list_of(check: Check, allowed: str) -> Check:
-    """A list of values that another check allows."""
+    """A list of values that pass another check."""
     return Check(lambda x: type(x) is list and all(map(check.holds, x)), allowed)
 
 
@@ -61,7 +61,7 @@ def _is_time(x: Any) -> bool:
 
 
 TEXT = Check(lambda x: type(x) is str and x != "" and "\0" not in x, "a name")
-FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # "" if TFDS_DATA_DIR is empty
+FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # may be "", if TFDS_DATA_DIR is empty
 ANY_TEXT = Check(lambda x: type(x) is str, "text")
 FLAG = Check(lambda x: type(x) is bool, "true or false")
 PAIRS = list_of(Check(lambda x: type(x) is list and len(x) == 2 and type(x[0]) is str, ""), "a list of pairs")
@@ -76,7 +76,7 @@ SEED = whole(0, highest=2**32 - 1)
 
 
 def check_value(key: str, value: Any, check: Check) -> None:
-    """Raises ConfigError unless the check holds."""
+    """Raises ConfigError unless the value passes the check."""
     if check.holds(value):
         return
     if check.names and isinstance(value, str):

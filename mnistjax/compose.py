@@ -1,7 +1,7 @@
-"""A composed config -> validated Settings -> with the data, a Plan. Configuration ends here.
+"""A composed config -> validated Settings -> a Plan, once the data is loaded. Configuration ends here.
 
-Every error about a wrong value is one line: the key, what is allowed, what was given. Cheap checks come
-first, so that most errors need no JAX.
+An error about a wrong value is one line: the key, what is allowed, what was given. Cheap checks come first,
+so that most errors appear without importing JAX.
 """
 
 from __future__ import annotations
@@ -61,32 +61,23 @@ SCHEMA: dict[str, Check] = {
     "seed": SEED,
     "resume": FLAG,
 }
-SUBMITIT = "sweep.submitit"  # its options are checked by submitit
+SUBMITIT = "sweep.submitit"  # submitit checks its options
 OPTIONS = optional(Check(lambda x: isinstance(x, Mapping), "options, such as {timeout_min:60},"))
 BINARY = {"task.positive": whole(0)}
-OPEN_GROUPS = ("model", "optimizer", "schedule")  # their options are checked by their own tables
+OPEN_GROUPS = ("model", "optimizer", "schedule")  # their tables check their options
 OPEN = (*OPEN_GROUPS, "augment")  # augment has options, but no name
-LARGEST = 2**32 - 1  # whole number in a config
+LARGEST = 2**32 - 1  # largest whole number in a config
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A config whose keys are all known and whose values are valid, as far as can be checked without data."""
+    """A config with known keys and valid values, as far as they can be checked without data."""
 
     values: Mapping[str, Any]  # by dotted key, as in SCHEMA
     choice: Choice  # of the open groups and augment
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
-
-    @property
-    def stopping(self) -> Stopping:
-        return Stopping(
-            epochs=self["train.epochs"],
-            patience=self["train.early_stopping"],
-            keep=self["train.keep"],
-            monitor=self["train.monitor"],
-        )
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -97,10 +88,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     ...
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
-    closed = {key: value for key, value in config.items() if key not in OPEN}
-    values = dict(flatten(closed))
-    schema = SCHEMA | (BINARY if values.get("task.name") == "binary" else {})
-    check_keys(values, schema)
+    values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
+    check_keys(values, SCHEMA | (BINARY if values.get("task.name") == "binary" else {}))
     groups = read_groups(config)
     for key, value in flatten(config):
         check_size(key, value)
@@ -129,7 +118,7 @@ def read_groups(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(values: Mapping[str, Any], schema: Mapping[str, Check]) -> None:
-    """Raises ConfigError for an unknown or missing key, or a wrong value. Submitit checks its own options."""
+    """Raises ConfigError for an unknown or missing key or a wrong value, except for submitit's options."""
     for key in values:
         if key not in schema and key != SUBMITIT and not key.startswith(f"{SUBMITIT}."):
             raise unknown_key(key, [*schema, *OPEN])
@@ -147,11 +136,11 @@ def check_size(key: str, value: Any) -> None:
 
 
 def check_folder(key: str, folder: str | None) -> None:
-    """Raises ConfigError for a path that no system could have. Whether the folder exists is checked later."""
+    """Raises ConfigError for an impossible path. Whether the folder exists is checked later."""
     try:
         if folder is not None:
             Path(folder).expanduser().stat()
-    except RuntimeError:  # no HOME, or a ~NAME that nobody has
+    except RuntimeError:  # no HOME, or ~NAME of an unknown user
         raise ConfigError(
             f"{key}={shorten(folder)}: no such home folder; set HOME, or write the path in full"
         ) from None
@@ -162,7 +151,7 @@ def check_folder(key: str, folder: str | None) -> None:
 
 
 def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked keys of `sweep.*` that say how a sweep runs, by name."""
+    """The options of a sweep: the checked keys `sweep.*` that `sweep.run.Options` has, by name."""
     node, schema = config["sweep"], {key: SCHEMA[key] for key in SCHEMA if key.startswith("sweep.")}
     check_value(SUBMITIT, node.get("submitit"), OPTIONS)
     check_keys(dict(flatten({"sweep": node})), schema)
@@ -170,7 +159,7 @@ def read_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The (dotted key, value) pairs of a nested config."""
+    """Yields the (dotted key, value) pairs of a nested config."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{name}.")
@@ -179,7 +168,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
-    """The error for a wrong key, with the keys of its section if it has one, else with the nearest key."""
+    """The error for an unknown key, with the keys of its section if that exists, else the nearest key."""
     key = str(shorten(key))
     if own := [name for name in known if name.startswith(f"{key}.")]:
         return ConfigError(f"{key!r} is a section, set its keys: {', '.join(sorted(own))}")
@@ -196,7 +185,7 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
 
 @contextlib.contextmanager
 def naming_keys(options: Iterable[str]) -> Iterator[None]:
-    """Adds `model.` to the option that a ConfigError inside begins with: `model.hidden` for hidden."""
+    """Adds `model.` to an option at the start of a ConfigError inside: hidden becomes `model.hidden`."""
     try:
         yield
     except ConfigError as error:
@@ -205,12 +194,12 @@ def naming_keys(options: Iterable[str]) -> Iterator[None]:
 
 
 def load(settings: Settings) -> Dataset:
-    """The data set, prepared first if necessary; ConfigError if it is unavailable."""
+    """The data set, which is prepared if necessary; ConfigError if it is unavailable."""
     return load_data(settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"])
 
 
 def label(dataset: Dataset, settings: Settings) -> Dataset:
-    """The data set with the task's labels."""
+    """The data set with the labels of the task."""
     if settings["task.name"] == "multiclass":
         return dataset
     positive = settings["task.positive"]
@@ -221,9 +210,10 @@ def label(dataset: Dataset, settings: Settings) -> Dataset:
 
 
 def plan_run(settings: Settings, dataset: Dataset) -> Plan:
-    """The Plan of a run on this data set; ConfigError if they do not go together."""
+    """The Plan of a run on this data set; ConfigError if the settings do not fit the data."""
     from mnistjax.plan import make_plan
 
+    patience, keep, monitor = (settings[f"train.{key}"] for key in ("early_stopping", "keep", "monitor"))
     with naming_keys(dict(settings.choice.model_options)):
         return make_plan(
             dataset,
@@ -231,7 +221,7 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
             batch_size=settings["train.batch_size"],
             micro_batch=settings["train.micro_batch"],
             shuffle=settings["train.shuffle"],
-            stopping=settings.stopping,
+            stopping=Stopping(settings["train.epochs"], patience, keep, monitor),
             positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
             seed=settings["seed"],
         )
@@ -240,7 +230,7 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The keys in which two resolved configs differ, with both values: "seed (0 there, 1 here)".
 
-    Keys that do not change a run, such as paths, are left out.
+    Keys that don't change a run, such as paths, are left out.
     """
     here, there = dict(flatten(config)), dict(flatten(other))
     own = ("data.dir", "data.raw_dir", "resume")

@@ -1,7 +1,7 @@
-"""Types of a run: what is compiled (Spec), the numbers (Hyper), the whole run (Plan); errors about values.
+"""The types of a run: Spec (what is compiled), Hyper (numbers), Plan (the whole run); errors about values.
 
-The Spec is the compile key: jobs with equal Specs share one compiled program, whatever their learning rates
-and seeds.
+The Spec is the compile key: jobs with equal Specs share one compiled program, even if their learning rates
+and seeds differ.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Literal
 
 LONGEST = 1_000  # characters in an error
 SHOWN = 80  # characters of a wrong value in an error
-MOST_STEPS = 2**31 - 1  # of a run: steps are counted as int32
+MOST_STEPS = 2**31 - 1  # in a run, because steps are counted as int32
 
 Hyper = Mapping[str, Mapping[str, Any]]
-"""Numbers of a run, `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`; always traced.
+"""The traced numbers of a run: `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`.
 
-`"augment"` is a key only if training images are changed."""
+It has the key `"augment"` only if training images are changed."""
 
 Options = tuple[tuple[str, Any], ...]
 """Sorted, hashable keyword arguments."""
 
 
 class ConfigError(ValueError):
-    """A wrong value from the user. Its text says what was given, what is allowed and what is nearest.
+    """A wrong value from the user. The text says what was given and what is allowed.
 
     A text of more than LONGEST characters is cut in the middle.
     """
@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
-    """The error for a wrong name: what was given, the nearest name, the allowed ones.
+    """The error for a wrong name, with the nearest and all allowed names.
 
     >>> str(unknown("model", "cnm", ["mlp", "cnn"]))
     "unknown model 'cnm'; nearest is 'cnn' (allowed: cnn, mlp)"
@@ -52,7 +52,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
 
 
 def shorten(value: Any) -> Any:
-    """A value for an error: cut if it is a long text, list or number."""
+    """A value for an error; a long text, list or number is cut."""
     if isinstance(value, int) and abs(value) >= 10**SHOWN:
         return f"a number of more than {SHOWN} digits"
     try:
@@ -78,10 +78,10 @@ def freeze(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that changes shapes or code. Hashable; equal Specs share one compiled program.
+    """Everything that changes shapes or code. Equal Specs share one compiled program.
 
-    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation read, because an
-    absent number, such as no weight decay, is absent code.
+    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation use, because code
+    without weight decay, for example, is other code.
     """
 
     model: str
@@ -114,7 +114,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a run ends and which epoch it keeps. Both are decided by validation only."""
+    """When a run ends and which epoch it keeps. Only validation metrics decide both."""
 
     epochs: int
     patience: int | None = None  # epochs without a better `monitor` before stopping early
@@ -123,7 +123,7 @@ class Stopping:
 
 
 def badness(metric: str, value: float) -> float:
-    """A metric for which lower is better: a loss unchanged, any other metric negated."""
+    """The value of a metric such that lower is better: a loss is unchanged, other metrics are negated."""
     return value if metric.endswith("loss") else -value
 
 
@@ -132,7 +132,7 @@ DEFAULT_STOPPING = Stopping(epochs=3)
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, decided before it starts: all that `fit` needs and the records keep."""
+    """One run, decided before it starts: everything that `fit` needs and the records keep."""
 
     spec: Spec
     hyper: Hyper
@@ -141,7 +141,7 @@ class Plan:
     positive: int | None  # the positive class of a binary task
     data: str  # name of the data set
     data_sha256: str  # of the decoded arrays
-    identity: str = field(init=False)  # SHA-256 of all fields above; equal for equal jobs
+    identity: str = field(init=False)  # SHA-256 of all fields above
 
     def __post_init__(self) -> None:
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its Plan, its data set, and its answers to the test images."""
+"""A finished run, opened again: its Plan, its data set, and its predictions for the test images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mnistjax.tracking import Examples
 def reopen(folder: Path) -> tuple[Plan, Dataset]:
     """The Plan and the data set of the finished run in a folder.
 
-    The records name the data set but not its place: `find_data` finds the user's own copy. ConfigError if
-    the run is not done, or if its records don't fit together.
+    The data is the user's own copy, wherever it is now. ConfigError if the run is not done, or if its records
+    do not belong together.
     """
     status, summary = records.read_status(folder), records.read_summary(folder)
     settings = read_settings(records.read_config(folder))
@@ -31,7 +31,7 @@ def reopen(folder: Path) -> tuple[Plan, Dataset]:
 
 
 def load_examples(plan: Plan, dataset: Dataset, folder: Path) -> Examples:
-    """The test images with the probabilities that the finished run in a folder gives them."""
+    """The test images with the probabilities predicted by the finished run in a folder."""
     from mnistjax import zoo
 
     _, variables, _ = zoo.load(folder)
@@ -39,7 +39,7 @@ def load_examples(plan: Plan, dataset: Dataset, folder: Path) -> Examples:
 
 
 def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
-    """The test images with the probabilities that these variables give them."""
+    """The test images with the probabilities predicted with these variables."""
     from mnistjax.evaluation import predict
 
     test = dataset.test

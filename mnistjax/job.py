@@ -23,20 +23,20 @@ class Job:
     settings: Settings
     plan: Plan
     wandb_mode: str  # online, offline or disabled
-    dataset: Dataset | None = None  # None on the way to a worker, which gets each data set once
+    dataset: Dataset | None = None  # None if the job is sent to a worker, which gets each data set once
     number: int = 0  # in its sweep
-    folder: Path = Path()  # of the run, absolute
-    group: str | None = None  # of the W&B run: the id of the sweep
-    name: str | None = None  # of the W&B run: what differs between the jobs of the sweep
+    folder: Path = Path()  # absolute path of the run folder
+    group: str | None = None  # group of the W&B run: the id of the sweep
+    name: str | None = None  # name of the W&B run: the values that differ between the jobs of the sweep
 
     @property
     def data(self) -> Dataset:
-        """The data set of a job that has it."""
+        """The data set, which must not be None."""
         assert self.dataset is not None
         return self.dataset
 
     def tracker_options(self) -> dict[str, Any]:
-        """The options that all W&B runs of the job's command share."""
+        """The options that are the same for all W&B runs of a command."""
         options = {key: self.settings[f"wandb.{key}"] for key in ("project", "entity", "tags")}
         return options | {"mode": self.wandb_mode, "tell": tell}
 
@@ -49,17 +49,17 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """The end of a job, for the user."""
+    """How a job ended, for the user."""
 
-    code: int  # the exit code
-    reason: str | None = None  # why, unless done
+    code: int  # exit code
+    reason: str | None = None  # None only if done
 
 
 def find_outcome(job: Job, folder: Path, *, resume: bool, hydra_was_here: bool = False) -> Outcome | None:
-    """The outcome of the run in the folder; None if it is not over or not begun.
+    """The outcome of the job's run in a folder; None if the run is not over or not begun.
 
-    ConfigError if the folder holds another run, or this one and `resume` is false, or damaged files, or files
-    that no run wrote. `hydra_was_here`: Hydra may have written its own files already.
+    ConfigError if the folder contains another run, damaged or foreign files, or a run although `resume` is
+    false. With `hydra_was_here` the folder may contain Hydra's files before the run has begun.
     """
     status = records.read_status(folder)
     if status is None:

@@ -1,4 +1,4 @@
-"""Named choices and numbers, with a data set -> the Plan of one run: Spec, Hyper and the rest."""
+"""Named choices, numbers and a data set -> the Plan of one run: Spec, Hyper and the rest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Choice:
     model_options: Options
     optimizer: str
     schedule: str
-    numbers: Hyper  # except that a schedule's durations are still texts, "30%"
+    numbers: Hyper  # but a schedule's durations are still text, such as "30%"
 
 
 def choose(
@@ -61,11 +61,10 @@ def make_plan(
     seed: int = 0,
     **options: Any,
 ) -> Plan:
-    """The Plan of a run on a data set; ConfigError names what is wrong.
+    """The Plan of a run on a data set; ConfigError if a value is wrong or does not fit the data.
 
-    Without a `choice` the other options are those of `choose`: `model="mlp", model_options={"hidden": 64}`.
-    `positive` is None for a multiclass task. A binary task takes data that `to_binary` has relabelled, and
-    the class that is positive there.
+    Without a `choice`, `options` are the arguments of `choose`: `model="mlp", model_options={"hidden": 64}`.
+    For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
     """
     choice = choice or choose(**options)
     count = len(data.train.images)
@@ -76,7 +75,7 @@ def make_plan(
             f"{data.name}; got {shorten(batch)}"
         )
     outputs = data.num_classes if positive is None else 1
-    # Checked even if micro_batch is given: a model that images don't fit is refused here.
+    # Called even if micro_batch is given, because it refuses a model that can't take the images.
     largest = _largest_micro_batch(
         find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
     )
@@ -107,10 +106,10 @@ def make_plan(
 
 
 def _largest_micro_batch(module: Any) -> int:
-    """Images that one gradient should take at most.
+    """The most images that one gradient should take.
 
-    On a CPU a model's `cpu_micro_batch`, with which its intermediates stay in the cache; thousands elsewhere.
-    No limit for a model with batch statistics, which need the whole batch.
+    On a CPU the model's `cpu_micro_batch`, so that its intermediates stay in the cache; elsewhere thousands.
+    A model with batch statistics has no limit, because these need the whole batch.
     """
     if list_collections(module) != {"params"}:
         return 2**31

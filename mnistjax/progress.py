@@ -1,6 +1,6 @@
-"""What a run prints while it trains and when it ends: a live bar at a terminal, plain lines elsewhere.
+"""Prints the progress and the results of a run: a live bar at a terminal, plain lines elsewhere.
 
-Printing never ends a run: output that can't be written, because the reader left or the disk is full, is
+Printing never ends a run: output that can't be written, because its reader left or the disk is full, is
 dropped.
 """
 
@@ -26,19 +26,18 @@ if TYPE_CHECKING:
 
     from mnistjax.run import Callback, Progress
 
-LINE_SECONDS = 1.0  # at least, between two plain lines
-MATRIX_CLASSES = 10  # a wider confusion matrix does not fit 80 columns
-CONFUSIONS = 10  # are listed instead of a wider matrix
-AS_BYTES = "mnistjax.as_bytes"  # name of an error handler of Python's codecs
+LINE_SECONDS = 1.0  # between two plain lines, at least
+MATRIX_CLASSES = 10  # a larger confusion matrix does not fit into 80 columns
+CONFUSIONS = 10  # confusions that are listed instead of a larger matrix
+AS_BYTES = "mnistjax.as_bytes"  # name of our error handler in Python's codecs
 
 
 @contextlib.contextmanager
 def guard_output() -> Iterator[None]:
-    """Makes sure that writing to the process's own stdout and stderr never fails inside.
+    """Replaces the process's stdout and stderr inside by streams to which writing never fails.
 
-    Streams that someone has replaced, as tests do, are left alone.
-
-    A stream that the shell closed (`>&-`) gets a descriptor, so that none of our files takes its number.
+    Streams that were replaced already, for example by pytest, are left alone. A stream that the shell closed
+    (`>&-`) gets a descriptor, so that none of our files takes its number.
     """
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -60,9 +59,9 @@ def guard_output() -> Iterator[None]:
 
 
 def find_answer_code() -> int:
-    """Flushes stdout and returns the exit code: 1, with an error printed, if some output is lost, else 0.
+    """Flushes stdout; returns 1, after an error message, if some output was lost, else 0.
 
-    A reader that leaves early, as `head` does, loses nothing.
+    Output after the reader has left, as `head` does, does not count as lost.
     """
     if not isinstance(sys.stdout, Guarded):
         return 0
@@ -73,10 +72,9 @@ def find_answer_code() -> int:
 
 
 class Guarded(io.TextIOWrapper):
-    """Text to a descriptor.
+    """A text stream to a descriptor.
 
-    A character that the encoding lacks becomes a ?; a byte of a file name that is not text is written
-    unchanged.
+    A character that the encoding lacks becomes "?". Bytes of a file name that are not text are unchanged.
     """
 
     def __init__(self, descriptor: Unfailing, encoding: str) -> None:
@@ -86,7 +84,7 @@ class Guarded(io.TextIOWrapper):
 
 
 class Unfailing(io.FileIO):
-    """A descriptor on which writing never fails; `loss` says why some output is lost."""
+    """A descriptor to which writing never fails; `loss` is the reason if some output was lost."""
 
     def __init__(self, descriptor: int, *, missing: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -94,10 +92,10 @@ class Unfailing(io.FileIO):
 
     def write(self, content: Any) -> int:
         try:
-            while (written := super().write(content)) is None:  # None from a full pipe that does not block
+            while (written := super().write(content)) is None:  # a non-blocking pipe is full
                 select.select([], [self], [])
         except OSError as error:
-            if error.errno != errno.EPIPE:  # EPIPE: the reader left, as in `mnistjax ... | head`
+            if error.errno != errno.EPIPE:  # EPIPE: the reader left
                 self.loss = error.strerror
             return len(content)
         if self._missing:
@@ -106,8 +104,7 @@ class Unfailing(io.FileIO):
 
 
 def _guard(stream: Any, number: int) -> Guarded:
-    """The replacement of a stream, which is None if the shell closed it."""
-    if stream is None:
+    if stream is None:  # the shell closed it
         return Guarded(Unfailing(number, missing=True), "utf-8")
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
@@ -115,7 +112,7 @@ def _guard(stream: Any, number: int) -> Guarded:
 
 
 def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The byte of a file name that Python could not decode, or a ? for another character."""
+    """The byte behind a surrogate, which Python uses for undecodable file names; "?" for other characters."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
     try:
@@ -128,9 +125,9 @@ codecs.register_error(AS_BYTES, _as_bytes)
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run folder, a plain file that is opened at the first message.
+    """A handler for the log of a run folder, opened at the first message.
 
-    It never writes through a link, and a full disk does not end the run.
+    It never writes through a link, and drops messages if the disk is full.
     """
 
     def __init__(self, filename: str) -> None:
@@ -150,7 +147,7 @@ class LogFile(logging.FileHandler):
 
 
 def show_banner(text: str) -> None:
-    """Prints a panel to stderr that can't be missed."""
+    """Prints a conspicuous panel to stderr."""
     from rich.console import Console
     from rich.panel import Panel
 
@@ -159,7 +156,7 @@ def show_banner(text: str) -> None:
 
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[Callback]:
-    """A callback that shows a run's progress: a live bar at a terminal, else a line per epoch."""
+    """Yields a callback that shows a run's progress: a live bar at a terminal, else a line per epoch."""
     if not console.is_terminal:
         yield PlainLines()
         return
@@ -186,11 +183,11 @@ def show_progress(console: Console) -> Iterator[Callback]:
 
 
 class PlainLines:
-    """A callback that prints a line per epoch, at most one a second, and always the last."""
+    """A callback that prints a line per epoch, at most one per second, and always the last one."""
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._printed = -LINE_SECONDS  # seconds, time of the last line
+        self._printed = -LINE_SECONDS  # time of the last line, seconds
 
     def __call__(self, progress: Progress) -> None:
         speed, now = self._pace(progress), time.monotonic()
@@ -201,7 +198,7 @@ class PlainLines:
 
 
 class Pace:
-    """Images per second and seconds left, measured from the end of the first segment, which compiles."""
+    """Images per second and seconds left, measured after the first segment, which compiles."""
 
     def __init__(self) -> None:
         self._start: tuple[float, Progress] | None = None
@@ -221,7 +218,7 @@ class Pace:
 
 
 def describe(progress: Progress, pace: tuple[float, float] | None) -> str:
-    """The numbers of a segment as text, with the validation accuracy if an epoch has ended."""
+    """The metrics of a segment as text, with the validation accuracy if an epoch has ended."""
     numbers = f"loss {progress.train['loss']:.4f} accuracy {progress.train['accuracy']:.2%}"
     if progress.row is not None:
         numbers += f" val {progress.row['val/accuracy']:.2%}"
@@ -260,7 +257,7 @@ def show_results(
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Any:
-    """The confusion matrix as a table, true classes in rows, or its largest confusions if it is too wide."""
+    """The confusion matrix as a table, with true classes in rows; only its largest entries if it is wide."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -284,18 +281,17 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
 
 def tell(line: str) -> None:
     """Prints one line to stderr, with control characters escaped."""
-    print(
-        f"{printable(line)}\n", end="", file=sys.stderr, flush=True
-    )  # in one call, because threads print too
+    # The line break is in the text, so that lines of several threads do not mix.
+    print(f"{printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
-    """The text as one line without control characters: a line break becomes "\\n"."""
+    """The text as one line, with control characters escaped: a line break becomes "\\n"."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: Path) -> str:
-    """The path relative to the working folder if it lies below it, else unchanged."""
+    """The path relative to the working folder if it is inside that, else unchanged."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

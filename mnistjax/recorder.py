@@ -1,4 +1,4 @@
-"""The files of a run while it trains: the start from its checkpoint, and the callback that writes them."""
+"""The files of a run: starts it from its checkpoint, and writes them while it trains."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mnistjax.progress import relative, tell
 if TYPE_CHECKING:
     from mnistjax.run import Progress, Snapshot
 
-SAVE_SECONDS = 5.0  # of training between two checkpoints; a segment, about a second, may come on top
-CLOSE_SECONDS = 3.0  # to wait for a write of another thread when the process must end
+SAVE_SECONDS = 5.0  # between two checkpoints, plus at most a segment of about 1 s
+CLOSE_SECONDS = 3.0  # to wait for a write of another thread if the process must end
 INSIDE_SEGMENT = "stopped inside a segment; continues from the last checkpoint"
-META_FIELDS: dict[str, Check] = {  # of a checkpoint
+META_FIELDS: dict[str, Check] = {  # fields of a checkpoint; older ones lack the last two
     "epoch": checks.whole(0),
     "step": checks.whole(0),
-    "conditions": checks.MAPPING,  # missing in older checkpoints, as is the next one
+    "conditions": checks.MAPPING,
     "continued": checks.list_of(checks.MAPPING, "a list of mappings"),
 }
 
@@ -38,8 +38,8 @@ META_FIELDS: dict[str, Check] = {  # of a checkpoint
 class RunStart(NamedTuple):
     """The point at which training starts or continues."""
 
-    started: str  # ISO 8601, of the run's first process
-    snapshot: Snapshot | None  # None at the very beginning
+    started: str  # ISO 8601, start of the run's first process
+    snapshot: Snapshot | None  # None if the run has no checkpoint yet
     rows: list[dict[str, Any]]
     conditions: Mapping[str, Any]  # from `find_conditions`
     continued: list[dict[str, Any]]  # epochs after which the conditions changed, with both conditions
@@ -49,9 +49,9 @@ class RunEnd(NamedTuple):
     """How a run ended."""
 
     status: records.Status
-    reason: str | None = None  # why, unless done
-    summary: dict[str, Any] | None = None  # only when done
-    traceback: str | None = None  # only when failed
+    reason: str | None = None  # None only if done
+    summary: dict[str, Any] | None = None  # only if done
+    traceback: str | None = None  # only if failed
 
 
 class NotSaved(ConfigError):
@@ -60,7 +60,7 @@ class NotSaved(ConfigError):
 
 @functools.cache
 def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
-    """What a run's bits depend on besides its identity: lanes, devices of a step, JAX, processor."""
+    """What a run's bits depend on besides its identity: lanes, devices per step, JAX, processor."""
     from mnistjax.devices import count_shards, lane_mesh
 
     return {
@@ -72,9 +72,9 @@ def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
 
 
 def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
-    """The start of the run in a folder: its checkpoint, and the rows up to it. Later rows are cut off.
+    """The start of the run in a folder: its checkpoint and the rows up to it. Removes later rows.
 
-    DamagedFile if its files don't fit together; then nothing is changed.
+    DamagedFile, and no change, if its files do not belong together.
     """
     status, conditions = records.read_status(folder), find_conditions(plan.spec, width)
     if status is None:
@@ -104,7 +104,7 @@ def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
 
 
 def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """The conditions that changed, with their values before and now; None if they are the same."""
+    """The values of changed conditions before and now; None if none has changed."""
     keys = [key for key, value in before.items() if now.get(key) != value]
     if not keys:
         return None
@@ -112,7 +112,7 @@ def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def _load_checkpoint(folder: Path) -> checkpoints.Checkpoint | None:
-    """The checkpoint in a folder; tells the user if it is the previous one."""
+    """Returns the checkpoint in a folder; tells the user if it is the previous one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoint = checkpoints.load_checkpoint(folder)
@@ -122,13 +122,13 @@ def _load_checkpoint(folder: Path) -> checkpoints.Checkpoint | None:
 
 
 def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]:
-    """The meta of a checkpoint; CheckpointError if it is not of this run."""
+    """The meta of a checkpoint; CheckpointError unless it is of this run."""
     meta, path = checkpoint.meta, checkpoint.path
     try:
         records.check_fields(str(path), {"conditions": {}, "continued": [], **meta}, META_FIELDS)
     except DamagedFile as error:
         raise checkpoints.CheckpointError(str(error)) from None
-    if meta.get("identity", plan.identity) != plan.identity:  # missing in older ones
+    if meta.get("identity", plan.identity) != plan.identity:  # older ones lack it
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of another run")
     if meta["step"] // plan.spec.steps_per_epoch != meta["epoch"]:
         raise checkpoints.CheckpointError(f"{path} is damaged: step {meta['step']} in epoch {meta['epoch']}")
@@ -136,7 +136,7 @@ def check_meta(checkpoint: checkpoints.Checkpoint, plan: Plan) -> dict[str, Any]
 
 
 def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
-    """The `Snapshot` in a checkpoint."""
+    """The `Snapshot` in a checkpoint; CheckpointError unless it is of this run."""
     import jax
 
     from mnistjax.step import init, variables_of
@@ -156,24 +156,24 @@ def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
 class Recorder:
     """A callback that writes the files of a run.
 
-    A write that the disk refuses is told once and tried again; NotSaved if the last one fails.
+    If a write fails, it warns once and tries again later; NotSaved if the last write fails.
     """
 
     def __init__(self, job: Job, start: RunStart) -> None:
         self._job, self._folder, self._start = job, job.folder, start
         self._epoch, self._told = len(start.rows), False
         self._unwritten: list[dict[str, Any]] = []  # rows that the disk refused
-        self._saved = time.monotonic()  # of the last checkpoint
+        self._saved = time.monotonic()  # time of the last checkpoint, seconds
         self._writing = threading.RLock()
 
     def open(self) -> None:
-        """Writes the status "running", which makes the folder a run folder, and then the config."""
+        """Writes the status "running", which makes this a run folder, and then the config."""
         self._write_status("running")
         if not (self._folder / records.CONFIG).exists():
             records.write_config(self._folder, self._job.config)
 
     def __call__(self, progress: Progress) -> None:
-        """Writes the row of a finished epoch, and at most every SAVE_SECONDS a checkpoint."""
+        """Writes the row of a finished epoch, and a checkpoint every SAVE_SECONDS."""
         with self._writing:
             self._epoch = progress.epoch
             if progress.row is not None:
@@ -187,7 +187,7 @@ class Recorder:
                 self._tell_unsaved(error, final=progress.final)
 
     def _save(self, progress: Progress) -> None:
-        """Saves a checkpoint; the rows reach the disk first, so that no checkpoint is ever ahead of them."""
+        """Saves a checkpoint, after the rows have reached the disk, so that none of its rows is missing."""
         meta = {
             "epoch": progress.epoch,
             "step": progress.step,
@@ -208,9 +208,9 @@ class Recorder:
         self._told = True
 
     def close(self, end: RunEnd) -> None:
-        """Writes how the run ended; NotSaved if it is done and the disk refuses that."""
+        """Writes how the run ended; NotSaved if it is done and the write fails."""
         if not self._writing.acquire(timeout=CLOSE_SECONDS):
-            return  # another thread waits for the disk, and this one must end the process
+            return  # another thread waits for the disk, but the process must end
         try:
             self._write_rows()
             if end.summary is not None:
@@ -232,14 +232,14 @@ class Recorder:
 
 
 def open_run(job: Job, folder: Path, width: int = 1) -> RunStart:
-    """Starts or continues the run in its locked folder: restores it and writes the status "running"."""
+    """Restores the run in a locked folder, writes the status "running", and returns its start."""
     start = restore(job.plan, folder, width)
     Recorder(replace(job, folder=folder), start).open()
     return start
 
 
 def set_aside(folder: Path) -> Path:
-    """Moves the damaged files of a run folder into a new folder in it, which is returned."""
+    """Moves the files of a damaged run into a new folder inside the run folder, and returns that."""
     number = 1
     while (place := folder / f"damaged-{number}").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""`summary.json` of a run that is done: its test results, and the versions and the device behind them."""
+"""`summary.json` of a finished run: its test results, with the versions and the device that produced them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mnistjax.job import Job
 if TYPE_CHECKING:
     from mnistjax.run import Result
 
-PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # whose versions a summary names
+PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # a summary has their versions
 
 
 def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> dict[str, Any]:
-    """The summary of a run that is done; `continued` as in `RunStart`."""
+    """The summary of a finished run; `continued` as in `RunStart`."""
     import jax
 
     plan, dataset = job.plan, job.data
@@ -54,13 +54,13 @@ def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> 
 
 @functools.cache
 def find_versions() -> dict[str, str]:
-    """The versions of Python, this package and the packages that compute."""
+    """The versions of Python, this package and PACKAGES."""
     packages = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {"python": platform.python_version(), "mnistjax": find_version(), **packages}
 
 
 def find_version() -> str:
-    """The version of this package, whether it is installed or not."""
+    """The version of this package, from its pyproject.toml if it is not installed."""
     try:
         return importlib.metadata.version("mnistjax")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout

@@ -1,4 +1,4 @@
-"""Signals that stop a run: after the current segment, or within seconds if that takes longer."""
+"""Signals that stop a run after its current segment, or inside it if it takes more than a few seconds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 from mnistjax.progress import tell
 
-GRACE_SECONDS = 5.0  # for the current segment, which usually takes about one
-AGAIN_SECONDS = 1.0  # after a second signal
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 5.0  # for the current segment, which usually takes about 1 s
+AGAIN_SECONDS = 1.0  # for it after a second signal
 
 
 class Stop:
-    """Whether a signal asked for a stop. `fit` calls it after each segment."""
+    """Returns whether a signal has asked for a stop. `fit` calls it after each segment."""
 
     def __init__(self) -> None:
         self.received: list[int] = []  # numbers of signals
@@ -27,15 +28,15 @@ class Stop:
 
     def __call__(self) -> bool:
         if self.received:
-            with self._lock:  # never released once the process is being ended
+            with self._lock:  # waits forever if the other thread is ending the process
                 self._noticed = True
         return bool(self.received)
 
     @contextlib.contextmanager
     def limit(self, abandon: Callable[[int], None]) -> Iterator[None]:
-        """Ends the process by `abandon(number)` if a signal is not noticed within GRACE_SECONDS.
+        """Calls `abandon(number)`, which ends the process, if a signal is not noticed within GRACE_SECONDS.
 
-        A thread waits for that, because Python runs no handler while the main thread waits for a device.
+        A thread does that, because Python runs no handler while the main thread waits for a device.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -73,14 +74,11 @@ class Stop:
             return
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request to stop; a second signal interrupts at once.
+    """Turns SIGINT, SIGTERM and SIGHUP into a request to stop; a second signal raises KeyboardInterrupt.
 
-    SIGHUP stays ignored under nohup. Outside the main thread no handler is set.
+    Under nohup, SIGHUP is ignored as before. Outside of the main thread no handler is set.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""KEY=VALUE words of the command line. Paths in them may have characters that Hydra's grammar refuses."""
+"""KEY=VALUE words of the command line. Unlike in Hydra's grammar, paths may contain any characters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 
 from mnistjax.config import ConfigError, shorten
 
-OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has one value of each
+OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir")
 FOLDER_WORD = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, OUTPUT_KEYS + DATA_KEYS))})=(.*)", re.DOTALL)
-QUOTED = re.compile(
-    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL
-)  # the user has quoted the value for Hydra
+# A value that the user has quoted for Hydra.
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # a path that needs no quotes
 SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
-LONGEST = 50_000  # characters in a word: 10,000 seeds, one by one
+LONGEST = 50_000  # characters in a word, enough for a list of 10,000 seeds
 DEEPEST = 30  # nested brackets
 
 
 def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
-    """The words for Hydra's parser, with paths quoted, so that they may have any characters.
+    """The words for Hydra's parser, with quotes around paths, so that these may contain any characters.
 
-    Not quoted are a value in quotes, ${...}, and with -m several values of a data folder. ConfigError for a
+    Values in quotes, ${...}, and with -m several values of a data folder are unchanged. ConfigError for a
     word that is not text, or too long for the parser.
 
     >>> read_words(["hydra.run.dir=lr=0.1", "seed=1"])
@@ -38,7 +37,7 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
 
 
 def check_text(word: str) -> None:
-    """Raises ConfigError for a NUL, and for bytes that are not text unless the word is an output folder."""
+    """Raises ConfigError for a NUL, and for bytes that are not text, except in an output folder."""
     if "\0" in word:
         raise ConfigError(f"{shorten(word)!r} has a NUL, which is not allowed")
     match = FOLDER_WORD.fullmatch(word)
@@ -50,7 +49,7 @@ def check_text(word: str) -> None:
 
 
 def check_size(word: str) -> None:
-    """Raises ConfigError for a word that would take Hydra's parser minutes, or all of Python's stack."""
+    """Raises ConfigError for a word on which Hydra's parser would take minutes or overflow the stack."""
     if len(word) > LONGEST:
         raise ConfigError(f"{shorten(word)!r} has {len(word):,} characters; at most {LONGEST:,} are allowed")
     depth = deepest = 0
@@ -58,9 +57,7 @@ def check_size(word: str) -> None:
         depth += 1 if mark in "[({" else -1
         deepest = max(deepest, depth)
     if deepest > DEEPEST:
-        raise ConfigError(
-            f"{shorten(word)!r} has {deepest} brackets inside one another; at most {DEEPEST} are allowed"
-        )
+        raise ConfigError(f"{shorten(word)!r} has {deepest} nested brackets; at most {DEEPEST} are allowed")
 
 
 def _read_word(word: str, multirun: bool) -> str:
@@ -68,23 +65,21 @@ def _read_word(word: str, multirun: bool) -> str:
     if match is None:
         return word
     plus, key, value = match.groups()
-    if _is_hydras(key, value, multirun) or (PLAIN.fullmatch(value) and value.lower() not in _RESERVED):
+    reserved = ("null", "true", "false", "inf", "nan")
+    if _is_hydras(key, value, multirun) or (PLAIN.fullmatch(value) and value.lower() not in reserved):
         return word
     return f"{plus}{key}={quote(value, literal='${' not in value)}"
 
 
-_RESERVED = ("null", "true", "false", "inf", "nan")
-
-
 def _is_hydras(key: str, value: str, multirun: bool) -> bool:
-    """Whether Hydra's parser must get a value unquoted."""
+    """Whether a value is in Hydra's grammar, so that quotes would change its meaning."""
     nothing = value == "null" and key not in ("hydra.run.dir", "hydra.sweep.dir")
     several = multirun and key in DATA_KEYS and SWEPT.fullmatch(value)
     return nothing or bool(QUOTED.fullmatch(value) or several)
 
 
 def quote(text: str | Path, *, literal: bool = True) -> str:
-    """A text, quoted as the value of an override. If `literal`, ${...} in it is no interpolation."""
+    """A text in quotes, as the value of an override. If `literal`, ${...} in it is not interpolated."""
     text = str(text)
     if literal:
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
@@ -94,14 +89,14 @@ def quote(text: str | Path, *, literal: bool = True) -> str:
 
 
 def folder_word(key: str, folder: str | Path) -> str:
-    """KEY=FOLDER as a user must type it, without the shell's quotes."""
+    """KEY=FOLDER as a user must type it, before the shell's own quotes."""
     value = str(folder)
     special = _is_hydras(key, value, multirun=True) or "${" in value
     return f"{key}={quote(value) if special else value}"
 
 
 def shell_join(words: Iterable[str]) -> str:
-    """The words as one line to paste into bash.
+    """The words as one line for bash.
 
     >>> print(shell_join(["mnistjax", "hydra.run.dir=a b", "x\\ny"]))
     mnistjax 'hydra.run.dir=a b' $'x\\ny'

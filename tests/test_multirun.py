@@ -114,7 +114,7 @@ def test_a_damaged_job_is_named_and_trained_again_and_the_others_stay(damage, sw
     DAMAGE[damage](sweep / "0")
     before = {path: path.read_bytes() for path in sweep.glob("[12]/*.json*")}
     assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
-    assert "job 0 is damaged and trained again: " in capsys.readouterr().err
+    assert "job 0 is damaged and is trained again: " in capsys.readouterr().err
     assert checkpoint_bytes(sweep) == checkpoint_bytes(swept)
     assert {path: path.read_bytes() for path in before} == before
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3

@@ -166,8 +166,8 @@ def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["sweep.resume=nowhere"], "nowhere is no sweep folder: it has no sweep.json"),
-        (["sweep.mode=map,vmap"], "sweep.mode=map,vmap: a sweep has one sweep.mode"),
+        (["sweep.resume=nowhere"], "nowhere is not a sweep folder: it has no sweep.json"),
+        (["sweep.mode=map,vmap"], "sweep.mode=map,vmap: a sweep has only one sweep.mode"),
         (["sweep.mode=vmpa", "seed=0,1"], "unknown sweep.mode 'vmpa'; nearest is 'vmap'"),
         (["sweep.timeout=0", "seed=0,1"], "sweep.timeout must be a whole number >= 1; got 0"),
         (["seed=0,1", "train.epochs=-1"], "job 0 "),

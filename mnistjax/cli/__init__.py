@@ -1,6 +1,6 @@
-"""The command `mnistjax`, a Hydra app. Only `mnistjax.cli` imports hydra.
+"""The command `mnistjax`, a Hydra app. Only `mnistjax.cli` imports Hydra.
 
-Everything is composed, validated and planned before any folder is created, Hydra's own included.
+All jobs are composed, validated and planned before any folder is created, even Hydra's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,9 @@ from mnistjax.run_summary import find_version
 from mnistjax.signals import STOPPING
 from mnistjax.words import read_words
 
-STOPPED = tuple(128 + number for number in STOPPING)  # exit codes after a signal
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `mnistjax` and returns its exit code.
-
-    0 done, 1 failed, 2 a wrong config or argument, 129, 130 or 143 stopped by a signal.
-    """
+    """Runs `mnistjax`; returns 0 done, 1 failed, 2 wrong config or argument, 129, 130 or 143 stopped."""
     with errors_to_code() as exit:
         check_working_folder()
         argv = sys.argv[1:] if argv is None else list(argv)
@@ -41,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = read_words(args.overrides, multirun=args.multirun)
         if args.help or args.cfg or args.info or args.shell_completion or args.hydra_help:
             return answer(args, words, [word for word in argv if word not in args.overrides])
-        if args.multirun and not __debug__:  # with assertions only, Hydra parses range() (hydra#2570)
-            raise ConfigError("a sweep needs Python's assertions: without -O, and without PYTHONOPTIMIZE")
+        if args.multirun and not __debug__:  # Hydra parses range() only with assertions (hydra#2570)
+            raise ConfigError("a sweep needs Python's assertions: run it without -O and PYTHONOPTIMIZE")
         with composing():
             cfg = compose(base_overrides(words) if args.multirun else words)
             check_hydra(cfg)
@@ -57,12 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> None:
-    """Runs `main` and ends the process with its exit code.
-
-    After a signal it does not wait for the device to finish, as Python's own exit would.
-    """
+    """Runs `main` and ends the process with its exit code, after a signal without waiting for the device."""
     code = main()
-    if code in STOPPED:
+    if code - 128 in STOPPING:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -76,10 +68,7 @@ class Exit:
 
 @contextlib.contextmanager
 def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
-    """Turns an error or Ctrl-C inside into one printed line and an exit code.
-
-    `stopped` is printed after Ctrl-C.
-    """
+    """Turns an error or Ctrl-C inside into one printed line (`stopped` for Ctrl-C) and an exit code."""
     exit = Exit()
     with guard_output():
         try:
@@ -87,7 +76,7 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
         except ConfigError as error:
             tell(f"error: {error}")
             exit.code = 2
-        except OSError as error:  # a full disk, for example, after a run or a report has begun
+        except OSError as error:  # a full disk, for example
             tell(f"error: {describe(error, os.curdir)}")
             exit.code = 1
         except KeyboardInterrupt:
@@ -121,9 +110,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The flags that are passed to Hydra, and the KEY=VALUE words in `overrides`.
+    """The flags of the command, which are Hydra's, and the KEY=VALUE words in `overrides`.
 
-    Hydra's flags for another primary config, and --experimental-rerun, which loads a pickle, are refused.
+    Refused are Hydra's flags for another primary config, and --experimental-rerun, which loads a pickle.
     """
     parser = Parser("mnistjax", add_help=False, allow_abbrev=False)
     switches = ("--help", "-h"), ("--multirun", "-m"), ("--run", "-r"), ("--shell-completion", "-sc")

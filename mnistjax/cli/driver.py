@@ -1,4 +1,4 @@
-"""A sweep while Hydra drives it: its jobs by their overrides, its view and its signals."""
+"""A sweep while Hydra drives it: finds jobs by their overrides, shows progress, handles signals."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ if TYPE_CHECKING:
 
 
 class Driver:
-    """What the command and Hydra's launcher do with a sweep."""
+    """The sweep of the command and of Hydra's launcher."""
 
     def __init__(self, sweep: Sweep) -> None:
         from rich.console import Console
 
         self.sweep = sweep
-        self.signal = 2  # that ended the sweep
+        self.signal = 2  # the number of the signal that ended the sweep
         self._refused = False  # whether the disk refused some of Hydra's files
         self._console = Console()
-        self._numbers: dict[tuple[str, ...], int] = {}  # of jobs, by their overrides
+        self._numbers: dict[tuple[str, ...], int] = {}  # numbers of jobs by their overrides
         self._prepare = Preparer()
 
     def add(self, words: Sequence[str], job: Job) -> None:
-        """Adds the job of these overrides to the sweep."""
+        """Adds a job, made of these overrides, to the sweep."""
         self._numbers[tuple(words)] = self.sweep.add(job, list(words))
 
     def knows(self, words: Sequence[str]) -> bool:
-        """Whether these overrides have been composed and validated."""
+        """Whether the sweep has the job of these overrides."""
         return tuple(words) in self._numbers
 
     def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
-        """The number of the job of these overrides, which is composed and added if it is new."""
+        """Returns the number of the job of these overrides; composes and adds the job if it is new."""
         if not self.knows(words):
-            config = to_plain_config(compose(), resolve=True)
-            self.add(words, self._prepare(config, list(words)))
+            self.add(words, self._prepare(to_plain_config(compose()), list(words)))
         return self._numbers[tuple(words)]
 
     def train(self) -> Iterator[JobEnded]:
-        """Trains all jobs that are not over; yields the end of each. KeyboardInterrupt after a signal."""
+        """Trains the jobs that are not over and yields the end of each. KeyboardInterrupt after a signal."""
         from mnistjax.sweep.view import show_sweep
 
         with stop_signals() as stop:
@@ -65,7 +64,7 @@ class Driver:
             raise KeyboardInterrupt
 
     def tell_refused(self, error: OSError) -> None:
-        """Tells once that the disk refuses Hydra's files; the runs' own files are not affected."""
+        """Warns once that the disk refuses Hydra's files. The files of the runs are not affected."""
         if not self._refused:
             reason = files.describe(error, self.sweep.ledger.folder)
             tell(f"warning: {reason}; Hydra's files are incomplete")
@@ -76,7 +75,8 @@ class Driver:
         from mnistjax.sweep.view import list_failures, show_table
 
         sweep = self.sweep
-        show_table(self._console, sweep.results(), sweep.monitor, binary=sweep.binary)
+        binary = any(job.plan.spec.task == "binary" for job in sweep.jobs.values())
+        show_table(self._console, sweep.results(), sweep.monitor, binary=binary)
         place = relative(sweep.ledger.folder)
         self._console.print(f"results    {place}/results.csv", highlight=False, soft_wrap=True, markup=False)
         names = {number: job.name for number, job in sweep.jobs.items()}

@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep: read from the config, checked before anything is written, locked."""
+"""The folder of a run or a sweep: read from the config, checked before anything is written, then locked."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SHOWN = 200  # characters of a path in a message
-WRITTEN_FIRST = (  # in the folder of a run or a sweep, before any job
+WRITTEN_FIRST = (  # files that a run or a sweep writes before its first job starts
     *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
     *("multirun.yaml", LEDGER, RESULTS, records.LOCK, records.STATUS, records.CONFIG),
 )
-MAX_NAME = 255  # bytes, of a file or folder
-MAX_PATH = 3_800  # bytes, of a folder: Linux allows 4,095, and its files have longer paths
+MAX_NAME = 255  # bytes in the name of a file or folder
+MAX_PATH = 3_800  # bytes in the path of a folder: Linux allows 4,095, and its files have longer paths
 
 
 def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
-    """The folder of a run or a sweep, absolute; ConfigError if it can't be made."""
+    """The absolute path of the run's or the sweep's folder; ConfigError if it can't be made."""
     from omegaconf.errors import OmegaConfBaseException
 
     key = f"hydra.{kind}.dir"
@@ -47,12 +47,12 @@ def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
 
 
 def check_path(key: str, folder: Path) -> None:
-    """ConfigError if a folder can't be made, as far as that is known before anything is made."""
-    shown = _cut(folder)
-    size, part = len(os.fsencode(folder)), max(folder.parts, key=lambda name: len(os.fsencode(name)))
-    if size > MAX_PATH or len(os.fsencode(part)) > MAX_NAME:
+    """Raises ConfigError if a folder can't be made, as far as that is known without making it."""
+    shown, size = _cut(folder), len(os.fsencode(folder))
+    longest = max(len(os.fsencode(name)) for name in folder.parts)
+    if size > MAX_PATH or longest > MAX_NAME:
         raise ConfigError(
-            f"{key}={shown} is too long: {size:,} bytes, the longest name {len(os.fsencode(part)):,}; "
+            f"{key}={shown} is too long: {size:,} bytes, the longest name {longest:,}; "
             f"at most {MAX_PATH:,} and {MAX_NAME} are allowed"
         )
     for place in (folder, *folder.parents):
@@ -72,14 +72,13 @@ def check_path(key: str, folder: Path) -> None:
 
 
 def _cut(path: Path) -> str:
-    """The path for a message; a very long one is cut in the middle."""
     text = str(path)
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 
 
 @contextlib.contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Makes and locks a folder; removes it again if a ConfigError ends the `with` before any job."""
+    """Makes and locks a folder; removes it again if a ConfigError inside comes before the first job."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with contextlib.ExitStack() as stack:
         try:
@@ -96,15 +95,14 @@ def owning(folder: Path) -> Iterator[None]:
 
 
 def discard(made: Sequence[Path]) -> None:
-    """Removes the folders that were made, innermost first, if they hold only what is written before a job."""
+    """Removes folders that were made, innermost first, if they hold only files of WRITTEN_FIRST."""
     if not made:
         return
-    folder = made[0]
-    files = [folder / name for name in WRITTEN_FIRST]
+    hydra, files = made[0] / ".hydra", [made[0] / name for name in WRITTEN_FIRST]
     with contextlib.suppress(OSError):
-        if {*folder.rglob("*")} <= {*files, folder / ".hydra"}:
+        if {*made[0].rglob("*")} <= {*files, hydra}:
             for file in files:
                 file.unlink(missing_ok=True)
-            for place in (folder / ".hydra", *made):
+            for place in (hydra, *made):
                 if place.exists():
                     place.rmdir()

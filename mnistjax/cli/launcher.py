@@ -1,11 +1,12 @@
-"""The launcher behind `mnistjax -m`: Hydra's interface on one side, a `Driver` of our sweep on the other.
+"""The launcher of `mnistjax -m`: connects Hydra to the `Driver` of our sweep.
 
-Hydra wants a launcher in a module under `hydra_plugins`. Ours is registered from the command, under such a
-name, so that a wheel, an editable install and a bare checkout are alike.
+Hydra expects a launcher in a module under `hydra_plugins`. The command registers ours under such a name, so
+that it works from a wheel, an editable install and a bare checkout.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -29,10 +30,9 @@ log = logging.getLogger("mnistjax")
 
 
 class FusedLauncher(Launcher):
-    """Trains all jobs that Hydra launches together; Hydra writes the folder of each and calls its callbacks
-    as it ends.
+    """Trains all jobs of a launch together. As each ends, Hydra writes its `.hydra/` and calls callbacks.
 
-    A job returns its monitored validation metric, for a sweeper that optimizes; NaN if it failed.
+    A job returns its monitored validation metric to the sweeper; NaN if it failed.
     """
 
     driver: Driver  # set by the command
@@ -41,16 +41,19 @@ class FusedLauncher(Launcher):
         self._context, self._config = hydra_context, config
         self._shared = OmegaConf.masked_copy(config, ["hydra"])
         OmegaConf.copy_cache(from_config=config, to_config=self._shared)
-        self._task: dict[str, Any] = {}  # the job's part of `_shared`
+        self._task: dict[str, Any] = {}  # the part of `_shared` that is not Hydra's
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
-        # The sweeper composes every job to check it, 0.13 s each: not again what the command has checked.
+        # The sweeper composes each job to check it, in 0.13 s. The command has done that already.
         loader.load_sweep_config = self._load_unless_known
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         driver, returns = self.driver, {}
-        numbers = [driver.number(words, lambda words=words: self._compose(words)) for words in job_overrides]
+        numbers = [
+            driver.number(words, functools.partial(self._load, self._config, list(words)))
+            for words in job_overrides
+        ]
         for end in driver.train():
             returns[end.number] = self._run_hydra(end)
         for number in numbers:
@@ -65,13 +68,10 @@ class FusedLauncher(Launcher):
         known = self.driver.knows(sweep_overrides)
         return master_config if known else self._load(master_config, sweep_overrides)
 
-    def _compose(self, words: Sequence[str]) -> DictConfig:
-        return self._load(self._config, list(words))
-
     def _job_config(self, number: int) -> DictConfig:
-        """The config of a job with Hydra's node, as if it had been composed again.
+        """The config of a job with Hydra's node, equal to one composed by Hydra.
 
-        Hydra copies what it gets, so all jobs share one config, which is changed from each job to the next.
+        Hydra copies it, so all jobs share one config, which is changed from one job to the next.
         """
         sweep = self.driver.sweep
         words, task = sweep.ledger.entries[number].overrides, sweep.jobs[number].config
@@ -109,7 +109,7 @@ class FusedLauncher(Launcher):
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
             )
-            result.cfg = result.hydra_cfg = None  # copies of 0.1 MB, which no sweeper reads
+            result.cfg = result.hydra_cfg = None  # 0.1 MB each, and no sweeper reads them
         except OSError as error:  # a full disk; the run's own files are complete, or the job has failed
             self.driver.tell_refused(error)
             result = finished(end)
@@ -119,18 +119,18 @@ class FusedLauncher(Launcher):
 
 
 def finished(end: JobEnded) -> JobReturn:
-    """The return of a job for which Hydra has nothing to do."""
+    """The return of a job that Hydra does not run, because its files are written or can't be."""
     result = JobReturn(status=JobStatus.COMPLETED)
     result.return_value = end.value
     return result
 
 
 class JobFailed(Exception):
-    """A job of a sweep that is not done."""
+    """A job of a sweep failed, diverged or was interrupted."""
 
 
 class FailedReturn(JobReturn):
-    """The return of a failed job, with a value that a sweeper can read without ending the sweep."""
+    """The return of a failed job: NaN, where Hydra's raises and so ends the sweep."""
 
     @property
     def return_value(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (Hydra's raises)

@@ -1,4 +1,4 @@
-"""Sweeps: `mnistjax -m`, by our launcher or by the one that was asked for."""
+"""Sweeps: `mnistjax -m`, with our launcher or the one that the user chose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from mnistjax.cli.overrides import (
     compose,
     composing,
     expand,
-    is_jobs_own,
     parse_overrides,
     postpone,
     to_plain_config,
@@ -41,9 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Multirun:
-    """A sweep as the command line asks for it, composed and validated."""
+    """The sweep of a command line, composed and validated."""
 
-    cfg: DictConfig  # without the jobs' own keys
+    cfg: DictConfig  # without the keys that differ between jobs
     words: list[str]
     argv: list[str]  # for Hydra
     options: dict[str, Any]  # sweep.*
@@ -54,10 +53,10 @@ class Multirun:
 
 
 def run_multirun(words: list[str], resume: str | None) -> int:
-    """Runs a sweep, a new one or the one in the folder to resume; returns the exit code."""
+    """Runs a new sweep, or continues the one in the folder `resume`; returns the exit code."""
     if line := leave_agent():
         tell(line)
-    # The worker trains; this process must not take a GPU's memory first.
+    # The worker trains, so this process must not reserve a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     words = [word for word in words if not word.lstrip("+").startswith("sweep.resume=")]
     multirun = read_multirun(words, load_ledger(Path(resume).absolute()) if resume else None)
@@ -70,44 +69,51 @@ def run_multirun(words: list[str], resume: str | None) -> int:
 
 
 def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
-    """Composes and validates all jobs of these words, and of the ledger to resume."""
+    """Composes and validates the jobs of these words and those of the ledger to resume."""
     with composing():
-        if ledger and not any(map(is_jobs_own, parse_overrides(words))):
+        shared = (
+            o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in parse_overrides(words)
+        )
+        if ledger and all(shared):  # no word describes jobs: the ledger does
             words = [*take_arguments(ledger, words), *words]
         cfg = compose(base_overrides(words))
-        options = read_sweep(to_plain_config(cfg, resolve=True))
+        options = read_sweep(to_plain_config(cfg))
         folder = ledger.folder if ledger else find_folder(cfg, "sweep")
         own, expanded = expand(words, cfg)
         tasks = [tuple(task) for task in expanded]
         earlier = [tuple(task) for task in take_jobs(ledger)] if ledger else []
-        known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is among both
+        known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
         return Multirun(cfg, words, postpone(words), options, folder, ledger, tasks, jobs)
 
 
 def check_subdir(cfg: DictConfig) -> None:
-    """ConfigError if the run folders are to have other names than their numbers."""
+    """Raises ConfigError if the user wants run folders with other names than their numbers."""
     from omegaconf import OmegaConf
 
     subdir = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))["subdir"]
     if subdir != "${hydra.job.num}":
         raise ConfigError(
-            f"hydra.sweep.subdir={subdir} goes with hydra/launcher=basic; ours numbers its folders"
+            f"hydra.sweep.subdir={subdir} works only with hydra/launcher=basic; ours numbers its folders"
         )
 
 
 def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
-    from mnistjax.sweep.run import Options, describe_sweep
+    from mnistjax.sweep.groups import describe_groups, make_groups
 
-    with errors_about("the plan"):  # which traces models that may be too large for any machine
-        lines = describe_sweep([multirun.jobs[task] for task in multirun.tasks], Options(**multirun.options))
-    print("\n".join(lines))
+    jobs, options = (
+        {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)},
+        multirun.options,
+    )
+    with errors_about("the plan"):  # a model may be too large to be traced
+        groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
+        print("\n".join(describe_groups(groups, jobs)))
     return find_answer_code()
 
 
 def run_fused(multirun: Multirun) -> int:
-    """Runs the sweep by our launcher; returns the exit code."""
+    """Runs the sweep with our launcher; returns the exit code."""
     from mnistjax.sweep.run import Options, Sweep
 
     folder = multirun.folder

@@ -1,4 +1,4 @@
-"""Sweeps by Hydra's own launcher or another plugin's, which calls a task for each job."""
+"""Sweeps with the launcher of Hydra or of another plugin, which calls a task for each job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.active import run_job
+from mnistjax.cli.launcher import JobFailed
 from mnistjax.cli.overrides import call_hydra, to_plain_config
 from mnistjax.cli.prepare import Preparer
 from mnistjax.cli.single import exit_code
@@ -19,20 +20,16 @@ if TYPE_CHECKING:
 
 
 def run_by_launcher(jobs: Mapping[tuple[str, ...], Job], argv: list[str]) -> int:
-    """Runs the jobs, given by their overrides, one by one; returns the exit code."""
+    """Runs the jobs, by their overrides, one after another; returns the exit code."""
     task = JobTask(jobs)
     try:
         code = call_hydra(argv, task)
-    except JobFailed as error:  # the first one in another process; the records have the others
+    except JobFailed as error:  # the first job that failed in another process
         tell(f"{error}; the status.json of each run folder says how it ended")
         return 1
     except KeyboardInterrupt:
         code = 130
     return max(code, exit_code(task.outcomes))
-
-
-class JobFailed(Exception):
-    """A job in another process is not done."""
 
 
 class JobTask:
@@ -43,7 +40,7 @@ class JobTask:
         self.outcomes: list[tuple[str, Outcome]] = []
 
     def __reduce__(self) -> Any:
-        """Leaves the jobs out: another process validates its own, and reports a failure to Hydra only."""
+        """Pickles without the jobs: another process validates its own, and reports failures to Hydra only."""
         return JobTask, ()
 
     def __call__(self, cfg: DictConfig) -> None:
@@ -55,7 +52,7 @@ class JobTask:
         print(name, flush=True)
         try:
             job = (self._jobs or {}).get(tuple(words))
-            job = job or Preparer()(to_plain_config(cfg, resolve=True), words)
+            job = job or Preparer()(to_plain_config(cfg), words)
             outcome = run_job(job, Path(node.runtime.output_dir))
         except ConfigError as error:
             outcome = Outcome(2, str(error))

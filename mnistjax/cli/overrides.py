@@ -21,19 +21,19 @@ from mnistjax.files import describe
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-TABLES = {  # group -> (module of its table, function that lists names, function of options, entry points)
+TABLES = {  # group -> module of its table, function that lists names, one that lists options, entry points
     "data": ("mnistjax.data", "list_datasets", None, "mnistjax.datasets"),
     "model": ("mnistjax.models", "list_models", "model_options", "mnistjax.models"),
     "optimizer": ("mnistjax.optim", "list_optimizers", "optimizer_options", "mnistjax.optimizers"),
 }
 
-MANY = 10**12  # jobs; an error does not count more
+MANY = 10**12  # jobs; an error says "over" this number instead of a larger one
 
 
 def add_rows() -> None:
-    """Registers with Hydra our launcher and every row of the open tables that has no file in conf/.
+    """Registers with Hydra our launcher, and the rows of the open tables that have no file in conf/.
 
-    A table is read only if someone may have added a row, because reading it imports JAX.
+    A table is read only if someone may have added a row, because that imports JAX.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -53,7 +53,7 @@ def add_rows() -> None:
 
 @contextlib.contextmanager
 def composing() -> Iterator[None]:
-    """Sets up Hydra, so that `compose` works inside."""
+    """Sets up Hydra for `compose` inside."""
     from hydra import initialize_config_dir
 
     add_rows()
@@ -62,7 +62,7 @@ def composing() -> Iterator[None]:
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """The composed config, with Hydra's node; ConfigError says what is wrong with the overrides."""
+    """The composed config with Hydra's node; ConfigError if an override is wrong."""
     import hydra
 
     try:
@@ -73,7 +73,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 @contextlib.contextmanager
 def hydra_errors(folder: Path | None = None) -> Iterator[None]:
-    """Turns errors of Hydra inside, and of a `folder` that can't be written, into ConfigErrors."""
+    """Turns errors of Hydra and of the disk inside into ConfigErrors; the latter name `folder`."""
     from hydra.errors import HydraException
 
     try:
@@ -87,13 +87,13 @@ def hydra_errors(folder: Path | None = None) -> Iterator[None]:
 def call_hydra(
     argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None, folder: Path | None = None
 ) -> int:
-    """Runs Hydra's own command, which calls the task once for each job, and returns its exit code."""
+    """Runs Hydra's own command, which calls the task for each job; returns the exit code."""
     import hydra
     from hydra.core.utils import env_override
 
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        # With that variable Hydra raises errors instead of printing them.
+        # With this variable Hydra raises errors instead of printing them.
         with hydra_errors(folder), env_override({"HYDRA_FULL_ERROR": "1"}):
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except SystemExit as exit:
@@ -104,7 +104,7 @@ def call_hydra(
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
-    """The one-line error for what Hydra raised: about the first wrong override, else Hydra's own text."""
+    """The one-line error for an error of Hydra: about the first wrong override, else Hydra's own text."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -127,9 +127,8 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             choices.append(override.input_line)
         elif not override.is_hydra_override():
             others.append(override)
-    with contextlib.suppress(Exception):  # if this composition fails, no key is to blame
-        config = hydra.compose("config", choices)
-        known = [key for key, _ in flatten(to_plain_config(config, resolve=False))]
+    with contextlib.suppress(Exception):  # if composing the choices alone fails, the error is not about a key
+        known = [key for key, _ in flatten(to_plain_config(hydra.compose("config", choices), resolve=False))]
         for override in others:
             key = override.key_or_group
             if override.is_add() and key in known:
@@ -146,7 +145,7 @@ def unreadable(word: str) -> ConfigError:
 
 
 def _owners(key: str) -> str:
-    """A hint if other choices of the key's group have that key, else an empty text."""
+    """A hint at the choices of the key's group that have this key; "" if there are none."""
     from omegaconf import OmegaConf
 
     group, _, option = key.partition(".")
@@ -156,22 +155,21 @@ def _owners(key: str) -> str:
 
 
 def base_overrides(overrides: list[str]) -> list[str]:
-    """The overrides that say how a sweep runs: Hydra's own, sweep.* and the experiment."""
+    """The overrides that apply to a whole sweep: Hydra's own, sweep.* and the experiment."""
     own = []
     for o in parse_overrides(overrides):
         sweep = o.key_or_group.startswith("sweep.")
         if sweep and o.is_sweep_override():
-            raise ConfigError(f"{o.input_line}: a sweep has one {o.key_or_group}")
+            raise ConfigError(f"{o.input_line}: a sweep has only one {o.key_or_group}")
         if sweep or o.is_hydra_override() or o.key_or_group == "experiment":
             own.append(o)
     return [o.input_line for o in own if not o.is_sweep_override()]
 
 
 def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
-    """Hydra's own overrides, and the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
+    """Hydra's own overrides, and the overrides of each job that Hydra's basic sweeper makes.
 
-    Another sweeper chooses its jobs while it runs: the list is empty, and each job is validated when it
-    comes.
+    Another sweeper chooses its jobs while it runs. The list is empty then, and each job is validated later.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
@@ -187,9 +185,7 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
 
 def check_count(overrides: Sequence[Any], limit: int) -> None:
     """Raises ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
-    counts = {
-        o.get_key_element(): count_values(o) for o in overrides
-    }  # if a key is given twice, the last one counts
+    counts = {o.get_key_element(): count_values(o) for o in overrides}  # the last one of a key counts
     jobs = math.prod(counts.values())
     if jobs > limit:
         shown = f"{jobs:,}" if jobs < MANY else f"over {MANY:,}"
@@ -199,19 +195,21 @@ def check_count(overrides: Sequence[Any], limit: int) -> None:
 
 
 def count_values(override: Any) -> int | float:
-    """How many values an override has, infinity for an endless range; ConfigError if it has none."""
+    """The number of an override's values, infinity for an endless range; ConfigError if it has none."""
     from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
 
     value, shown = override.value(), shorten(override.input_line)
     match value:
-        case RangeSweep():
-            count = _count_range(value.start or 0, value.stop or 0, value.step)
+        case RangeSweep(start=start, stop=stop, step=step):
+            start, stop = start or 0, stop or 0
+            endless = step == 0 or not all(map(math.isfinite, (start, stop, step)))
+            count = math.inf if endless else math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
         case ChoiceSweep():
             count = len(value.list)
         case Glob():
             count = sum(1 for _ in override.sweep_string_iterator())
         case IntervalSweep():
-            raise ConfigError(f"{shown}: a grid has no interval; write range(...), or choose a hydra/sweeper")
+            raise ConfigError(f"{shown}: a grid has no interval; use range(...) or another hydra/sweeper")
         case _:
             return 1
     if count < 1:
@@ -219,16 +217,10 @@ def count_values(override: Any) -> int | float:
     return count
 
 
-def _count_range(start: float, stop: float, step: float) -> int | float:
-    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
-        return math.inf
-    return math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
-
-
 def postpone(overrides: list[str]) -> list[str]:
-    """The overrides of a sweep with each plain value as a choice of one, `choice(0.8)`.
+    """The overrides of a sweep, with each plain value written as a choice of one, `choice(0.8)`.
 
-    Hydra leaves choices to the jobs. A plain value it would also apply to the defaults, and so refuse
+    Hydra applies choices to the jobs only, but plain values also to the defaults. So it would refuse
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
     """
     from hydra.core.global_hydra import GlobalHydra
@@ -252,20 +244,20 @@ def parse_overrides(overrides: list[str]) -> list[Any]:
     for word in overrides:
         try:
             parsed += parser.parse_overrides([word])
-        except Exception:  # many types: Python itself raises ValueError for a number of 5,000 digits
+        except Exception:  # many types, such as Python's ValueError for a number of 5,000 digits
             raise unreadable(word) from None
     return parsed
 
 
 def read_resume(cfg: DictConfig) -> str | None:
-    """The sweep folder to resume, or None; ConfigError for a value that can't be one."""
-    resume = to_plain_config(cfg, resolve=True)["sweep"]["resume"]
+    """The sweep folder to resume, or None; ConfigError for a value that is no path."""
+    resume = to_plain_config(cfg)["sweep"]["resume"]
     check_value("sweep.resume", resume, SCHEMA["sweep.resume"])
     return resume
 
 
-def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """The config without Hydra's node as a dict; ConfigError for an interpolation without a target."""
+def to_plain_config(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """The config as a dict, without Hydra's node; ConfigError for an interpolation without a target."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -274,8 +266,3 @@ def to_plain_config(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(task, resolve=resolve, throw_on_missing=resolve))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-
-
-def is_jobs_own(override: Any) -> bool:
-    """Whether an override says what a job is, not how the sweep runs."""
-    return not (override.is_hydra_override() or override.key_or_group.startswith("sweep."))

@@ -1,4 +1,4 @@
-"""A trial of what Hydra creates from its own node of a config, before anything is written."""
+"""Checks that Hydra can create what its node of a config describes, before anything is written."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def check_hydra(cfg: DictConfig) -> None:
             Plugins.instance()._instantiate(cfg.hydra[kind])
     if "max_batch_size" in cfg.hydra.sweeper:
         check_value("hydra.sweeper.max_batch_size", cfg.hydra.sweeper.max_batch_size, whole(1, None))
-    verbose = cfg.hydra.verbose
-    check_value("hydra.verbose", verbose, VERBOSE)
+    check_value("hydra.verbose", cfg.hydra.verbose, VERBOSE)
     for kind in ("hydra_logging", "job_logging"):
         with errors_about(f"hydra/{kind}"):
             try_logging(read_logging(cfg, kind))
@@ -45,13 +44,13 @@ def errors_about(name: str) -> Iterator[None]:
 
 
 def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
-    """The resolved logging node. It logs to the null device, because the run folder does not exist yet."""
+    """The resolved logging node, with the null device for its files: the run folder does not exist yet."""
     from omegaconf import OmegaConf
 
-    cfg = copy.deepcopy(cfg)
-    OmegaConf.update(cfg, "hydra.runtime.output_dir", os.curdir, force_add=True)
     if cfg.hydra[kind] is None:
         return None
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.update(cfg, "hydra.runtime.output_dir", os.curdir, force_add=True)
     node = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra[kind], resolve=True))
     for handler in (node.get("handlers") or {}).values():
         if "filename" in handler:
@@ -60,7 +59,7 @@ def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
 
 
 def try_logging(node: dict[str, Any] | None) -> None:
-    """Creates the handlers of a logging configuration and closes them; raises the errors of `dictConfig`."""
+    """Creates and closes the handlers of a logging configuration; raises the errors of `dictConfig`."""
     if node is None:
         return
     if node.get("version") != 1:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `mnistjax-predict` and returns its exit code: 0 done, 2 a wrong argument or file, 130 stopped."""
+    """Runs `mnistjax-predict`; returns 0 done, 2 wrong argument or file, 130 stopped."""
     with errors_to_code() as exit:
         check_working_folder()
 
@@ -42,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictions = predict_digits(trained, found)
         if explained:
             explain(explained, args.images, found, predictions)
-        read = list(zip(args.images, predictions, strict=True))
+        read = zip(args.images, predictions, strict=True)
         if args.json:
             print(json.dumps([{"file": path, "digits": digits} for path, digits in read]))
         else:
-            print("\n".join(describe(path, digits) for path, digits in read))
+            print(*(describe(path, digits) for path, digits in read), sep="\n")
         return find_answer_code()
     return exit.code
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; ConfigError if one is wrong."""
+    """The parsed arguments; ConfigError if one is wrong."""
     from mnistjax.zoo import list_models
 
     parser = Parser("mnistjax-predict", description=__doc__, allow_abbrev=False)
@@ -69,9 +69,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def predict_digits(
     trained: tuple[nn.Module, Any, Card], found: Sequence[Sequence[Digit]]
 ) -> list[list[dict[str, Any]]]:
-    """For each picture its digits: class, probability, runner-up and its probability, as --json prints them.
+    """The digits of each picture, with class, probability and runner-up, as --json prints them.
 
-    The model is called once for all pictures, because JAX compiles a program for each number of digits.
+    The model is called once for all pictures, because JAX would compile a program for each number of digits.
     """
     import numpy as np
 
@@ -94,8 +94,8 @@ def _describe_digit(card: Card, shares: np.ndarray) -> dict[str, Any]:
 
 
 def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
-    """The lines about one picture: the digits together, then one line for each."""
-    path = os.fsencode(path).decode(errors="replace")  # a file name may not be text
+    """A line with all digits of a picture, then a line for each digit."""
+    path = os.fsencode(path).decode(errors="replace")  # file names can have bytes that are not UTF-8
     if not digits:
         return f"{path}: no digit found"
     read = " ".join(str(digit["class"]) for digit in digits)
@@ -108,9 +108,9 @@ def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
 
 
 def name_explained(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """The file for each picture's explanation: FOLDER/0-NAME.png, ...
+    """The files for the explanations of the pictures: FOLDER/0-NAME.png, ...
 
-    ConfigError if that file, or the SVG beside it, exists and was not drawn by us.
+    ConfigError if such a file, or the SVG beside it, exists and was not drawn by us.
     """
     from mnistjax.report.figures import check_drawn
 
@@ -130,7 +130,7 @@ def explain(
     found: Sequence[Sequence[Digit]],
     predictions: Sequence[Sequence[dict[str, Any]]],
 ) -> None:
-    """Draws for each picture where its digits are and what the model saw, as PNG and SVG."""
+    """Draws each picture with boxes around its digits and the images that the model saw, as PNG and SVG."""
     import numpy as np
 
     from mnistjax.pictures import read_picture

@@ -17,7 +17,7 @@ from mnistjax.tracking import check_login, default_entity
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `mnistjax-report`: 0 done, 1 W&B failed, 2 a wrong argument or no login, 130 stopped."""
+    """Runs `mnistjax-report`; returns 0 done, 1 W&B failed, 2 wrong argument or no login, 130 stopped."""
     with errors_to_code() as exit:
         check_working_folder()
         return run(argv) or find_answer_code()
@@ -25,29 +25,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, checked as far as possible without reading a run."""
+    """The parsed arguments; ConfigError if one is wrong."""
     parser = make_parser("mnistjax-report", __doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
-    parser.add_argument("--wandb", action="store_true", help="save a workspace and a report at W&B, too")
+    parser.add_argument("--wandb", action="store_true", help="also save a workspace and a report at W&B")
     args = parser.parse_args(argv)
     check_folders(args.folders)
     return args
 
 
 def make_parser(name: str, description: str | None) -> Parser:
-    """The parser of a command that reads runs in folders and may send something to W&B."""
+    """A parser with the arguments FOLDER..., --project and --entity."""
     parser = Parser(name, description=description, allow_abbrev=False)
-    help = "a run or sweep, or a folder above them"
+    help = "a run, a sweep, or a folder that contains some"
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=help)
-    parser.add_argument("--project", help="W&B project, if not the one in the runs' config")
-    parser.add_argument("--entity", help="W&B user or team, if not the default one")
+    parser.add_argument("--project", help="W&B project (default: the one in the runs' config)")
+    parser.add_argument("--entity", help="W&B user or team (default: the login's)")
     return parser
 
 
 def check_folders(folders: Sequence[Path]) -> None:
-    """ConfigError unless all of them are folders."""
+    """Raises ConfigError unless all of these are folders."""
     for folder in folders:
-        if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+        if not os.path.isdir(folder):  # Path.is_dir raises if the name is too long
             raise ConfigError(f"{folder} is no folder")
 
 
@@ -77,7 +77,7 @@ def run(argv: Sequence[str] | None) -> int:
     for name, view in views.items():
         try:
             view.save()
-        except Exception as error:  # W&B's client may raise anything; the page is written
+        except Exception as error:  # W&B's client can raise any type
             tell(f"W&B did not save the {name}: {one_line(error)}")
             return 1
         tell(f"W&B {name} -> {view.url}")
@@ -87,7 +87,7 @@ def run(argv: Sequence[str] | None) -> int:
 def make_views(
     runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
 ) -> dict[str, Any]:
-    """W&B's workspace and report of these runs' sweeps, or of the whole project; not saved yet."""
+    """The unsaved W&B workspace and report of the runs' sweeps, or of the whole project for other runs."""
     from mnistjax.report.workspace import Place, make_report, make_workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})

@@ -1,7 +1,7 @@
-"""The arguments stored in a sweep folder: those that say which jobs it has are used, and nothing else.
+"""The arguments stored in a sweep folder. Only those that describe its jobs are used.
 
-The folder may come from a stranger. So nothing of Hydra's own (launchers, callbacks, logging) is used, no
-program that starts others, no folder and no interpolation.
+The folder may come from a stranger. So no keys of Hydra (launchers, callbacks, logging), no executors, no
+folders and no interpolations are taken from it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mnistjax.progress import relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger
 from mnistjax.words import folder_word, shell_join
 
-NEEDED = {  # a word of the command line -> the stored words that only it can replace
+NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
 }
-FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # of an earlier command
+FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # left out silently
 LONGEST_KEY = 100  # characters
-GROUPS = ("data", "task", "model", "optimizer", "schedule", "experiment")  # of files in conf/
+GROUPS = ("data", "task", "model", "optimizer", "schedule", "experiment")
 JOB_KEYS = (*GROUPS, "augment", "train", "wandb", "seed")
-SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")  # used too
+SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")
 
 
 def is_taken(override: Any) -> bool:
-    """Whether a stored override is used: it says what the jobs are, by plain values or names of our files.
+    """Whether a stored override is used: it describes jobs by plain values or names of our files.
 
-    A folder for data is used only if our data is in it already.
+    A data folder is used only if it already contains our data.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -50,9 +50,9 @@ def is_taken(override: Any) -> bool:
 
 
 def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
-    """The stored arguments of a sweep that are used; tells the user the others.
+    """Returns the stored arguments of a sweep that are used, and tells the user the others.
 
-    ConfigError if the sweep had a sweeper or a cluster: the command line must ask for those again.
+    ConfigError if the sweep used a sweeper or a cluster, which the command line must name again.
     """
     words = [o.input_line for o in parse_overrides(ledger.arguments) if is_taken(o)]
     place, known = relative(ledger.folder), {*words, *given}
@@ -65,23 +65,24 @@ def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
     ]
     if needed:
         again = shell_join(["mnistjax", "-m", folder_word("sweep.resume", place), *needed])
-        raise ConfigError(f"these are not taken from {place}, but only from the command line: {again}")
+        raise ConfigError(f"not taken from {place}, but only from the command line: {again}")
     if left:
         tell(f"not taken from {place}/{LEDGER}: {shell_join(left)[:400]}")
     return words
 
 
 def take_jobs(ledger: Ledger) -> list[list[str]]:
-    """The stored overrides of each job of a sweep, without those that say how the sweep runs.
+    """The stored overrides of each job of a sweep, without those of the whole sweep.
 
-    ConfigError for any other override that is not used from a folder.
+    ConfigError for an override of a job that is not used.
     """
     jobs = []
     for entry in ledger.entries.values():
-        overrides = parse_overrides(entry.overrides)
-        jobs.append([o.input_line for o in overrides if is_taken(o)])
-        for override in overrides:
-            if not is_taken(override) and not override.key_or_group.startswith(("sweep.", "data.dir")):
+        jobs.append([])
+        for override in parse_overrides(entry.overrides):
+            if is_taken(override):
+                jobs[-1].append(override.input_line)
+            elif not override.key_or_group.startswith(("sweep.", "data.dir")):
                 raise ConfigError(
                     f"job {entry.number} of {relative(ledger.folder)} has the override "
                     f"{shorten(override.input_line)!r}, which is not taken from a stored sweep"

@@ -14,12 +14,12 @@ from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.tracking import Tracker, check_login, make_run_id
 
-PARALLEL = 8  # runs at a time: each waits for W&B's server most of the time
+PARALLEL = 8  # runs at a time; most of the time they wait for W&B's server
 PATIENCE = 120.0  # seconds that W&B may take for a run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `mnistjax-sync`: 0 all runs are at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
+    """Runs `mnistjax-sync`; returns 0 all at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
     with errors_to_code(stopped="interrupted; the same command continues") as exit:
         check_working_folder()
         import_jax()
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:
-    """Sends the finished runs, under the ids that they would have had online; returns the exit code."""
+    """Sends the finished runs, under the ids that they would have online; returns the exit code."""
     check_login()
     over = [run for run in runs if run.begun and run.status != "running" and not run.damaged]
     for run in runs:

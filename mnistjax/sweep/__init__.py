@@ -1,6 +1,6 @@
-"""A multirun as a few compiled programs.
+"""Trains the jobs of a sweep in a few compiled programs. Nothing here imports Hydra.
 
-Data walks from `groups` (jobs of one Spec) to `assignments` (what a worker gets), an `executor` (`processes`,
-`inline` or `cluster`) and the `trainer`, and back as `events` to `run`, which keeps the `ledger` and the
-`results` of the sweep folder, and to the `view`. Nothing here knows Hydra.
+`run` divides the jobs into `groups` and these into assignments, which an executor (`processes`, `inline` or
+`cluster`) passes to a `trainer`. `events` come back to the `view` and to `run`, which writes the sweep folder
+(`ledger`, `results`) and the W&B run of the sweep (`mirror`).
 """

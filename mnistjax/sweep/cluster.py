@@ -1,7 +1,7 @@
-"""Training on a cluster, through submitit: each assignment is a task of Slurm, or a process of this machine.
+"""Training through submitit: each assignment is a task of a Slurm cluster, or a process of this machine.
 
-The task starts a worker process, so that a job that kills or hangs its process takes no other along
-there either. Events come back line by line through a file in the sweep folder, which both machines must see.
+The task starts a worker process, so that a job that crashes or hangs stops no other job. It writes events,
+one per line, to a file in the sweep folder, which both machines must see.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from mnistjax.sweep.groups import Assignment, count_interleaved, count_threads, 
 from mnistjax.sweep.processes import ProcessExecutor
 from mnistjax.sweep.worker import Tables, add_tables, copy_tables
 
-FOLDER = "submitit"  # in the sweep folder, for submitit's files and ours
-STOP = "stop"  # a file that tells the tasks to stop
-MINUTES = 24 * 60  # of a task, unless given
+FOLDER = "submitit"  # folder in the sweep folder, for submitit's files and ours
+STOP = "stop"  # name of a file that tells the tasks to stop
+MINUTES = 24 * 60  # time limit of a task, unless given
 EVENTS = {kind.__name__: kind for kind in (JobStarted, JobProgress, JobEnded)}
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteAssignment:
-    """An assignment as submitit pickles it; called where it is trained."""
+    """An assignment that submitit pickles, and calls where the task runs."""
 
     assignment: Assignment
     tables: Tables
     timeout: float
     folder: Path
     events: str  # name of the file for its events
-    owner: int | None  # the process that it must not outlive; None on another machine
+    owner: int | None  # pid of the process that it must not outlive; None on another machine
 
     def __call__(self) -> None:
         """Trains the jobs and writes their events."""
@@ -51,7 +51,7 @@ class RemoteAssignment:
         assignment, first = self.assignment, self.assignment.jobs[0]
         data = label(load(first.settings), first.settings)
         if data_key(data, first.plan.positive) != assignment.data:
-            raise ConfigError(f"{data.name} has another SHA-256 there")
+            raise ConfigError(f"{data.name} has another SHA-256 on this machine than in the sweep")
         if assignment.width == 1:
             spec, count = first.plan.spec, len(assignment.jobs)
             threads = count_threads(spec, count)
@@ -65,35 +65,22 @@ class RemoteAssignment:
                 file.write(json.dumps([type(event).__name__, *event]) + "\n")
 
     def _stopped(self) -> bool:
-        return (self.folder / STOP).exists() or (self.owner is not None and not _is_alive(self.owner))
+        if self.owner is not None:
+            try:
+                os.kill(self.owner, 0)  # raises if the process is gone
+            except ProcessLookupError:
+                return True
+        return (self.folder / STOP).exists()
 
     def __submitit_checkpoint__(self) -> Any:
-        """Preempted or out of time: queues the task again; every job continues at its checkpoint."""
+        """Queues the task again when it is preempted or out of time; jobs continue from their checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes that start inside ignore Ctrl-C: this process gets it, and tells them to stop."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class SubmititExecutor(Executor):
-    """Trains each assignment as a task of submitit. The data is loaded where the task runs.
+    """Trains each assignment as a task of submitit, which loads the data itself.
 
     ConfigError if submitit is missing or refuses the parameters.
     """
@@ -115,16 +102,16 @@ class SubmititExecutor(Executor):
 
         self._make_executor = make_executor
         try:
-            with tempfile.TemporaryDirectory() as place:  # because it writes there at once
+            with tempfile.TemporaryDirectory() as place:  # submitit makes files at once
                 make_executor(place)
-        except Exception as error:  # of several kinds, with pages of what is allowed
+        except Exception as error:  # many types, with pages of text after the first line
             raise ConfigError(f"sweep.submitit: {str(error).strip().splitlines()[0]}") from error
 
     def __exit__(self, *_: Any) -> None:
         if self._submissions:
             (self._folder / STOP).touch()
         for submission in self._submissions:
-            submission.task.cancel()  # a local process ignores that, but sees the file
+            submission.task.cancel()  # a local process ignores this, but sees the file
 
     def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         waiting, stopping = deque(assignments), False
@@ -139,7 +126,7 @@ class SubmititExecutor(Executor):
                 self._submissions.append(self._submit(executor, waiting.popleft()))
             time.sleep(POLL_SECONDS)
             for submission in list(self._submissions):
-                over = submission.task.done()  # before its last events are read
+                over = submission.task.done()  # asked first, so that no later event is missed
                 yield from submission.read_events()
                 if over:
                     self._submissions.remove(submission)
@@ -152,14 +139,17 @@ class SubmititExecutor(Executor):
         owner = os.getpid() if self._local else None
         folder = self._folder.absolute()
         remote = RemoteAssignment(assignment, copy_tables(), self._timeout, folder, name, owner)
-        with _ignoring_interrupts():
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by a local task: Ctrl-C is for us
+        try:
             return Submission(executor.submit(remote), self._folder / name, assignment)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def make_new_folder(folder: Path) -> Path:
-    """Makes a new, empty folder below this one: "0", or the next free number.
+    """Makes an empty folder in this one, named "0" or by the next free number, and returns it.
 
-    Submitit loads pickles by the names of its tasks: none may lie there already, in a stranger's sweep.
+    Submitit loads pickles by the names of its tasks, so a stranger's sweep must not contain any already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
@@ -170,7 +160,7 @@ def make_new_folder(folder: Path) -> Path:
 
 
 class Submission:
-    """An assignment on the cluster, seen from here."""
+    """An assignment that was sent to the cluster."""
 
     def __init__(self, task: Any, events: Path, assignment: Assignment) -> None:
         self.task = task  # a job of submitit
@@ -178,7 +168,7 @@ class Submission:
         self._left: dict[int, Job] = {job.number: job for job in assignment.jobs}
 
     def read_events(self) -> Iterator[Event]:
-        """Yields the events that are new since the last call."""
+        """Yields the events since the last call."""
         with open(self._events, "rb") as file:
             file.seek(self._offset)
             lines = file.read().rpartition(b"\n")[0]
@@ -193,11 +183,11 @@ class Submission:
             yield event
 
     def fail_rest(self) -> Iterator[Event]:
-        """Writes and yields the failure of those jobs that have no end although the task has ended."""
+        """Writes and yields the failure of the jobs that did not end before their task did."""
         if not self._left:
             return
         reason = f"its task {self.task.job_id} on the cluster ended without a result ({self.task.state})"
-        if type(error := self.task.exception()).__name__ == "FailedJobError":  # it raised
+        if type(error := self.task.exception()).__name__ == "FailedJobError":  # the task raised
             trace = str(error).split("-" * 22)[1]  # between two lines of dashes
             reason = f"its task {self.task.job_id} on the cluster failed: {trace.strip().splitlines()[-1]}"
         for job in self._left.values():

@@ -1,4 +1,4 @@
-"""What happens to the jobs of a sweep, from the worker that trains them to the ledger and the view."""
+"""Events of the jobs of a sweep, sent by the worker that trains them to the ledger and the view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class JobEnded(NamedTuple):
 
 
 class ProgramFailed(NamedTuple):
-    """A program with several jobs raised; which job is to blame is unknown."""
+    """A program with several jobs raised. It is unknown which job is to blame."""
 
     numbers: tuple[int, ...]
     reason: str
@@ -35,7 +35,7 @@ class ProgramFailed(NamedTuple):
 
 
 class AssignmentEnded(NamedTuple):
-    """A worker is idle again; jobs that it did not start are left."""
+    """A worker is idle again. After a stop it leaves jobs that it did not start."""
 
 
 Event = JobStarted | JobProgress | JobEnded | ProgramFailed | AssignmentEnded

@@ -1,4 +1,4 @@
-"""What trains the assignments of a sweep: worker processes, this process, or a cluster."""
+"""The protocol of executors, which train the assignments of a sweep."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from mnistjax.recorder import INSIDE_SEGMENT
 from mnistjax.sweep.events import Event, JobEnded
 from mnistjax.sweep.groups import Assignment, DataKey
 
-POLL_SECONDS = 0.2  # at most, between two checks for signals and silence
-STOP_SECONDS = 8.0  # for jobs to end after a signal, from one event to the next; a segment takes about one
-
+POLL_SECONDS = 0.2  # at most, between two checks for signals and silent jobs
+STOP_SECONDS = 8.0  # without an event after a signal, until jobs are interrupted; a segment takes about 1 s
 
 Datasets = Mapping[DataKey, Dataset]
 Stop = Callable[[], bool]
-"""Whether to stop."""
+"""Returns whether to stop."""
 
 
 class Executor(contextlib.AbstractContextManager):
-    """Trains assignments. Use it in a `with`: no process outlives it."""
+    """Trains assignments. Use it in a `with`, which ends its processes."""
 
     @abstractmethod
     def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        """Yields what happens, each job's `JobEnded` once. Once `stop()` is true no job starts."""
+        """Trains the jobs and yields their events, `JobEnded` once for each. Starts no job after `stop()`."""
 
     def __exit__(self, *error: Any) -> None:
         """Ends all processes."""
 
 
 def end_job(job: Job, status: records.Status, reason: str, traceback: str | None = None) -> JobEnded:
-    """Writes the end of a job that could not write it itself; returns the event."""
+    """Writes the end of a job whose process can't write it; returns the event."""
     with contextlib.suppress(OSError, ConfigError):
         before = records.read_status(job.folder) or {}
         records.write_status(

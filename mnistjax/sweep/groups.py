@@ -1,8 +1,9 @@
-"""Jobs -> groups -> assignments: the jobs of one Spec, how many train at a time, and what a worker gets."""
+"""Jobs -> groups of one Spec -> assignments for workers, and how many jobs train at a time."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +17,17 @@ from mnistjax.data import Dataset
 from mnistjax.devices import count_shards
 from mnistjax.job import Job
 from mnistjax.layout import SEGMENT_FLOPS, epoch_flops
-from mnistjax.step import build_model, init
+from mnistjax.step import build_model, init, variables_of
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 DataKey = tuple[str, ...]
 """Name, SHA-256 and positive class of a data set."""
 
-CHUNK_LANES = 8  # of the mode `chunk`, unless given
-MOST_LANES = 1024  # of the mode `vmap`, unless given
-MOST_INTERLEAVED = 8  # jobs; making their batches is then a small part of training neurons
-MEMORY_SHARE = 0.5  # of the free memory
-# Of a core when a step is spread over several: an epoch of system D takes 5.4 s on 2 cores, 7.6 s on one.
+CHUNK_LANES = 8  # lanes in mode `chunk`, unless given
+MOST_LANES = 1024  # in mode `vmap`, unless given
+MOST_INTERLEAVED = 8  # jobs; making their shared batches is then a small part of training neurons
+MEMORY_SHARE = 0.5  # share of the free memory that jobs may use
+# Speed of a core if a step is spread over several: an epoch of system D takes 5.4 s on 2 cores, 7.6 s on one.
 SPREAD_SPEED = 0.7
 
 
@@ -38,18 +39,18 @@ class Group:
     data: DataKey
     jobs: tuple[int, ...]  # numbers
     width: int  # lanes of the program; 1 is the program of a single run
-    threads: int  # programs at a time
+    threads: int  # programs that run at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """Jobs for one worker, those of one Spec side by side; of one Spec only if they are lanes."""
+    """Jobs for one worker, in the order of their Specs; with several lanes they have one Spec."""
 
     jobs: tuple[Job, ...]  # without their data
     data: DataKey
     width: int  # lanes of a program
-    threads: int  # programs at a time
-    interleaved: int  # at most so many jobs of one lane take turns in a program
+    threads: int  # programs that run at a time
+    interleaved: int  # the most jobs that take turns in a program of one lane
 
 
 def data_key(dataset: Dataset, positive: int | None) -> DataKey:
@@ -63,9 +64,9 @@ def make_groups(
     lanes: int | Literal["auto"],
     widths: Mapping[tuple[Spec, DataKey], int] | None = None,
 ) -> list[Group]:
-    """The groups of numbered jobs, in the order of their first job.
+    """The groups of numbered jobs, in the order of their first jobs.
 
-    `widths` are the widths of groups that the sweep has already: they keep them, and so their bits.
+    `widths` are the widths of a resumed sweep's groups, which keep them and therefore their bits.
     """
     numbers: dict[tuple[Spec, DataKey], list[int]] = {}
     for number, job in jobs.items():
@@ -91,8 +92,8 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
         mlp 64 batch 64    0.236   0.132   0.129   0.124   0.114
         mlp 1024 batch 64   1.78    1.34    1.42    1.32    2.00
 
-    So on CPU it is one lane for each thread, with the bits of single runs, except for neurons that share
-    their order: all jobs are lanes. On other devices, unmeasured, all jobs are lanes too.
+    So on a CPU each thread has a program of one lane, with the bits of single runs. Only neurons that share
+    their order are all lanes of one program, as are all jobs on other devices, where nothing was measured.
     """
     if mode == "auto":
         wide = spec.shuffle == "shared" and spec.model == "neuron"
@@ -108,10 +109,10 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
 
 
 def count_threads(spec: Spec, jobs: int) -> int:
-    """The number of programs of one lane that run at a time, as far as the memory allows.
+    """The number of programs of one lane that run at a time, limited by the memory.
 
-    Each step is spread over as many devices as it has shards, or uses one device if the jobs are enough to
-    keep all devices busy.
+    A step is spread over as many devices as it has shards, unless there are enough jobs to keep all devices
+    busy with one device each.
     """
     devices, shards = jax.device_count(), count_shards(spec)
     at_once = devices // shards
@@ -124,10 +125,10 @@ def count_threads(spec: Spec, jobs: int) -> int:
 
 
 def count_interleaved(spec: Spec, jobs: int, threads: int) -> int:
-    """The number of jobs at most that take turns in a program of one lane.
+    """The most jobs that take turns in a program of one lane.
 
-    Small enough that each thread gets several times that many jobs, and that one turn of all takes no longer
-    than a segment, because a sweep stops between two turns.
+    So few that each thread gets several such sets of jobs, and that a turn of all takes at most as long as a
+    segment, because a sweep stops between two turns.
     """
     epochs = int(SEGMENT_FLOPS / max(1.0, epoch_flops(spec)))
     return max(1, min(MOST_INTERLEAVED, jobs // (4 * threads), epochs))
@@ -136,18 +137,19 @@ def count_interleaved(spec: Spec, jobs: int, threads: int) -> int:
 def make_assignments(
     groups: Iterable[Group], jobs: Mapping[int, Job], *, merge: bool = True
 ) -> list[Assignment]:
-    """Assigns those jobs of the groups that are in `jobs`.
+    """The assignments of the groups' jobs that are in `jobs`.
 
-    Groups of one lane on the same data are merged: when a group runs out of jobs, the next one starts beside
-    its last job, and compiles meanwhile. The 27 jobs of `experiment=quickstart` in 3 groups take 31.5 s
-    instead of 33.0 s (medians of 3).
+    Groups of one lane on the same data are merged, so that the next group compiles and starts beside the last
+    jobs of the one before. The 27 jobs of `experiment=quickstart` in 3 groups take 31.5 s instead of 33.0 s
+    (medians of 3).
     """
     assignments: list[Assignment] = []
     for group in groups:
         left = tuple(replace(jobs[number], dataset=None) for number in group.jobs if number in jobs)
         if not left:
             continue
-        assignment = assign(group, left)
+        interleaved = count_interleaved(group.spec, len(left), group.threads) if group.width == 1 else 1
+        assignment = Assignment(left, group.data, group.width, group.threads, interleaved)
         if merge and assignments and can_merge(assignments[-1], assignment):
             assignments[-1] = join(assignments[-1], assignment)
         else:
@@ -155,21 +157,10 @@ def make_assignments(
     return assignments
 
 
-def assign(group: Group, jobs: Sequence[Job]) -> Assignment:
-    """The assignment of these jobs of a group."""
-    interleaved = count_interleaved(group.spec, len(jobs), group.threads) if group.width == 1 else 1
-    return Assignment(tuple(jobs), group.data, group.width, group.threads, interleaved)
-
-
 def can_merge(first: Assignment, second: Assignment) -> bool:
-    """Whether two assignments may be merged: one lane, the same data, and steps of equally many shards."""
-    shards = {count_shards(assignment.jobs[0].plan.spec) for assignment in (first, second)}
-    return (
-        first.width == second.width == 1
-        and first.data == second.data
-        and first.interleaved == second.interleaved
-        and len(shards) == 1
-    )
+    """Whether two assignments have one lane, the same data, and equally many interleaved jobs and shards."""
+    kinds = {(a.width, a.data, a.interleaved, count_shards(a.jobs[0].plan.spec)) for a in (first, second)}
+    return first.width == 1 and len(kinds) == 1
 
 
 def join(first: Assignment, second: Assignment) -> Assignment:
@@ -180,7 +171,7 @@ def join(first: Assignment, second: Assignment) -> Assignment:
 
 
 def free_bytes() -> int:
-    """The memory for training: the device's own, or the free memory of the machine."""
+    """The bytes of memory for training: all of an accelerator's, or what is free on this machine."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_limit", 8 << 30))
@@ -194,26 +185,20 @@ def free_bytes() -> int:
 
 @functools.cache
 def lane_bytes(spec: Spec) -> int:
-    """A rough estimate: twice the State, the gradients, and the activations forward and backward."""
+    """The bytes of a lane, roughly: twice the State, the gradients, and the activations, also backward."""
     hyper: dict[str, dict[str, float]] = {"optimizer": {}, "schedule": {}}
     for name in spec.hyper_names:
         group, _, option = name.partition(".")
         hyper.setdefault(group, {})[option] = 1.0
-    state = jax.tree.leaves(init.eval_shape(spec, hyper, jax.random.key(0)))
-    variables, images = _shapes(spec, spec.micro_batch)
-    program = jax.make_jaxpr(build_model(spec).apply)(variables, images)
+    state = init.eval_shape(spec, hyper, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((spec.micro_batch, *spec.image_shape), jnp.uint8)
+    program = jax.make_jaxpr(build_model(spec).apply)(variables_of(state), images)
     made = [var.aval for equation in program.jaxpr.eqns for var in equation.outvars]
-    return 3 * sum(map(_size, state)) + 2 * sum(map(_size, made))
-
-
-def _shapes(spec: Spec, count: int) -> Any:
-    images = jax.ShapeDtypeStruct((count, *spec.image_shape), jnp.uint8)
-    return jax.eval_shape(build_model(spec).init, jax.random.key(0), images), images
+    return 3 * sum(map(_size, jax.tree.leaves(state))) + 2 * sum(map(_size, made))
 
 
 def _size(array: Any) -> int:
-    itemsize = getattr(array.dtype, "itemsize", 8)
-    return math.prod(array.shape) * itemsize
+    return math.prod(array.shape) * getattr(array.dtype, "itemsize", 8)
 
 
 def differences(spec: Spec, other: Spec) -> list[str]:
@@ -229,12 +214,12 @@ def differences(spec: Spec, other: Spec) -> list[str]:
     return [f"{key} ({one.get(key)}, {two.get(key)})" for key in keys]
 
 
-RATES = {"cpu": 3e10, "gpu": 2e12, "tpu": 2e12}  # operations a second of small models, roughly
-STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # of an empty step
+RATES = {"cpu": 3e10, "gpu": 2e12, "tpu": 2e12}  # operations per second of small models, roughly
+STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # time of an empty step
 
 
 def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
-    """The estimated training time of a group, compiling included, within a factor of about three."""
+    """The estimated time of a group with compilation, right within a factor of about three."""
     platform = jax.default_backend()
     spec = group.spec
     epochs = sum(jobs[number].plan.stopping.epochs for number in group.jobs)
@@ -245,7 +230,7 @@ def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
 
 
 def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[str]:
-    """Lines for people: the size, time and memory of each group, and why it is not part of the first one."""
+    """Text lines: the size, time and memory of each group, and how it differs from the first one."""
     total = sum(estimate_seconds(group, jobs) for group in groups)
     lines = [
         f"{len(jobs)} jobs in {len(groups)} groups, {len(groups)} compiled training programs, "
@@ -270,15 +255,10 @@ def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[st
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as text, "0-3, 7"; at most six ranges."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    shown = ["-".join(map(str, part)) for part in parts[:6]]
-    return ", ".join(shown + (["..."] if len(parts) > 6 else []))
+    """Increasing numbers as at most six ranges, "0-3, 7"."""
+    runs = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [sorted({pairs[0][1], pairs[-1][1]}) for _, run in runs if (pairs := list(run))]
+    return ", ".join(["-".join(map(str, pair)) for pair in ends[:6]] + ["..."] * (len(ends) > 6))
 
 
 def _format_time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Training in this process, for debugging: a job that kills or hangs the process stops the sweep."""
+"""Training in this process, for debugging. A job that crashes or hangs stops the sweep."""
 
 from __future__ import annotations
 

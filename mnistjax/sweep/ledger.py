@@ -1,4 +1,4 @@
-"""The ledger of a sweep folder, `sweep.json`: its groups, and the status of every job. Replaced whole."""
+"""The ledger of a sweep folder, `sweep.json`: its groups and the status of each job."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mnistjax.files import DamagedFile
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
 LARGEST = 512 * files.MIB  # bytes of a ledger
-MOST_JOBS = 10_000_000  # of a sweep, however often it was extended
-OVER = ("done", "diverged")  # jobs that a resumed sweep does not train
+MOST_JOBS = 10_000_000  # in a sweep, also if it was extended
+OVER = ("done", "diverged")  # statuses of jobs that a resumed sweep does not train
 
 ENTRY_FIELDS: dict[str, Check] = {
     "number": checks.whole(0, highest=MOST_JOBS),
@@ -62,7 +62,7 @@ class Entry:
     reason: str | None = None
     attempts: int = 0
     wandb: str | None = None  # its W&B run: a URL, or a folder in the sweep folder
-    config: dict[str, Any] = field(default_factory=dict)  # what differs from other jobs, by dotted key
+    config: dict[str, Any] = field(default_factory=dict)  # values that differ between jobs, by dotted key
 
 
 @dataclass
@@ -77,14 +77,10 @@ class Ledger:
     groups: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     ended: str | None = None
-    wandb: str | None = None  # the sweep's own W&B run
-
-    def number_of(self, identity: str) -> int | None:
-        """The number of the job with this identity; None if there is none."""
-        return next((e.number for e in self.entries.values() if e.identity == identity), None)
+    wandb: str | None = None  # the W&B run of the sweep
 
     def save(self) -> None:
-        """Writes `sweep.json`."""
+        """Replaces `sweep.json`."""
         content = {name: getattr(self, name) for name in LEDGER_FIELDS if name != "jobs"}
         content["jobs"] = [asdict(entry) for entry in self.entries.values()]
         records.write_json(self.folder / LEDGER, content)
@@ -95,12 +91,12 @@ class Ledger:
 
 
 def load_ledger(folder: Path) -> Ledger:
-    """The ledger of a sweep folder; ConfigError if it is missing, DamagedFile if it is damaged."""
+    """The ledger in a sweep folder; ConfigError if it is missing, DamagedFile if it is damaged."""
     path = folder / LEDGER
     try:
         content = files.read_json(path, limit=LARGEST)
     except FileNotFoundError:
-        raise ConfigError(f"{folder} is no sweep folder: it has no {LEDGER}") from None
+        raise ConfigError(f"{folder} is not a sweep folder: it has no {LEDGER}") from None
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {files.describe(error, path)}") from None
     if not isinstance(content, dict):
@@ -120,19 +116,18 @@ def load_ledger(folder: Path) -> Ledger:
 
 
 def check_unused(folder: Path) -> None:
-    """ConfigError if a folder without a ledger has files with the names that a sweep would write."""
+    """Raises ConfigError if a folder without a ledger has files with names that a sweep would write."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
         if path.name in (RESULTS, "multirun.yaml", "submitit") or path.name.isdecimal():
             raise ConfigError(
-                f"{path} exists, but no {LEDGER} beside it: this is no sweep of ours, or a damaged one; "
+                f"{path} exists without a {LEDGER}: this is not a sweep of ours, or it is damaged; "
                 f"choose another folder with hydra.sweep.dir"
             )
 
 
 def _read_spec(path: Path, plain: Mapping[str, Any]) -> Spec:
-    """The Spec of a group in the ledger."""
     try:
         spec = Spec(**{name: freeze(value) for name, value in plain.items()})
         hash(spec)

@@ -15,7 +15,7 @@ from mnistjax.seeds import seeds_table
 from mnistjax.sweep.ledger import Ledger
 from mnistjax.tracking import Tracker, find_address, make_run_id
 
-BEST = 3  # jobs whose images and checkpoints W&B gets; those of all would be too many
+BEST = 3  # jobs whose images and checkpoints are sent to W&B; those of all jobs would be too many
 
 
 class Mirror:
@@ -25,14 +25,10 @@ class Mirror:
         """`job` is any job of the sweep: they share their W&B options."""
         self._ledger, self._monitor = ledger, job.plan.stopping.monitor
         self._enabled = job.wandb_mode != "disabled"
-        config = {
-            "sweep": ledger.arguments,
-            "groups": to_plain(ledger.groups),
-            "machine": ledger.machine,
-        }
+        groups = to_plain(ledger.groups)
         self._tracker = Tracker(
             ledger.folder,
-            config=config,
+            config={"sweep": ledger.arguments, "groups": groups, "machine": ledger.machine},
             run_id=make_run_id(ledger.id, ledger.created),
             group=ledger.id,
             name=f"sweep {ledger.id}",
@@ -42,7 +38,7 @@ class Mirror:
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Adds a point to the sweep's curves: the job of this row of `results.csv` has ended."""
+        """Adds a point to the sweep's curves when the job of this row of `results.csv` has ended."""
         counts = self._count_statuses()
         failed = counts["failed"] + counts["diverged"]
         over = {"jobs/over": counts["done"] + failed, "jobs/done": counts["done"], "jobs/failed": failed}
@@ -65,7 +61,7 @@ class Mirror:
         return Counter(entry.status for entry in self._ledger.entries.values())
 
     def _show(self, job: Job) -> None:
-        """Adds the images and the checkpoint of a job that is done."""
+        """Sends the images and the checkpoint of a finished job."""
         try:
             examples = load_examples(job.plan, job.data, job.folder)
             summary = records.read_summary(job.folder) or {}
@@ -76,7 +72,7 @@ class Mirror:
             self._tracker.show(examples, summary, job.folder, run_id, prefix=f"job {job.number}/")
 
     def _find_addresses(self, own: str | None) -> None:
-        """Writes the addresses of the W&B runs into the ledger; `own` is the address of the sweep's run."""
+        """Puts the addresses of the W&B runs into the ledger; `own` is the address of the sweep's run."""
         ledger = self._ledger
         if own:
             ledger.wandb = own.removeprefix(f"{ledger.folder}/")
@@ -87,7 +83,7 @@ class Mirror:
                 entry.wandb = address.removeprefix(f"{ledger.folder}/")
 
     def _find_run_id(self, number: int) -> str | None:
-        """The id of a job's W&B run; None if the job was not started, or its status can't be read."""
+        """The id of a job's W&B run; None if the job was not started or its status can't be read."""
         try:
             status = records.read_status(self._ledger.job_folder(number))
         except (ConfigError, OSError):
@@ -97,6 +93,6 @@ class Mirror:
 
 
 def find_best(rows: Iterable[Mapping[str, Any]], monitor: str) -> list[int]:
-    """The numbers of the best finished jobs on validation, at most BEST."""
+    """The numbers of the BEST finished jobs by a validation metric."""
     done = [row for row in rows if row["status"] == "done"]
     return [row["number"] for row in sorted(done, key=lambda row: badness(monitor, row[monitor]))[:BEST]]

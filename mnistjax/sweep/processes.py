@@ -1,7 +1,7 @@
-"""Training in a worker process, and the search for the job that killed or hung one.
+"""Training in a worker process, and the search for a job that crashes or hangs it.
 
-When a worker dies or falls silent, one of the jobs in its lanes is to blame. A single job has failed; several
-are split and trained again, at the same lane width, until the one to blame is alone.
+When a worker dies or sends no events, one of its active jobs is to blame. A single job has failed. Several
+are split and trained again, in programs of equally many lanes, until the one to blame is alone.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from mnistjax.sweep.executor import (
 from mnistjax.sweep.groups import Assignment, DataKey
 from mnistjax.sweep.worker import copy_tables, serve
 
-GRACE_SECONDS = 20.0  # for a worker to end by itself
+GRACE_SECONDS = 20.0  # until a worker that should end is killed
 
 
 class WorkerProcess:
-    """A worker process, seen from its parent."""
+    """A worker process and its assignment."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -46,28 +46,26 @@ class WorkerProcess:
         self._datasets: set[DataKey] = set()
         self.assignment: Assignment | None = None
         self.left: dict[int, Job] = {}  # jobs of the assignment that are not over
-        self.heard: dict[int, float] = {}  # when each active job last sent an event, seconds on the clock
-        self.last = time.monotonic()  # when the worker got the assignment, or sent an event
+        self.heard: dict[int, float] = {}  # time of the last event of each active job, seconds
+        self.last = time.monotonic()  # time of the assignment or the last event, seconds
 
     def assign(self, assignment: Assignment, data: Dataset) -> None:
-        """Sends the assignment, and its data set unless the worker has it."""
-        with contextlib.suppress(OSError):  # if it is dead, the next `recv` finds out
-            if assignment.data not in self._datasets:
-                self.connection.send((assignment.data, data))
-                self._datasets.add(assignment.data)
-            self.connection.send(assignment)
+        """Sends an assignment to the worker, and its data set unless the worker has it."""
+        if assignment.data not in self._datasets:
+            self.send((assignment.data, data))
+            self._datasets.add(assignment.data)
+        self.send(assignment)
         self.assignment, self.left = assignment, {job.number: job for job in assignment.jobs}
         self.last = time.monotonic()
 
-    def stop(self) -> None:
-        """Asks the worker to end its jobs after their segment."""
-        with contextlib.suppress(OSError):
-            self.connection.send("stop")
+    def send(self, message: Any) -> None:
+        """Sends an assignment, a data set, "stop" or None, as `serve` explains."""
+        with contextlib.suppress(OSError):  # if the worker is dead, the next `recv` raises
+            self.connection.send(message)
 
     def end(self) -> None:
         """Asks the worker to end; kills it after GRACE_SECONDS."""
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
+        self.send(None)
         self._process.join(GRACE_SECONDS)
         self.kill()
 
@@ -88,13 +86,13 @@ class WorkerProcess:
 
 
 class ProcessExecutor(Executor):
-    """Trains in a worker process, which it keeps for all assignments and replaces when it dies."""
+    """Trains in one worker process, which is replaced if it dies."""
 
     def __init__(self, *, timeout: float = 600.0) -> None:
         self._timeout = timeout  # seconds without an event of a job
         self._worker: WorkerProcess | None = None
         self._pending: deque[Assignment] = deque()
-        self._early_deaths = 0  # workers in a row that died before they started a job
+        self._early_deaths = 0  # workers in succession that died before they started a job
 
     def __exit__(self, *error: Any) -> None:
         if self._worker:
@@ -102,12 +100,12 @@ class ProcessExecutor(Executor):
         self._worker = None
 
     def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        self._pending, stopped = deque(assignments), math.inf  # when, seconds on the clock
+        self._pending, stopped = deque(assignments), math.inf  # time of the stop, seconds
         while self._pending or (self._worker and self._worker.assignment):
             if stopped == math.inf and stop():
                 stopped = time.monotonic()
                 if self._worker:
-                    self._worker.stop()
+                    self._worker.send("stop")
             if stopped < math.inf:
                 self._pending.clear()
             if worker := self._assign_next(datasets):
@@ -116,7 +114,7 @@ class ProcessExecutor(Executor):
                 yield from self._check_silence(worker, stopped)
 
     def _assign_next(self, datasets: Datasets) -> WorkerProcess | None:
-        """The worker at work, with the next assignment if it was idle; None if there is nothing to do."""
+        """Returns the working worker, given the next assignment if it was idle; None if nothing is left."""
         if self._pending and not (self._worker and self._worker.assignment):
             self._worker = self._worker or WorkerProcess()
             assignment = self._pending.popleft()
@@ -124,7 +122,7 @@ class ProcessExecutor(Executor):
         return self._worker if self._worker and self._worker.assignment else None
 
     def _receive(self, worker: WorkerProcess) -> Iterator[Event]:
-        """Handles the worker's next event, or its death; returns after POLL_SECONDS without one."""
+        """Handles the next event or the death of the worker; waits at most POLL_SECONDS."""
         try:
             if not worker.connection.poll(POLL_SECONDS):
                 return
@@ -165,13 +163,13 @@ class ProcessExecutor(Executor):
     def _replace(
         self, worker: WorkerProcess, suspects: Sequence[int], reason: str | None = None
     ) -> Iterator[Event]:
-        """Ends a worker that is dead or silent; its other jobs are for the next worker."""
+        """Ends a dead or silent worker; leaves the jobs that are not suspects to the next worker."""
         died_of, assignment = worker.kill(0.0 if reason else GRACE_SECONDS), worker.assignment
         self._worker = None
         assert assignment
         jobs = [worker.left.pop(number) for number in suspects if number in worker.left]
         self._early_deaths += not worker.heard
-        if self._early_deaths > 1:  # once may be chance
+        if self._early_deaths > 1:  # the first one may be chance
             for job in worker.left.values():
                 yield end_job(job, "failed", f"before it started: {reason or died_of}")
         elif worker.left:
@@ -181,7 +179,7 @@ class ProcessExecutor(Executor):
     def _suspect(
         self, assignment: Assignment, suspects: Sequence[Job], reason: str, traceback: str | None = None
     ) -> Iterator[Event]:
-        """Fails a single suspect; several are trained again, lanes in two halves, other jobs one by one."""
+        """Fails a single suspect. Trains several again: lanes in two halves, other jobs one after another."""
         if len(suspects) == 1:
             yield end_job(suspects[0], "failed", reason, traceback)
             return

@@ -1,4 +1,4 @@
-"""`results.csv` of a sweep, a row for each job, and the jobs' names: what differs between them.
+"""`results.csv` of a sweep, with a row for each job, and the names of the jobs.
 
 The table is made from the run folders, so it can be made again at any time.
 """
@@ -20,13 +20,13 @@ from mnistjax.records import METRICS
 from mnistjax.sweep.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")
-SILENT = ("sweep", "wandb", "resume", "seed")  # keys that change no result, or have a column of their own
+SILENT = ("sweep", "wandb", "resume", "seed")  # keys that change no result; the seed has its own column
 
 
 def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The part of each job's config that differs between jobs, by dotted key, without the seed.
+    """The values of each job's config that differ between jobs, by dotted key, without the seed.
 
-    Keys that follow from a choice are left out: momentum has no b1, so b1 adds nothing to its name.
+    Keys that follow from a choice are left out: if all jobs with adam have b1=0.9, their names omit it.
     """
     flat = {number: dict(flatten(config)) for number, config in configs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)
@@ -50,7 +50,7 @@ def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any
 
 
 def short_name(config: Mapping[str, Any], seed: int) -> str:
-    """The name of a run: its values that differ. {"optimizer.name": "adam"}, 3 -> "adam seed=3"."""
+    """The name of a run, made of its values that differ: {"optimizer.name": "adam"}, 3 -> "adam seed=3"."""
     words = []
     for key, value in config.items():
         last = key.rpartition(".")[2]
@@ -108,5 +108,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str
 
 
 def _cell(value: Any) -> Any:
-    """A value for a table; text that a spreadsheet would take for a formula is quoted."""
+    """A value for a table, with a quote before text that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[=@\t\r]|[+-](?![\d.]|inf)", value) else value

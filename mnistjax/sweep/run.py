@@ -1,11 +1,11 @@
-"""A sweep from its jobs to its results: keeps the sweep folder while an executor trains."""
+"""A sweep: groups its jobs, lets an executor train them, and keeps the sweep folder."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from mnistjax.progress import tell
 from mnistjax.sweep.cluster import SubmititExecutor
 from mnistjax.sweep.events import Event, JobEnded, JobStarted
 from mnistjax.sweep.executor import Executor
-from mnistjax.sweep.groups import Group, Mode, data_key, describe_groups, make_assignments, make_groups
+from mnistjax.sweep.groups import Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweep.inline import InlineExecutor
 from mnistjax.sweep.ledger import OVER, Entry, Ledger
 from mnistjax.sweep.mirror import Mirror, find_best
@@ -37,11 +37,11 @@ class Options:
     timeout: float = 600.0  # seconds without an event of a job
     fail_fast: bool = False
     executor: Literal["processes", "inline", "submitit_local", "submitit_slurm"] = "processes"
-    submitit: Mapping[str, Any] | None = None  # parameters of its executor
+    submitit: Mapping[str, Any] | None = None  # parameters of submitit's executor
 
 
 class Sweep:
-    """A sweep folder and its jobs. In a `with`: `add` jobs, `prepare` them, `run` them."""
+    """A sweep folder and its jobs. Usage: in a `with`, `add` jobs, `prepare` and `run` them."""
 
     def __init__(self, ledger: Ledger, options: Options) -> None:
         self.ledger, self.options = ledger, options
@@ -49,9 +49,9 @@ class Sweep:
         self._executor = make_executor(options, ledger.folder)
         self._groups: list[Group] = []
         self._mirror: Mirror | None = None
-        self._rows: dict[int, dict[str, Any]] = {}  # of results.csv, by number
-        self._saved = 0.0  # seconds on the clock
-        self._told = False  # that saving failed
+        self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
+        self._saved = 0.0  # time of the last save, seconds
+        self._told = False  # whether the user knows that saving failed
 
     def __enter__(self) -> Sweep:
         """Writes the ledger, which makes its folder a sweep folder; ConfigError if the disk refuses that."""
@@ -62,7 +62,7 @@ class Sweep:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Ends the processes first, whatever else fails; then the records and the W&B run."""
+        """Ends the processes, even if something else fails; then writes the records and ends the W&B run."""
         try:
             self._executor.__exit__(*error)
         finally:
@@ -81,39 +81,39 @@ class Sweep:
 
     @property
     def monitor(self) -> str:
-        """The validation metric that jobs are compared by."""
+        """The validation metric by which jobs are compared."""
         return next(iter(self.jobs.values())).plan.stopping.monitor
 
-    @property
-    def binary(self) -> bool:
-        """Whether there are binary tasks, for which F1 means more than accuracy."""
-        return any(job.plan.spec.task == "binary" for job in self.jobs.values())
-
     def add(self, job: Job, words: list[str]) -> int:
-        """Adds a job, made of these overrides; returns its number, the old one if the ledger has the job."""
-        ledger = self.ledger
-        number = ledger.number_of(job.plan.identity)
+        """Adds a job, made of these overrides; returns its number, which is not new if the ledger has it."""
+        ledger, identity = self.ledger, job.plan.identity
+        number = next((entry.number for entry in self.entries if entry.identity == identity), None)
         if number is None:
             number = max(ledger.entries, default=-1) + 1
-            ledger.entries[number] = Entry(number, job.plan.identity, words, job.plan.seed)
+            ledger.entries[number] = Entry(number, identity, words, job.plan.seed)
         folder, name = ledger.job_folder(number).absolute(), short_name({}, job.plan.seed)
         self.jobs[number] = replace(job, number=number, folder=folder, group=ledger.id, name=name)
         return number
 
     def prepare(self) -> list[Job]:
-        """Groups and names the jobs and writes the ledger; returns the jobs to train."""
+        """Groups and names the jobs, writes the ledger, and returns the jobs to train."""
         self._check_done()
         widths = {(group["spec"], tuple(group["data"])): group["width"] for group in self.ledger.groups}
         options = self.options
         self._groups = make_groups(self.jobs, mode=options.mode, lanes=options.lanes, widths=widths)
+        for index, group in enumerate(self._groups):
+            for number in group.jobs:
+                self.ledger.entries[number].group = index
+        self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
+        self.ledger.machine, self.ledger.ended = describe_machine(), None
         self._name_jobs()
-        self._write_groups()
+        self.save()
         if not self._mirror and self.jobs:
             self._mirror = Mirror(self.ledger, next(iter(self.jobs.values())))
         return list(self._waiting().values())
 
     def _check_done(self) -> None:
-        """Marks jobs as failed, so that they are trained again, if their files are not those of their end."""
+        """Marks finished jobs with damaged or foreign files as failed, so that they are trained again."""
         for entry in self.entries:
             if entry.status not in OVER:
                 continue
@@ -121,37 +121,28 @@ class Sweep:
                 status = records.read_record(self.ledger.job_folder(entry.number)).status
                 if (status["status"], status["identity"]) == (entry.status, entry.identity):
                     continue
-                reason = f"its folder has another run, {status['status']}"
+                reason = f"its folder has another run, with status {status['status']}"
             except (ConfigError, OSError) as error:
                 reason = str(error)
             entry.status, entry.reason = "failed", reason
-            tell(f"job {entry.number} is damaged and trained again: {reason}")
+            tell(f"job {entry.number} is damaged and is trained again: {reason}")
 
     def _name_jobs(self) -> None:
-        """Names each job by what differs between them; a new job can change the names of all."""
+        """Names each job by its values that differ; a new job can change the names of all."""
         for number, config in varying({number: job.config for number, job in self.jobs.items()}).items():
             self.ledger.entries[number].config = config
             job = self.jobs[number]
             self.jobs[number] = replace(job, name=short_name(config, job.plan.seed))
         self._rows.clear()
 
-    def _write_groups(self) -> None:
-        for index, group in enumerate(self._groups):
-            for number in group.jobs:
-                self.ledger.entries[number].group = index
-        self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
-        self.ledger.machine = describe_machine()
-        self.ledger.ended = None
-        self.save()
-
     def _waiting(self) -> dict[int, Job]:
         entries = self.ledger.entries
         return {number: job for number, job in self.jobs.items() if entries[number].status not in OVER}
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Event]:
-        """Trains the prepared jobs that are not over; yields what happens, as it happens."""
+        """Trains the prepared jobs that are not over and yields their events."""
         failed = False
-        merge = not isinstance(self._executor, SubmititExecutor)  # which has a task for each group
+        merge = not isinstance(self._executor, SubmititExecutor)  # a cluster has a task for each group
         assignments = make_assignments(self._groups, self._waiting(), merge=merge)
         datasets = {data_key(job.data, job.plan.positive): job.data for job in self.jobs.values()}
 
@@ -184,7 +175,7 @@ class Sweep:
         write_results(self.ledger.folder, self.results())
 
     def _try_save(self) -> None:
-        """Saves during training: a full disk is told once, and training continues."""
+        """Saves during training; warns once if the disk is full."""
         try:
             self.save()
         except OSError as error:
@@ -200,7 +191,7 @@ class Sweep:
         return [self._rows[entry.number] for entry in self.entries]
 
     def read_end(self, number: int) -> JobEnded:
-        """The end of a job, or its status if it has none, from the records."""
+        """The end of a job, from the records; its status if it has not ended."""
         entry, job = self.ledger.entries[number], self.jobs[number]
         result = read_result(entry, job.folder)
         value = float(result[job.plan.stopping.monitor]) if entry.status == "done" else None
@@ -218,14 +209,8 @@ def make_executor(options: Options, folder: Path) -> Executor:
     return SubmititExecutor(kind, folder, options.submitit or {}, timeout=options.timeout)
 
 
-def describe_sweep(jobs: Sequence[Job], options: Options) -> list[str]:
-    """Lines for people: how a sweep would group these jobs."""
-    numbered = dict(enumerate(jobs))
-    return describe_groups(make_groups(numbered, mode=options.mode, lanes=options.lanes), numbered)
-
-
 def describe_machine() -> dict[str, Any]:
-    """The machine as the ledger names it."""
+    """The machine's fields in the ledger."""
     import jax
 
     device = jax.devices()[0]

@@ -1,4 +1,4 @@
-"""Trains the jobs of an assignment and reports what happens to them."""
+"""Trains the jobs of an assignment and sends their events."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Send = Callable[[Event], None]
 
 
 def group_interleaved(assignment: Assignment) -> list[list[Job]]:
-    """The jobs in the lists that a program takes at a time, by Spec.
+    """The jobs in lists; the jobs of a list take turns in a program.
 
-    Jobs that read the images in the same order from the first step on are interleaved.
+    These have one Spec and read the images in the same order from their first step.
     """
     from mnistjax.layout import order_seed
 
@@ -47,14 +47,14 @@ def group_interleaved(assignment: Assignment) -> list[list[Job]]:
 
 
 class JobQueue:
-    """The jobs that wait, for several threads. The first program of a Spec compiles while the others wait."""
+    """The waiting jobs of several threads, of which one compiles a Spec's program while the others wait."""
 
     def __init__(self, jobs: Sequence[list[Job]], stop: Callable[[], bool]) -> None:
         self._jobs, self._stop, self._lock = deque(jobs), stop, threading.Lock()
         self._compiled: dict[Spec, threading.Event] = {}
 
     def take(self, spec: Spec | None = None) -> list[Job] | None:
-        """The next jobs, if they have this Spec or none is given; None after a stop."""
+        """Takes the next jobs if they have this Spec (None: any); None if there are none, or after a stop."""
         with self._lock:
             if self._stop() or not self._jobs or spec not in (None, self._jobs[0][0].plan.spec):
                 return None
@@ -70,12 +70,12 @@ class JobQueue:
             compiled.wait()
 
     def mark_compiled(self, spec: Spec) -> None:
-        """Releases the threads that wait for this program, whether it was compiled or failed."""
+        """Releases the threads that wait for this program, also if it failed."""
         self._compiled[spec].set()
 
 
 class Trainer:
-    """Trains the jobs of an assignment until `stop()` is true, and sends what happens to them."""
+    """Trains the jobs of an assignment until `stop()` is true, and sends their events."""
 
     def __init__(self, assignment: Assignment, data: Dataset, send: Send, stop: Callable[[], bool]) -> None:
         self._assignment, self._data, self._send, self._stop = assignment, data, send, stop
@@ -83,7 +83,7 @@ class Trainer:
         self._trackers: list[Tracker] = []
 
     def run(self) -> None:
-        """Trains all jobs, in as many threads as the assignment has; then waits until W&B has everything."""
+        """Trains all jobs in the assignment's number of threads, then waits until W&B has received all."""
         import jax
 
         from mnistjax.devices import count_shards
@@ -92,7 +92,7 @@ class Trainer:
         step_devices = len(devices) // count
         spread = step_devices >= count_shards(self._assignment.jobs[0].plan.spec) > 1
         if devices[0].platform == "cpu" and not spread:
-            step_devices = 0  # one device has threads for several programs, and compiles each only once
+            step_devices = 0  # one CPU device runs several programs at a time, and compiles each only once
 
         def work(index: int) -> None:
             with jax.default_device(devices[index * step_devices % len(devices)]):
@@ -108,7 +108,7 @@ class Trainer:
             tracker.join()
 
     def _train(self, first: list[Job], spread: bool) -> None:
-        """Trains these jobs, and the next ones of the queue as long as they have the same Spec."""
+        """Trains these jobs and the next ones in the queue as long as they have the same Spec."""
         from mnistjax.loop import fit_runs
         from mnistjax.programs import make_program
 
@@ -134,14 +134,14 @@ class Trainer:
             active.clear()
         finally:
             self._queue.mark_compiled(spec)
-        for run in active.values():  # taken from the queue after a stop
+        for run in active.values():  # started, but not trained because of a stop
             run.recorder.close(end := RunEnd("interrupted", "stopped before it started"))
             self._close(run, end)
 
     def _start(self, job: Job, active: dict[Run, ActiveRun]) -> Run | None:
         """Locks a job's folder, starts or continues its run and adds it to the active ones.
 
-        None if the run is over already or its folder can't be used; both are reported.
+        Returns None, after sending `JobEnded`, if the run is over already or its folder can't be used.
         """
         self._send(JobStarted(job.number))
         job, lock = replace(job, dataset=self._data), contextlib.ExitStack()
@@ -159,9 +159,9 @@ class Trainer:
         return None
 
     def _open(self, job: Job) -> RunStart | None:
-        """Starts or continues a job in its locked folder; None if it is over already, which is reported.
+        """Starts or continues a job in its locked folder; sends `JobEnded` and returns None if it is over.
 
-        If files are damaged, sets them aside and starts again.
+        Sets damaged files aside and starts again.
         """
         width = self._assignment.width
         try:
@@ -177,7 +177,7 @@ class Trainer:
             return open_run(job, job.folder, width)
 
     def _fail(self, active: Sequence[ActiveRun], error: Exception) -> None:
-        """Records that the program of these runs raised: the fault of a single run, else of any of them."""
+        """Records and sends that the program of these runs raised."""
         ends = [run.fail(error) for run in active]
         if len(active) == 1:
             self._close(active[0], ends[0])
@@ -188,7 +188,7 @@ class Trainer:
         self._send(ProgramFailed(numbers, ends[0].reason or "", ends[0].traceback or ""))
 
     def _close(self, run: ActiveRun, end: RunEnd, result: Result | None = None) -> None:
-        """Releases a run that has ended, and sends its end."""
+        """Releases a run that has ended and sends its end."""
         self._release(run, end)
         value = None
         if end.status == "done" and result:
@@ -196,15 +196,15 @@ class Trainer:
         self._send(JobEnded(run.job.number, end.status, end.reason, end.traceback, value))
 
     def _release(self, run: ActiveRun, end: RunEnd) -> None:
-        """Closes the W&B run, without waiting for it, and unlocks the folder."""
+        """Finishes the W&B run without waiting for it, and unlocks the folder."""
         run.tracker.finish(end.status, end.summary, wait=False)
         run.lock.close()
         self._trackers.append(run.tracker)
 
 
 def report_progress(job: Job, send: Send, queue: JobQueue) -> Callback:
-    """The callback that sends a job's epochs, and meanwhile that it is alive."""
-    sent = 0.0  # seconds on the clock
+    """A callback that sends a job's progress after each epoch, and every PROGRESS_SECONDS inside one."""
+    sent = 0.0  # time of the last event, seconds
 
     def report(progress: Progress) -> None:
         nonlocal sent

@@ -1,4 +1,4 @@
-"""The progress of a sweep at the terminal, and the table at its end."""
+"""The progress of a sweep at a terminal, and its table of results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 12  # rows of the table
 
 
 class Tally:
-    """Counts events: jobs over, the best validation accuracy, speed, time left."""
+    """Counts events: finished jobs, the best validation accuracy, speed, time left."""
 
     def __init__(self, jobs: Sequence[Job], ledger: Ledger) -> None:
         self._jobs, self._entries = {job.number: job for job in jobs}, ledger.entries
@@ -30,7 +30,7 @@ class Tally:
         }  # images
         self._seen: dict[int, int] = {}  # images
         self._resumed: dict[int, int] = {}  # images seen before this process
-        self._start: float | None = None  # seconds on the clock, at the first progress: compiling is over
+        self._start: float | None = None  # time of the first progress, after compilation, seconds
         self.total, self.over, self.failed, self.running = len(jobs), 0, 0, set[int]()
         self._best: tuple[float, str] | None = None
 
@@ -49,11 +49,11 @@ class Tally:
                 self.running.discard(number)
                 self.over += 1
                 self.failed += status in ("failed", "diverged")
-                self._resumed.setdefault(number, self._planned[number])  # over before any progress
+                self._resumed.setdefault(number, self._planned[number])  # if it ended without progress
                 self._seen[number] = self._planned[number]
 
     def describe(self) -> str:
-        """One line: jobs over, groups, failures, the best job, speed, time left."""
+        """One line: finished jobs, groups, failures, the best job, speed, time left."""
         words = [f"{self.over}/{self.total} jobs"]
         if groups := {self._entries[number].group for number in self.running}:
             words.append(f"group {', '.join(map(str, sorted(groups)))}")
@@ -103,7 +103,10 @@ def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterato
 def show_table(
     console: Console, rows: Sequence[Mapping[str, Any]], monitor: str, *, binary: bool = False
 ) -> None:
-    """Prints the mean over seeds of each configuration, the best on validation first; with F1 if binary."""
+    """Prints the mean over seeds of each configuration, the best by `monitor` first.
+
+    The table of binary tasks has F1, which means more than accuracy there.
+    """
     from rich.box import SIMPLE
     from rich.table import Table
 

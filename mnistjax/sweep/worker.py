@@ -1,7 +1,7 @@
-"""A worker process: trains assignments until its parent ends it.
+"""A worker process, which trains assignments until its parent ends it.
 
-A model that kills or hangs its process takes no other process along. Workers are spawned, never forked, and
-end with their parent, because the pipe between them closes then.
+A model that crashes or hangs stops only this process. Workers are spawned, not forked, and end when their
+parent does, because the pipe between them closes then.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 from mnistjax.backend import prepare_backend
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
+from mnistjax.models import MODELS, list_models
+from mnistjax.optim import OPTIMIZERS, list_optimizers
 from mnistjax.signals import STOPPING
 from mnistjax.sweep.events import AssignmentEnded, Event
 from mnistjax.sweep.groups import Assignment, DataKey
@@ -29,12 +31,12 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 
 def serve(connection: Connection, tables: Tables) -> None:
-    """Trains the assignments that the connection brings, until it brings None.
+    """Trains the assignments that arrive through the connection, until None arrives.
 
-    The connection also brings data sets, as pairs (key, data), and the word "stop". `tables` may hold rows
-    that the user's script registered in the parent.
+    Data sets arrive as pairs (key, data), and "stop" stops the jobs. `tables` can contain rows that a script
+    of the user registered in the parent.
     """
-    for number in STOPPING:  # the parent gets them too, and sends "stop"
+    for number in STOPPING:  # the parent also gets the signal, and sends "stop"
         signal.signal(number, signal.SIG_IGN)
     prepare_backend()
     add_tables(tables)
@@ -66,10 +68,7 @@ def serve(connection: Connection, tables: Tables) -> None:
 
 
 def copy_tables() -> Tables:
-    """The open tables for a worker; ConfigError for a row that no other process can import."""
-    from mnistjax.models import MODELS, list_models
-    from mnistjax.optim import OPTIMIZERS, list_optimizers
-
+    """The open tables for a worker; ConfigError if a row can't be imported by another process."""
     tables: dict[str, Any] = {
         "model": {name: MODELS[name] for name in list_models()},
         "optimizer": {name: OPTIMIZERS[name] for name in list_optimizers()},
@@ -88,8 +87,5 @@ def copy_tables() -> Tables:
 
 def add_tables(tables: Tables) -> None:
     """Adds the parent's rows to the open tables of this process."""
-    from mnistjax.models import MODELS
-    from mnistjax.optim import OPTIMIZERS
-
     MODELS.update(tables["model"])
     OPTIMIZERS.update(tables["optimizer"])
