@@ -54,7 +54,7 @@ sys.exit(code)
 
 def start(folder: Path, words: list[str], kill_at: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end; kills it at its write number `kill_at` unless that is 0."""
-    root = str(Path(records.__file__).parents[1])
+    root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", COMMAND, str(kill_at), *SMALL, *words]
     return subprocess.run(
@@ -160,7 +160,7 @@ def train_jobs(home: Path, count: int) -> str:
         f"seed=range({count})",
         "hydra.sweep.dir=sweep",
     ]
-    root = str(Path(records.__file__).parents[1])
+    root = str(Path(__file__).parents[1])
     began, tenth = time.monotonic(), 0
     with open(home / "log", "w") as log:
         process = subprocess.Popen(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mnistjax
 from mnistjax import checkpoints, files, records, tracking
 from mnistjax.cli import main
 from mnistjax.cli.overrides import composing, parse_overrides
@@ -63,7 +64,7 @@ def test_a_sweep_on_a_full_disk_ends_without_a_traceback_or_a_process(kilobytes,
     place = disk(f"size={kilobytes}k")
     code = "import sys; from mnistjax.cli import main; sys.exit(main())"
     words = ["-m", *SMALL, "seed=0,1,2,3", "wandb.mode=disabled", f"hydra.sweep.dir={place}/sweep"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(records.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(mnistjax.__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
         stderr=subprocess.PIPE,

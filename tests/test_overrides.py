@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mnistjax
 from mnistjax import progress, records
 from mnistjax.active import find_places
 from mnistjax.cli import main
@@ -156,7 +157,7 @@ def test_without_a_home_the_default_data_folder_is_refused(work, monkeypatch, ca
 
 def start(*words, **environment):
     """The result of a process that runs the command."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(records.__file__).parents[1]), **environment}
+    environment = {**os.environ, "PYTHONPATH": str(Path(mnistjax.__file__).parents[1]), **environment}
     return subprocess.run([sys.executable, "-m", "mnistjax", *words], env=environment, capture_output=True)
 
 
