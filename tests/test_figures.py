@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from mnistjax.cli import predict
 from mnistjax.config import ConfigError
 from mnistjax.report import figures
 
@@ -109,35 +107,3 @@ def test_a_figure_follows_no_link_and_is_written_whole(tmp_path, monkeypatch):
 def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     figure = figures.confusion_matrix_figure([[1, 2], [3, 4]], ["$\\frac{$", "字"])
     assert figures.save(figure, tmp_path / "matrix")
-
-
-@pytest.mark.parametrize("name", ["0-a.png", "0-a.svg"])
-def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
-    (work / "seen").mkdir()
-    (work / "seen" / name).write_text("mine")
-    before = sorted(work.rglob("*"))
-    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"seen/{name} was not drawn by mnistjax, so it is not replaced" in line
-    assert sorted(work.rglob("*")) == before
-    assert (work / "seen" / name).read_text() == "mine"
-
-
-def test_explaining_follows_no_link(work, capsys):
-    (work / "elsewhere").mkdir()
-    (work / "seen").symlink_to("elsewhere")
-    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "seen is a link" in line
-
-
-def test_a_second_explanation_replaces_the_first(work, capsys):
-    drawing = np.full((60, 60), 255, np.uint8)
-    drawing[10:50, 28:34] = 0
-    Image.fromarray(drawing).save(work / "a.png")
-    words = ["lenet5.mnist", "a.png", "--explain", "seen"]
-    assert predict.main(words) == 0
-    first = {path: path.read_bytes() for path in (work / "seen").iterdir()}
-    assert {path.name for path in first} == {"0-a.png", "0-a.svg"}
-    assert predict.main(words) == 0
-    assert {path: path.read_bytes() for path in (work / "seen").iterdir()} == first
