@@ -11,6 +11,7 @@ import pytest
 
 from mnistjax.config import ConfigError
 from mnistjax.report import figures
+from mnistjax.tracking import Examples
 
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -56,14 +57,15 @@ def test_a_confusion_matrix_of_any_size_shows_its_counts(tmp_path, names):
 
 def test_no_errors_at_all(tmp_path):
     images, labels, _ = drawn()
-    figures.save(figures.misclassified_grid(images, labels, np.eye(10)[labels], DIGITS), tmp_path / "errors")
+    right = Examples(images, labels, np.eye(10)[labels], DIGITS)
+    figures.save(figures.misclassified_grid(right), tmp_path / "errors")
 
 
 def test_errors_show_true_and_predicted_class():
     images, labels, _ = drawn(3)
     probabilities = np.zeros((3, 10))
     probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
-    told = texts(figures.misclassified_grid(images, labels, probabilities, DIGITS))
+    told = texts(figures.misclassified_grid(Examples(images, labels, probabilities, DIGITS)))
     assert "2 of 3 wrong  (true → predicted, confidence)" in told
     verdicts = [f"{labels[i]} → {(labels[i] + 1) % 10}\n{p}" for i, p in ((2, "99.9%"), (1, "93.0%"))]
     assert [text for text in told if "\n" in text] == verdicts

@@ -14,7 +14,6 @@ from mnistjax.report.runs import RunRecord
 
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss")
-TIMES = ("seconds_per_epoch", "compile_seconds")
 MAX_CLASS_NAME = 40  # characters
 
 

@@ -26,7 +26,6 @@ from mnistjax.tracking.login import leave_agent as leave_agent
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_artifact, make_images, make_table
-from mnistjax.tracking.media import worst_errors as worst_errors
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress
@@ -46,7 +45,7 @@ def make_run_id(*parts: str) -> str:
 
 
 def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
-    """The address of a folder's run, a URL if its sibling's is one, else a folder; None if there is none."""
+    """The URL of a W&B run if its sibling's address is a URL, else its folder; None if it has none."""
     if sibling and sibling.startswith("http"):
         return f"{sibling.rpartition('/')[0]}/{run_id}"
     found = sorted(folder.glob(f"wandb/offline-run-*-{run_id}"))

@@ -163,8 +163,7 @@ def _draw_errors(
     for run in sorted(done(runs), key=_badness)[:1]:
         examples = load_examples(*reopen(run.folder), run.folder)
         which = f"{title}, seed {run.seed}, the best of {len(done(runs))} on the validation images"
-        parts = examples.images, examples.labels, examples.probabilities, examples.class_names
-        yield Numbered(number, f"Misclassified test images. {which}.", misclassified_grid(*parts))
+        yield Numbered(number, f"Misclassified test images. {which}.", misclassified_grid(examples))
         if matrix:
             counts = run.summary["test/confusion_matrix"]
             figure = confusion_matrix_figure(counts, examples.class_names)
