@@ -97,8 +97,8 @@ def _kind(part: str) -> tuple[np.dtype, tuple[int, ...]]:
 def _read_array(path: Path, dtype: np.dtype, item: tuple[int, ...]) -> np.ndarray:
     """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file.
 
-    The file's size gives the number of items, and its header must be the one for that number, byte by byte.
-    So the header is never parsed, and no more is allocated than the file holds.
+    The file's size gives the number of items, and its header must equal the header for that number. So the
+    header is never parsed, and no more is allocated than the file holds.
     """
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
         content = os.fstat(file.fileno()).st_size - len(_header(dtype, (0, *item)))
@@ -120,7 +120,7 @@ def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def write_arrays(folder: Path, arrays: Arrays) -> None:
-    """Writes the arrays, then the manifest, without which they do not count."""
+    """Writes the arrays, then the manifest, which makes them count as prepared."""
     for part in PARTS:
         array = getattr(arrays, part)
         files.replace(folder / f"{part}.npy", _header(array.dtype, array.shape) + array.tobytes())
@@ -129,7 +129,7 @@ def write_arrays(folder: Path, arrays: Arrays) -> None:
 
 
 def _repair(name: str, home: Path) -> Arrays | None:
-    """Replaces damaged arrays by those of the records; None if the records are missing or damaged, too."""
+    """Restores damaged arrays from the records; None if the records are missing or damaged, too."""
     folder = home / name
     try:
         expected = SHA256[name] or _read_manifest(folder)["sha256"]

@@ -40,10 +40,7 @@ class Card:
 
     @property
     def spread(self) -> str:
-        """Mean, standard deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)".
-
-        Empty if fewer than two seeds were tried.
-        """
+        """Mean, deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)"; "" for one seed."""
         tests = Spread(tuple(test for _, _, test in self.tried))
         return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
 
