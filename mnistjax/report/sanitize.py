@@ -1,4 +1,4 @@
-"""Checks and cleans records, which may come from anyone, before a report shows them."""
+"""Checks and cleans the records of runs, which may come from anyone, before a report shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CLASS_NAME = 40  # characters
 
 
 def check_run(run: RunRecord) -> RunRecord:
-    """The run with texts that any file can hold. If its records make no sense it becomes a failed run."""
+    """The run with texts that any file can hold; a failed run if its records make no sense."""
     run = replace(
         run,
         status=clean(run.status),
@@ -37,7 +37,7 @@ def check_run(run: RunRecord) -> RunRecord:
 
 
 def clean(value: Any) -> str:
-    """A value as text that can be encoded: lone surrogates, as in file names, become escapes."""
+    """A value as text that can be encoded: lone surrogates, which file names may have, become escapes."""
     text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
     return text.encode(errors="backslashreplace").decode()
 
@@ -64,6 +64,6 @@ def class_names(run: RunRecord) -> list[str]:
 
 
 def _visible(name: str) -> str:
-    """A class name for pictures and the page: cut if long, with escapes for invisible characters."""
+    """A class name for figures and the page: cut if long, with escapes for invisible characters."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return seen if len(seen) <= MAX_CLASS_NAME else f"{seen[: MAX_CLASS_NAME - 1]}…"

@@ -65,7 +65,7 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
 
 
 def make_artifact(run_id: str, checkpoint: Path) -> Any:
-    """The artifact of a finished run's checkpoint."""
+    """The artifact with a finished run's checkpoint."""
     import wandb
 
     artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model")
