@@ -7,8 +7,6 @@ and its batch statistics end on images like those that they will be used for.
 B batch, H W image sides, C channels.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ thread and 0.21 s with two; one of width 1,024 takes 1.95 and 1.43 s. Dividing b
 works better.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

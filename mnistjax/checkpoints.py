@@ -4,8 +4,6 @@ Equal arrays and facts give equal files, because no time is written. A file whos
 SHA-256 is refused, so all damage is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

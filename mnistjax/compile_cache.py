@@ -5,8 +5,6 @@ damaged file, but never replaces it. Our files begin with a SHA-256 of key and c
 atomically. A file that does not match is deleted, and its program is compiled again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from pathlib import Path

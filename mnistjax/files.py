@@ -5,8 +5,6 @@ device, and not larger than its kind can be; it must hold JSON's types only. Not
 link, so nothing outside of the folder changes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -161,7 +159,6 @@ def check_plain(value: Any, depth: int = 0) -> None:
 
 
 def _shorten_error(error: Exception) -> str:
-    """The error's text on one line, at most 100 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:100]
 
 

@@ -3,8 +3,6 @@
 B batch, K classes (2 for a binary task). A confusion matrix has the true class in rows.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -13,8 +13,6 @@ that CNN with pooling and for four 3 x 3 layers (8, 8, pool, 32, 32, pool):
     with tiles and Winograd        170   228
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import functools

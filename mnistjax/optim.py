@@ -5,8 +5,6 @@ so that another learning rate needs no new program. A number that is None is abs
 and its name is not in the Spec.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import math

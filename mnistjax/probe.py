@@ -1,7 +1,5 @@
 """Asks a server for an answer, within a time limit."""
 
-from __future__ import annotations
-
 import threading
 
 

@@ -4,8 +4,6 @@ A row describes a run like a row of `results.csv`: config values by dotted key, 
 ("" if missing).
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ In other versions a convolution's gradient in a scan took 100 times as long (jax
 outputs were copied whole at each step (jax#40101).
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

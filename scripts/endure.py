@@ -9,8 +9,6 @@ must end by itself, with exit code 1 or 2 and no traceback, and only a run whose
 the status "done".
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -7,8 +7,6 @@ A run's fingerprint is its identity, the SHA-256 of its checkpoint, its rows and
 the names of its files. Bits depend on the processor and the versions, so use the same machine for both.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -3,8 +3,6 @@
 N images, H = W = 28 pixels a side, K classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.metadata
@@ -171,7 +169,6 @@ def find_data(name: str, sha256: str) -> Dataset:
 
 
 def _find_home(data_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of all prepared data."""
     return _find_folder("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
@@ -197,7 +194,6 @@ def _find_folder(source: str, path: str | os.PathLike) -> Path:
 
 
 def _load_auto(data_dir: Path) -> Dataset:
-    """MNIST if it is available, else the embedded digits."""
     row = DATASETS["mnist"]
     try:
         raw_dir = _find_raw_dir(row, None)

@@ -4,8 +4,6 @@ TFDS's builders need TensorFlow to unzip, to read files and to encode PNG. Ours 
 counts and versions, but leave the archives as they are, read IDX with NumPy and store raw pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

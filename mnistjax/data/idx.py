@@ -1,7 +1,5 @@
 """IDX files, the format of MNIST: a big-endian header (magic, sizes), then bytes; gzipped or not."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

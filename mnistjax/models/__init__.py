@@ -4,8 +4,6 @@ B batch, H W image side, C channels, K classes. Every model maps images (B, H, W
 [0, 1], to logits (B, K), or (B, 1) for a binary task. `train=True` switches on dropout and batch statistics.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import functools

@@ -1,7 +1,5 @@
 """Convolutional networks, from LeNet-5 to a residual network."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -125,7 +123,6 @@ class CNNBN(Model):
         return nn.Dense(self.num_classes)(x)
 
     def _counts(self) -> tuple[int, ...]:
-        """The number of convolutions in each block."""
         blocks, given = len(self.channels), self.convolutions
         if len(given) not in (1, blocks):
             shown = shorten(list(given))

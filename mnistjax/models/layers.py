@@ -1,7 +1,5 @@
 """Shared parts of the models: images as floats, activations, dense layers, checks of options."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

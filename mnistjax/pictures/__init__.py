@@ -6,8 +6,6 @@ The stages are `decode` (file -> lightness), `ink` (lightness -> ink), `marks` (
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ Surroundings are the table under the sheet, a dark edge of a scan, and a frame d
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

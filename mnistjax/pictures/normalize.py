@@ -6,8 +6,6 @@ middle of 28 x 28.
 h, w are the sides of the digit in the picture, in pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

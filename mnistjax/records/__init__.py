@@ -5,8 +5,6 @@ size, and the files must belong together. If not, a `DamagedFile` names the file
 NaN: non-finite floats are written as "nan", "inf" and "-inf", which `float` understands.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

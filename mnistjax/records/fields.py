@@ -1,7 +1,5 @@
 """The fields of a run's records, and what their values must be."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

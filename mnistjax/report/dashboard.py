@@ -1,7 +1,5 @@
 """The report of any runs: the data of its page, its tables and figures."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """The folder of a report: which files it has, and a check that they may be written."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """Runs in folders, read from their records."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Checks and cleans the records of runs, which may come from anyone, before a report shows them."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -19,14 +17,9 @@ MAX_CLASS_NAME = 40  # characters
 
 def check_run(run: RunRecord) -> RunRecord:
     """The run with texts that any file can hold; a failed run if its records make no sense."""
-    run = replace(
-        run,
-        status=clean(run.status),
-        reason=None if run.reason is None else clean(run.reason),
-        name=None if run.name is None else clean(run.name),
-        identity=None if run.identity is None else clean(run.identity),
-        config={clean(key): plain(value) for key, value in run.config.items()},
-    )
+    texts = {name: getattr(run, name) for name in ("status", "reason", "name", "identity")}
+    texts = {name: None if text is None else clean(text) for name, text in texts.items()}
+    run = replace(run, **texts, config={clean(key): plain(value) for key, value in run.config.items()})
     try:
         records.check_rows("metrics.jsonl", run.rows)
         if run.status == "done":

@@ -3,8 +3,6 @@
 It contains the scripts of Plotly for figures, of DataTables (from itables) for tables, and ours from web/.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

@@ -3,8 +3,6 @@
 They need the extra `workspaces` (ConfigError without it).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """W&B's mode, server and login, read from the environment and the user's settings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Images, tables and checkpoints in W&B's types."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A packaged model is a safetensors file in `weights/` with the variables, their c
 as `encode_weights` makes it. The members of an ensemble are stored as float16.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence

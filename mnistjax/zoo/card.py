@@ -1,7 +1,5 @@
 """The card of a trained model: what it is, how it was trained, how good it is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

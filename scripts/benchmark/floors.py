@@ -1,7 +1,5 @@
 """The limits of the machine: the rates of matrix products at a workload's shapes and of reading memory."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The workloads of the benchmark, their measurements, and the records of the results."""
 
-from __future__ import annotations
-
 import datetime
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Contenders as processes: each peer at the best of its settings, then all in rounds."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

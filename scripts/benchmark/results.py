@@ -1,7 +1,5 @@
 """A record of the benchmark as tables in Markdown and as a picture."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ it is 1 less the sum of their doubts, which is never too high (Bonferroni). Our 
 if they are equally sure that one of its parts lies beyond one bound of its interval.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 
 def sample_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The images (N, H, W) uint8 in rows of ten, each under its class name."""
-    figure = new_figure(7.2, 0.92 * math.ceil(len(images) / 10) + 0.1)
+    figure = new_figure(0.72 * 10, 0.92 * math.ceil(len(images) / 10) + 0.1)
     draw_tiles(figure, images, [class_names[int(label)] for label in labels], columns=10)
     return figure
 

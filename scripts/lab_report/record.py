@@ -8,8 +8,6 @@ A record is plain, as JSON has it:
     conclusions  by statement: `opinion`, `confidence`, `evidence`
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Trains the networks of the lab report, and keeps the results."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The runs of the lab report's experiments, and measurements of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Accuracy and F1 are measured on MNIST's 10,000 test images. The lab report trained each network once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
