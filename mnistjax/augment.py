@@ -1,13 +1,11 @@
 """Random changes of training images, drawn from a key on the device. An evaluation changes nothing.
 
-Their strengths are numbers of the Hyper, so that another strength needs no new program. One that is None is
-absent. The last epochs of a run may leave the images unchanged, so that the network and its batch statistics
-end on images like those that they will be used for.
+Their strengths are numbers of the Hyper, so that another strength needs no new program. A strength of None is
+absent: no code is traced for it. The last epochs of a run may leave the images unchanged, so that the network
+and its batch statistics end on images like those that they will be used for.
 
 B batch, H W image sides, C channels.
 """
-
-from __future__ import annotations
 
 import functools
 import math
@@ -43,7 +41,7 @@ def _strength(highest: float) -> Check:
 
 
 CHECKS = {option: _strength(highest) for option, highest in LIMITS.items()}
-CHECKS["epochs"] = whole(0, None, highest=MOST_STEPS)  # images are changed in the first so many epochs
+CHECKS["epochs"] = whole(0, None, highest=MOST_STEPS)  # the number of first epochs that change the images
 
 
 def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
@@ -59,13 +57,13 @@ def check_augmentation(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def strengths(numbers: Mapping[str, Any], epoch: Any) -> dict[str, Any]:
-    """The strengths in an epoch, counted from 0; they are 0 from epoch `epochs` on."""
+    """The strengths in an epoch, counted from 0; they are 0 from the epoch `epochs` on."""
     on = epoch < numbers.get("epochs", math.inf)
     return {option: jnp.where(on, numbers[option], 0.0) for option in numbers if option != "epochs"}
 
 
 def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
-    """Images (B, H, W, C) in [0, 1]: each rotated, scaled, sheared, shifted, bent and erased."""
+    """Images (B, H, W, C) in [0, 1], each rotated, scaled, sheared, shifted, bent and erased at random."""
     one = functools.partial(_augment_one, numbers)
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 

@@ -8,8 +8,6 @@ thread and 0.21 s with two; one of width 1,024 takes 1.95 and 1.43 s. Dividing b
 works better.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -30,12 +28,11 @@ PLAIN = {  # settings that our programs need; they override the environment
 
 
 def prepare_backend() -> None:
-    """Starts JAX's backend with each core of a CPU as a device and compiled programs cached in a folder.
+    """Starts JAX's backend with each core of a CPU as a device, and caches compiled programs in a folder.
 
-    Call it before JAX's first array: if the backend has started, nothing is changed. The environment decides
-    about devices, threads and the cache if it sets them (JAX_NUM_CPU_DEVICES, PJRT_NPROC,
-    JAX_COMPILATION_CACHE_DIR), but not about types and transfers, see PLAIN. ConfigError if JAX refuses the
-    environment.
+    Call it before JAX's first array: if the backend has started, nothing is changed. Variables of the
+    environment override the devices, the threads and the cache (JAX_NUM_CPU_DEVICES, PJRT_NPROC,
+    JAX_COMPILATION_CACHE_DIR), but not the settings in PLAIN. ConfigError if JAX refuses the environment.
     """
     import_jax()
     import jax
@@ -53,9 +50,7 @@ def prepare_backend() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        why = (
-            " ".join(str(error).split()) or "no such device"
-        )  # for "cuda", JAX raises an assertion without a text
+        why = " ".join(str(error).split()) or "no such device"  # for "cuda", JAX's error has no text
         given = _given("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
         raise ConfigError(f"JAX can't start{given}: {why}; JAX_PLATFORMS=cpu uses the CPU") from None
 
@@ -87,18 +82,16 @@ def _prepare_cache() -> None:
     import jax
 
     if given := jax.config.values["jax_compilation_cache_dir"]:
-        if "://" not in given and not _is_folder(Path(given)):
-            raise ConfigError(f"JAX_COMPILATION_CACHE_DIR must be a folder; got {given}")
+        if "://" not in given:
+            with contextlib.suppress(OSError):
+                os.makedirs(given, exist_ok=True)
+            if not os.path.isdir(given):
+                raise ConfigError(f"JAX_COMPILATION_CACHE_DIR must be a folder; got {given}")
         return
     # Without a folder (RuntimeError: no home), or with another version of JAX, nothing is cached.
     with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):
-        compile_cache.install(cache_folder())
-
-
-def _is_folder(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        path.mkdir(parents=True, exist_ok=True)
-    return os.path.isdir(path)
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        compile_cache.install(home / "mnistjax" / "compiled")
 
 
 def keep_one_device() -> None:
@@ -130,11 +123,6 @@ def processor() -> str:
     described = Path("/proc/cpuinfo")  # on Linux `platform.processor()` is empty
     model = re.search(r"model name\s*: (.*)", described.read_text() if described.exists() else "")
     return model[1] if model else platform.processor()
-
-
-def cache_folder() -> Path:
-    """The folder of compiled programs, in the user's cache, shared by all projects."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnistjax" / "compiled"
 
 
 @contextlib.contextmanager

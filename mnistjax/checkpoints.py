@@ -4,8 +4,6 @@ Equal arrays and facts give equal files, because no time is written. A file whos
 SHA-256 is refused, so all damage is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -50,9 +48,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, arrays: Mapping[str, np.ndarray], *, meta: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a run folder and keeps the former one as the previous one.
+    """Writes the checkpoint of a run folder, and keeps the current one as the previous one.
 
-    OSError (a full disk) leaves both as they were.
+    OSError (a full disk) leaves both unchanged.
     """
     path = Path(folder) / CHECKPOINT
     files.replace(path, encode_checkpoint(arrays, meta), previous=path.with_name(PREVIOUS))
@@ -73,9 +71,9 @@ def encode_checkpoint(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any])
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """The newest undamaged checkpoint of a run folder, or None if there is none at all.
+    """The newest undamaged checkpoint of a run folder; None if the folder has neither of the two files.
 
-    Warns if that is the previous one; CheckpointError if both are damaged.
+    Warns if it is the previous checkpoint; CheckpointError if both are damaged.
     """
     current, previous = (Path(folder) / name for name in (CHECKPOINT, PREVIOUS))
     if not os.path.lexists(current) and not os.path.lexists(previous):
@@ -122,7 +120,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def _parse_header(header: bytes, path: str | Path) -> tuple[dict[str, Any], str]:
-    """The meta, and the SHA-256 that the content should have."""
+    """The meta, and the SHA-256 that arrays and meta must have."""
     text = files.parse_json(header, str(path))["__metadata__"]["mnistjax"]
     record = files.parse_json(str(text).encode(), str(path))
     meta, expected = record["meta"], record["sha256"]
@@ -132,7 +130,7 @@ def _parse_header(header: bytes, path: str | Path) -> tuple[dict[str, Any], str]
 
 
 def _refuse(path: str | Path, error: Exception) -> CheckpointError:
-    """The error for a file that can't be read, or that is not a checkpoint of ours."""
+    """The error for a file that is unreadable or not a checkpoint of ours."""
     if isinstance(error, files.DamagedFile):
         return CheckpointError(str(error))
     if isinstance(error, OSError):
@@ -154,7 +152,7 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def unflatten(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A tree of the template's structure with leaves from `arrays`; the inverse of `flatten`.
+    """A tree with the template's structure and leaves from `arrays`; the inverse of `flatten`.
 
     The template's leaves are arrays or `jax.ShapeDtypeStruct`s. CheckpointError names a path that is missing,
     unexpected, or of another shape or dtype.
@@ -173,7 +171,7 @@ def unflatten(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _kind(leaf: Any) -> str:
-    """Dtype and shape, "float32[2, 3]"."""
+    """The dtype and the shape of an array, "float32[2, 3]"."""
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 

@@ -1,11 +1,9 @@
 """Compiled programs cached in a folder. Each is checked before it runs.
 
-JAX's own cache runs any file that it finds, even a program that was renamed to another key; a damaged file it
-warns of and never replaces. Our files begin with a SHA-256 of key and content and are written atomically. A
-file that does not match is deleted, and its program compiled again.
+JAX's own cache runs any file that it finds, even a program that was renamed to another key. It warns of a
+damaged file, but never replaces it. Our files begin with a SHA-256 of key and content and are written
+atomically. A file that does not match is deleted, and its program is compiled again.
 """
-
-from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -19,7 +17,7 @@ LARGEST = 2**30  # bytes
 
 
 class CompileCache:
-    """A cache as JAX uses it: `get` and `put` by key, and `_path` for its log."""
+    """A cache with the interface that JAX expects: `get` and `put` by key, and `_path` for its log."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder

@@ -1,11 +1,9 @@
 """Reads and writes files in untrusted folders: regular files only, of limited size, replaced whole, locked.
 
-A run or sweep folder can come from anyone. A file that is read must be a regular one, not a link or a device,
-no larger than its kind can be, and hold JSON's types only. Nothing is written through a link, so nothing
-outside of the folder changes.
+A run or sweep folder can come from anyone. A file is read only if it is a regular one, not a link or a
+device, and not larger than its kind can be; it must hold JSON's types only. Nothing is written through a
+link, so nothing outside of the folder changes.
 """
-
-from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -29,7 +27,7 @@ MIB = 2**20  # bytes
 
 
 class DamagedFile(ConfigError):
-    """A file that we did not write like this: of another type, too large, truncated or changed."""
+    """A file that differs from what we write: it has another type, is too large, truncated or changed."""
 
 
 class FolderInUse(ConfigError):
@@ -37,7 +35,7 @@ class FolderInUse(ConfigError):
 
 
 def describe(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:
-    """The file and the reason of an error: "runs/0/status.json: No space left on device"."""
+    """An error as text, "runs/0/status.json: No space left on device"; `path` is used if it names no file."""
     reason = (getattr(error, "strerror", None) or str(error)).strip()
     named = getattr(error, "filename", None)
     where = os.fsdecode(named) if isinstance(named, (str, bytes)) and named else os.fspath(path)
@@ -56,8 +54,8 @@ def make_folder(path: Path) -> None:
 def open_plain(path: str | os.PathLike[str], flags: int, *, follow: bool = False) -> int:
     """Opens a regular file and returns its descriptor; DamagedFile for a link, a device, a pipe, ...
 
-    `follow` allows a link to a regular file, for paths that the user gave. A file that is opened for writing
-    must not have a second name (a hard link), which may lie outside of the folder.
+    `follow` allows a link to a regular file, for paths from the user. A file to be written must not have a
+    second name (a hard link), because that may lie outside of the folder.
     """
     no_link = 0 if follow else os.O_NOFOLLOW
     try:
@@ -81,8 +79,10 @@ def open_plain(path: str | os.PathLike[str], flags: int, *, follow: bool = False
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int, follow: bool = False) -> bytes:
-    """The content of a regular file; DamagedFile if it has more than `limit` bytes, OSError if it is missing
-    or unreadable."""
+    """The content of a regular file.
+
+    DamagedFile if it has more than `limit` bytes, OSError if it is missing or unreadable.
+    """
     with open(open_plain(path, os.O_RDONLY, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -91,7 +91,7 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int, follow: bool = False
 
 
 def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
-    """The value in a JSON file; DamagedFile if there is none."""
+    """The value in a JSON file; DamagedFile if its content is not JSON."""
     return parse_json(read_bytes(path, limit=limit), str(path))
 
 
@@ -116,7 +116,7 @@ def parse_json(content: bytes, where: str) -> Any:
 def read_yaml(path: str | os.PathLike[str], *, limit: int) -> Any:
     """The value in a YAML file; DamagedFile unless it consists of JSON's types.
 
-    Aliases are refused, because a few of them can stand for more values than fit in memory.
+    Aliases are refused, because a few of them can expand to more values than fit in memory.
     """
     content, depth = read_bytes(path, limit=limit), 0
     try:
@@ -159,15 +159,14 @@ def check_plain(value: Any, depth: int = 0) -> None:
 
 
 def _shorten_error(error: Exception) -> str:
-    """The error's text on one line, at most 100 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:100]
 
 
 def replace(path: Path, content: bytes, *, previous: Path | None = None, durable: bool = True) -> None:
-    """Writes `content` to `path`, whole or not at all; `previous`, if given, gets the former content.
+    """Writes `content` to `path`, whole or not at all, and moves the former file to `previous` if given.
 
-    If `durable`, waits until it is on the disk. A link at `path` is replaced, not followed. OSError (a full
-    disk) leaves the former content.
+    If `durable`, waits until the content is on the disk. A link at `path` is replaced, not followed. OSError
+    (a full disk) leaves the former content.
     """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
@@ -199,16 +198,16 @@ def sync(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes the files that killed calls of `replace` left in a folder, which the caller must own."""
+    """Removes the temporary files that killed calls of `replace` left in a folder, which must be locked."""
     for path in folder.glob(f".*{TEMPORARY}"):
         if len(path.stem.rpartition(".")[2]) == 16:
             path.unlink(missing_ok=True)
 
 
 def check_links(folder: Path) -> None:
-    """Raises ConfigError if a folder is a link or contains one that leads out of it.
+    """Raises ConfigError if a folder is a link or contains a link that leads out of it.
 
-    A program that writes there would write elsewhere.
+    Otherwise a program that writes to the folder would write elsewhere.
     """
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
@@ -224,9 +223,9 @@ def check_links(folder: Path) -> None:
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of a file, which is made if it is missing; FolderInUse if a living process holds it.
 
-    The kernel releases the lock of a process that dies in any way. The file has the owner's process id, for
-    messages. The package filelock would replace the two calls of flock only: it neither names the owner nor
-    refuses hard links and devices, and without flock it falls back on a file that outlives a killed owner.
+    The kernel releases the lock when the process dies. The file contains the owner's process id, for
+    messages. The package filelock would replace only the two calls of flock: it neither names the owner nor
+    refuses hard links and devices, and without flock it uses a file that outlives a killed owner.
     """
     with open(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:

@@ -1,13 +1,12 @@
 """Tables in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]], left: Collection[str] = ()) -> str:
-    """The table, whose first row is its head. The first column and those named in `left` are aligned to the
-    left, all others to the right. A cell's line breaks become spaces.
+    """The table of these rows, the first of which is its head; line breaks in cells become spaces.
+
+    The first column and the columns named in `left` are aligned to the left, all others to the right.
 
     >>> print(format_table([["name", "n"], ["a|b", "3"]]), end="")
     | name | n |

@@ -3,8 +3,6 @@
 B batch, K classes (2 for a binary task). A confusion matrix has the true class in rows.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +59,8 @@ def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: A
 def summarize(task: str, sums: Sums) -> dict[str, Any]:
     """`loss`, `accuracy`, `precision`, `recall`, `f1`, `confusion_matrix` and `count` from sums.
 
-    Precision, recall and F1 (the report's equation 4) are those of the positive class for a binary task, and
-    means over the classes (macro) otherwise. They are 0 for a class that is never predicted or never occurs.
+    Precision, recall and F1 (the report's equation 4) are the positive class's values for a binary task, else
+    means over the classes (macro). They are 0 for a class that is never predicted or never occurs.
     """
     confusion = np.asarray(sums.confusion, dtype=np.int64)
     count = int(confusion.sum())

@@ -13,8 +13,6 @@ that CNN with pooling and for four 3 x 3 layers (8, 8, pool, 32, 32, pool):
     with tiles and Winograd        170   228
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import functools
@@ -31,8 +29,8 @@ Padding = Literal["valid", "same"]
 
 _portable = contextvars.ContextVar("portable", default=False)
 
-TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles are faster up to this D and from this image side on
-WINOGRAD_PRODUCTS = 256  # Winograd's method is faster from this C times D on
+TILE_CHANNELS, TILE_SIDE = 16, 20  # tiles are faster for at most this D and at least this image side
+WINOGRAD_PRODUCTS = 256  # Winograd's method is faster if C times D is at least this
 
 
 def conv2d(images: Array, kernel: Array, padding: Padding = "valid", stride: int = 1) -> Array:
@@ -87,16 +85,24 @@ def _winograd_pays(kernel: Array) -> bool:
     return side == 3 and channels * outputs >= WINOGRAD_PRODUCTS
 
 
-def max_pool(images: Array, window: int = 2) -> Array:
-    """The maxima of images (B, H, W, C) over window x window squares with stride `window`; edges are cropped.
+def max_pool(images: Array) -> Array:
+    """The maxima (B, H//2, W//2, C) over 2 x 2 squares of images (B, H, W, C); an odd edge is cropped.
 
     It is a maximum over axes, in which equal maxima share the gradient, because `reduce_window` and its
     gradient are slow on CPU.
     """
+    return _squares(images).max(axis=(2, 4))
+
+
+def average_pool(images: Array) -> Array:
+    """The means (B, H//2, W//2, C) over 2 x 2 squares of images (B, H, W, C); an odd edge is cropped."""
+    return _squares(images).mean(axis=(2, 4))
+
+
+def _squares(images: Array) -> Array:
     batch, height, width, channels = images.shape
-    rows, columns = height // window, width // window
-    images = images[:, : rows * window, : columns * window]
-    return jnp.max(images.reshape(batch, rows, window, columns, window, channels), axis=(2, 4))
+    rows, columns = height // 2, width // 2
+    return images[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
 
 
 def _pad(images: Array, kernel: Array, padding: Padding) -> Array:

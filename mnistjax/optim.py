@@ -5,8 +5,6 @@ so that another learning rate needs no new program. A number that is None is abs
 and its name is not in the Spec.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import math
@@ -22,22 +20,19 @@ from jax import Array
 from mnistjax.checks import Check
 from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, unknown
 
-Schedule = Callable[[Array, Mapping[str, Any]], Any]
-"""(t, numbers) -> factor of the learning rate; t is the run's progress in steps, from 0."""
-
 
 class Optimizer(NamedTuple):
     make: Callable[..., optax.GradientTransformation]  # (learning_rate, **numbers)
     defaults: dict[str, float | None]
 
 
-class ScheduleRow(NamedTuple):
-    factor: Schedule
+class Schedule(NamedTuple):
+    factor: Callable[[Array, Mapping[str, Any]], Any]  # (step from 0, numbers) -> factor of the learning rate
     defaults: dict[str, float | str | None]  # a text is a duration, see `count_steps`
 
 
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
-COMMON = {"weight_decay": None, "clip_norm": None}  # L2 (added to the gradient), global norm
+COMMON = {"weight_decay": None, "clip_norm": None}  # L2 decay in the gradient; limit of its global norm
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adabelief": Optimizer(optax.adabelief, {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-16}),
@@ -66,7 +61,7 @@ def _cosine(t: Array, numbers: Mapping[str, Any]) -> Array:
 
 
 def _one_cycle(t: Array, numbers: Mapping[str, Any]) -> Array:
-    """Half a cosine up from `initial` to 1 over `rise`, then one down to `final` (Smith and Topin, 2018)."""
+    """Half a cosine from `initial` to 1 over `rise`, then half a one to `final` (Smith and Topin, 2018)."""
     rise, total = numbers["rise"], numbers["total"]
     up = jnp.clip(t / jnp.maximum(rise, 1), 0, 1)
     down = jnp.clip((t - rise) / jnp.maximum(total - rise, 1), 0, 1)
@@ -81,11 +76,11 @@ def _step(t: Array, numbers: Mapping[str, Any]) -> Array:
 
 
 # Not Optax's, because those branch in Python on their numbers, which are traced here.
-SCHEDULES: dict[str, ScheduleRow] = {
-    "constant": ScheduleRow(lambda t, numbers: 1.0, {"warmup": None}),
-    "cosine": ScheduleRow(_cosine, {"warmup": None, "final": 0.0}),
-    "one_cycle": ScheduleRow(_one_cycle, {"warmup": None, "rise": "30%", "initial": 0.04, "final": 1e-4}),
-    "step": ScheduleRow(_step, {"warmup": None, "every": "10 epochs", "factor": 0.5}),
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(lambda t, numbers: 1.0, {"warmup": None}),
+    "cosine": Schedule(_cosine, {"warmup": None, "final": 0.0}),
+    "one_cycle": Schedule(_one_cycle, {"warmup": None, "rise": "30%", "initial": 0.04, "final": 1e-4}),
+    "step": Schedule(_step, {"warmup": None, "every": "10 epochs", "factor": 0.5}),
 }
 
 
@@ -110,7 +105,7 @@ def _load_entry_points() -> None:
 
 
 def list_optimizers() -> list[str]:
-    """Names of the registered optimizers, sorted."""
+    """The sorted names of the registered optimizers."""
     _load_entry_points()
     return sorted(OPTIMIZERS)
 
@@ -133,7 +128,7 @@ _POSITIVE = Check(lambda x: x > 0, "a finite number > 0")
 _NOT_NEGATIVE = Check(lambda x: x >= 0, "a finite number >= 0")
 _RATE = Check(lambda x: 0 <= x < 1, "a number >= 0 and < 1")
 _FRACTION = Check(lambda x: 0 <= x <= 1, "a number >= 0 and <= 1")
-CHECKS = {  # of finite floats; other numbers may be any finite one
+CHECKS = {  # all numbers must be finite, those without a check need no more
     "learning_rate": _POSITIVE,
     "clip_norm": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
@@ -160,17 +155,13 @@ def check_numbers(
         "optimizer": _merge("optimizer", optimizer, optimizer_values, optimizer_options(optimizer)),
         "schedule": _merge("schedule", schedule, schedule_values, schedule_options(schedule)),
     }
-    return {
-        group: {option: _check(f"{group}.{option}", value) for option, value in numbers.items()}
-        for group, numbers in merged.items()
-    }
-
-
-def _check(key: str, value: Any) -> Any:
-    if key not in DURATIONS:
-        return _number(key, value)
-    count_steps(key, value, steps_per_epoch=1, epochs=1)
-    return value
+    for group, numbers in merged.items():
+        for option, value in numbers.items():
+            if (key := f"{group}.{option}") in DURATIONS:
+                count_steps(key, value, steps_per_epoch=1, epochs=1)
+            else:
+                numbers[option] = _check_number(key, value)
+    return merged
 
 
 def make_hyper(numbers: Hyper, schedule: str, *, steps_per_epoch: int, epochs: int) -> Hyper:
@@ -222,14 +213,12 @@ def _merge(group: str, name: str, values: Mapping[str, Any], defaults: Mapping[s
         if option not in defaults:
             raise unknown(f"option of {group} {name}", option, defaults)
     merged = {**defaults, **values}
-    return {
-        option: value
-        for option, value in merged.items()
-        if value is not None or defaults[option] is not None  # null is allowed if it is the default
-    }
+    # A null is absent if it is the default, else `_check_number` refuses it.
+    return {o: value for o, value in merged.items() if value is not None or defaults[o] is not None}
 
 
-def _number(key: str, value: Any) -> float:
+def _check_number(key: str, value: Any) -> float:
+    """The number as a float; ConfigError if it is not allowed, also after rounding to float32."""
     check = CHECKS.get(key.rpartition(".")[2], Check(math.isfinite, "a finite number"))
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -248,15 +237,13 @@ def _number(key: str, value: Any) -> float:
 
 def make_optimizer(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
     """The Optax optimizer of a run, from the Spec's names and the Hyper's (traced) numbers."""
-    numbers = dict(hyper["optimizer"])
-    own = OPTIMIZERS[spec.optimizer].defaults
-    chain = []
+    numbers, optimizer, chain = dict(hyper["optimizer"]), OPTIMIZERS[spec.optimizer], []
     if "clip_norm" in numbers:
         chain.append(optax.clip_by_global_norm(numbers.pop("clip_norm")))
-    if "weight_decay" in numbers and "weight_decay" not in own:
+    if "weight_decay" in numbers and "weight_decay" not in optimizer.defaults:
         chain.append(optax.add_decayed_weights(numbers.pop("weight_decay")))
     numbers["learning_rate"] = learning_rate(spec.schedule, numbers["learning_rate"], hyper["schedule"])
-    chain.append(OPTIMIZERS[spec.optimizer].make(**numbers))
+    chain.append(optimizer.make(**numbers))
     return optax.chain(*chain) if len(chain) > 1 else chain[0]
 
 

@@ -1,10 +1,8 @@
-"""Statistics over seeds, for runs that differ in nothing but their seed.
+"""Statistics over seeds, for runs that differ only in their seed.
 
-A row describes a run as `results.csv` does: config values by dotted key, `status`, and metrics by name ("" if
-missing).
+A row describes a run like a row of `results.csv`: config values by dotted key, `status`, and metrics by name
+("" if missing).
 """
-
-from __future__ import annotations
 
 import math
 import statistics
@@ -14,12 +12,12 @@ from typing import Any
 
 from mnistjax.config import badness
 
-TESTED = ("test/accuracy", "test/f1")  # in every table over seeds, beside the monitored metric
+TESTED = ("test/accuracy", "test/f1")  # every table over seeds has them and the monitored metric
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of one metric over seeds. Formatting it gives "98.76% ± 0.12%" (for ".2%"), "-" if empty."""
+    """The values of one metric over seeds. The format ".2%" gives "98.76% ± 0.12%", or "-" without values."""
 
     values: tuple[float, ...]
 
@@ -29,7 +27,7 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """nan if there are no values."""
+        """The mean; nan without values."""
         return statistics.fmean(self.values) if self.values else math.nan
 
     @property

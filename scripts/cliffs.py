@@ -1,13 +1,11 @@
-"""Checks that two things are not slow in this version of JAX, as they were in others; exit code 1 if so.
+"""Checks that two things, which were slow in other versions of JAX, are fast here; exit code 1 if not.
 
     python scripts/cliffs.py
 
-Each is a ratio of two times inside this process, the best of several in turn, so that a slow machine changes
-nothing. Both cliffs were steep: a convolution's gradient in a scan took 100 times as long (jax#12868), and
-a scan's stacked outputs were copied whole at each step (jax#40101).
+Each check is a ratio of two times, the best of several measured in turn, so a slow machine does not matter.
+In other versions a convolution's gradient in a scan took 100 times as long (jax#12868), and a scan's stacked
+outputs were copied whole at each step (jax#40101).
 """
-
-from __future__ import annotations
 
 import sys
 import time
@@ -22,7 +20,7 @@ import mnistjax
 from mnistjax.ops import conv2d_max_pool
 
 STEPS = 8
-LIMIT = 3.0  # a cliff is far beyond; what a busy machine does to a ratio is not
+LIMIT = 3.0  # ratios of a slow version are far higher; a busy machine's noise is lower
 
 
 def conv_in_scan() -> tuple[Callable[[], Array], Callable[[], Array]]:
@@ -34,28 +32,27 @@ def conv_in_scan() -> tuple[Callable[[], Array], Callable[[], Array]]:
 
     @jax.jit
     def scanned(kernel: Array) -> Array:
-        return lax.scan(lambda total, x: (total + gradient(kernel, x), None), jnp.zeros_like(kernel), images)[
-            0
-        ]
+        start = jnp.zeros_like(kernel)
+        return lax.scan(lambda total, x: (total + gradient(kernel, x), None), start, images)[0]
 
     alone = jax.jit(gradient)
     return lambda: scanned(kernel), lambda: sum((alone(kernel, x) for x in images), jnp.zeros_like(kernel))
 
 
 def stacked_outputs() -> tuple[Callable[[], Array], Callable[[], Array]]:
-    """A scan that stacks its outputs, and STEPS of an eighth of its length: what is linear takes as long."""
-    length = 8192
+    """A scan that stacks its outputs, and STEPS scans that are shorter by that factor."""
 
     @jax.jit
     def stack(rows: Array) -> Array:
         return lax.scan(lambda carry, row: (carry + row[0], row * carry), jnp.zeros(()), rows)[1]
 
-    whole = jnp.ones((length, 64))
-    part = whole[: length // STEPS]
+    whole = jnp.ones((8192, 64))
+    part = whole[: len(whole) // STEPS]
     return lambda: stack(whole), lambda: jax.block_until_ready([stack(part) for _ in range(STEPS)])[0]
 
 
 def ratio(one: Callable[[], Array], other: Callable[[], Array]) -> float:
+    """The best time of one function, divided by the best time of another."""
     best = [float("inf")] * 2
     for _ in range(8):  # the first compiles
         for index, function in enumerate((one, other)):

@@ -1,14 +1,13 @@
-"""Kills a run at every write, trains on disks of every size, trains thousands of jobs; counts what was lost.
+"""Kills a run at every write, trains on disks of every size, trains thousands of jobs; counts the outcomes.
 
     python scripts/endure.py kills    # a SIGKILL before each call that opens, syncs or renames a file
     python scripts/endure.py disks    # a run and a sweep on disks of 4, 8, 12, ... kB (as root, on Linux)
-    python scripts/endure.py jobs --count 10000    # neurons; memory, files and threads meanwhile
+    python scripts/endure.py jobs --count 10000    # neurons; prints memory, open files and threads
 
-A killed run that is resumed has the bits of a run that was never killed. On a full disk a command ends by
-itself with exit code 1 or 2 and no traceback, and only a run whose files are complete has the status "done".
+A killed run must have the same bits after resuming as a run that was never killed. On a full disk a command
+must end by itself, with exit code 1 or 2 and no traceback, and only a run whose files are complete may have
+the status "done".
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -20,12 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mnistjax import checkpoints, records
 from mnistjax.config import ConfigError
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "wandb.mode=disabled"]
-SECONDS = 120.0  # for a command to end by itself
+ROOT = str(Path(__file__).parents[1])
+SECONDS = 120.0  # a command must end by itself in this time
 KILLED = -9
 
 COMMAND = """
@@ -54,22 +55,14 @@ sys.exit(code)
 
 def start(folder: Path, words: list[str], kill_at: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end; kills it at its write number `kill_at` unless that is 0."""
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", COMMAND, str(kill_at), *SMALL, *words]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        timeout=SECONDS,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    options: dict[str, Any] = {"timeout": SECONDS, "capture_output": True, "text": True, "errors": "replace"}
+    return subprocess.run(command, cwd=folder, env=environment, **options)
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, object]]]:
-    """What two equal runs have in common: the checkpoint, and the rows without times."""
+    """A run's checkpoint, and its rows without times; equal for equal runs."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in records.read_rows(folder)]
     return (folder / checkpoints.CHECKPOINT).read_bytes(), rows
 
@@ -160,23 +153,18 @@ def train_jobs(home: Path, count: int) -> str:
         f"seed=range({count})",
         "hydra.sweep.dir=sweep",
     ]
-    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": ROOT}
     began, tenth = time.monotonic(), 0
     with open(home / "log", "w") as log:
-        process = subprocess.Popen(
-            command, cwd=home, env={**os.environ, "PYTHONPATH": root}, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
         while process.poll() is None:
             time.sleep(0.2)
-            done = sum(1 for _ in (home / "sweep").glob("[0-9]*")) if (home / "sweep").exists() else 0
+            done = len(list((home / "sweep").glob("[0-9]*")))
             if done * 10 // count > tenth:
                 tenth = done * 10 // count
                 with contextlib.suppress(OSError):
-                    print(
-                        f"{done:,} jobs, {time.monotonic() - began:.0f} s:",
-                        *_measure_all(process.pid),
-                        flush=True,
-                    )
+                    measured = " ".join(_measure_all(process.pid))
+                    print(f"{done:,} jobs, {time.monotonic() - began:.0f} s: {measured}", flush=True)
     print((home / "log").read_text()[-600:])
     done = sum(is_whole(home / "sweep" / str(number)) is True for number in range(count))
     print(f"{done:,} of {count:,} complete, {time.monotonic() - began:.0f} s")

@@ -1,13 +1,11 @@
-"""Records what nine small runs and sweeps leave behind, to show that a change of the code changes no bit.
+"""Records the results of nine small runs and sweeps, to show that a change of the code changes no bit.
 
-    python scripts/fingerprints.py before.json           # with the code as it was, about three minutes
-    python scripts/fingerprints.py --compare before.json # with the code as it is; exit code 1 if they differ
+    python scripts/fingerprints.py before.json           # before the change; takes about three minutes
+    python scripts/fingerprints.py --compare before.json # after it; exit code 1 if the results differ
 
-Of each run: its identity, the SHA-256 of its checkpoint, its rows and summary without times, and the names of
-its files. Bits depend on the processor and the versions, so both must come from one machine.
+A run's fingerprint is its identity, the SHA-256 of its checkpoint, its rows and summary without times, and
+the names of its files. Bits depend on the processor and the versions, so use the same machine for both.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
@@ -37,7 +35,7 @@ COMMANDS: dict[str, list[str]] = {
 
 
 def run(words: list[str], folder: Path) -> None:
-    """Runs a command in a folder, with its output shown only if it fails."""
+    """Runs a command in a folder; shows its output only if it fails."""
     place = "hydra.sweep.dir=out" if words[0] == "-m" else "hydra.run.dir=out"
     data = [] if any(word.startswith("data=") for word in words) else ["data=mnist"]
     command = [sys.executable, "-m", "mnistjax", *words, *data, place, "wandb.mode=disabled"]
@@ -54,7 +52,7 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> dict[str, Any]:
-    """What a run folder holds, without what depends on the clock."""
+    """The content of a run folder, except times."""
     status = json.loads((folder / "status.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
@@ -70,7 +68,7 @@ def fingerprint(folder: Path) -> dict[str, Any]:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names of all files below; a checkpoint before the last is there or not by the clock."""
+    """The sorted paths of all files in a folder, except previous checkpoints, which depend on the clock."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if "checkpoint.previous" not in name)
 

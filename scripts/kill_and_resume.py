@@ -17,18 +17,13 @@ from pathlib import Path
 
 def start(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
     """Starts a run in that folder, in a process without output."""
-    command = [
-        sys.executable,
-        "-m",
-        "mnistjax",
-        f"hydra.run.dir={folder}",
-        "resume=true",
-        "wandb.mode=disabled",
-    ]
-    return subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = [f"hydra.run.dir={folder}", "resume=true", "wandb.mode=disabled"]
+    command = [sys.executable, "-m", "mnistjax", *options, *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def read_rows(folder: Path) -> list[dict]:
+    """The rows of `metrics.jsonl` without their seconds."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
@@ -60,10 +55,8 @@ def main() -> None:
             same = code == 0 and len({path.read_bytes() for path in checkpoints}) == 1
             same = same and read_rows(undisturbed) == read_rows(folder)
             bad += not same
-            print(
-                f"killed after {delay:.1f} s, {epochs} epochs: {'the same bits' if same else 'DIFFERENT'}",
-                flush=True,
-            )
+            result = "the same bits" if same else "DIFFERENT"
+            print(f"killed after {delay:.1f} s, {epochs} epochs: {result}", flush=True)
     print(f"{args.times - bad} of {args.times} the same")
     raise SystemExit(bool(bad))
 

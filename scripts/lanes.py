@@ -2,10 +2,11 @@
 
     python scripts/lanes.py [--data mnist] [--runs 8] [--repeats 3] [--only NAME ...]
 
-Seconds per run and epoch, wall time with evaluation, compile excluded; medians of alternating repeats.
+It prints seconds per run and epoch: wall time with evaluation, without compiling; medians of repeats in turn.
 `one` trains one run after the other, `map` one run on each core at a time, `vmap` all runs as lanes of one
-program. The last two need runs that read the images in one order (one seed, or `train.shuffle=shared`):
-`in turn` is `map` with interleaved runs on each core, which share their batches, and `shared` is `vmap`.
+program. The last two columns are for runs that read the images in one order (one seed, or
+`train.shuffle=shared`): `in turn` is `map` with interleaved runs on each core, which share their batches, and
+`shared` is `vmap`.
 """
 
 import argparse
@@ -31,7 +32,7 @@ EPOCHS = {"neuron batch 64": 10, "neuron batch 1024": 10, "mlp 64 batch 64": 2, 
 
 
 def ways(name: str, data: Dataset, count: int) -> tuple[dict[str, Callable[[], None]], int]:
-    """What to time, each training `count` runs, and their epochs."""
+    """The functions to time, each of which trains `count` runs, and the epochs of a run."""
     positive = 0 if name.startswith("neuron") else None
     data = data if positive is None else mnistjax.to_binary(data, positive)
     stopping = Stopping(EPOCHS[name])

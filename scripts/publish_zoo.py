@@ -4,8 +4,8 @@
     python scripts/publish_zoo.py --readme
 
 Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The seed that is
-best on the validation images is packaged; its card names the others, too. If all seeds together are better on
-those images, their ensemble is packaged, too. `--readme` trains nothing.
+best on the validation images is packaged; its card also lists the other seeds. If the ensemble of all seeds
+is better on those images, it is packaged, too. `--readme` trains nothing.
 """
 
 import argparse
@@ -49,13 +49,11 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "vit.mnist": (f"{AUGMENTED} model=vit", "mnist", 2),
 }
 
-ENSEMBLES = {
-    "cnn_bn.mnist_ensemble": "cnn_bn.mnist"
-}  # all seeds together, packaged if better than the best one
+ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # an ensemble of all seeds of a model
 
 
 def publish(name: str, folder: Path) -> zoo.Card:
-    """Trains and packages a model, and its ensemble if it is better; returns the card of the best seed."""
+    """Trains and packages a model, and its ensemble if that is better; returns the card of the best seed."""
     words, data, seeds = MODELS[name]
     words = f"{words} data={data}"
     every = ",".join(map(str, range(seeds)))
@@ -79,7 +77,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
 
 
 def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -> None:
-    """ConfigError unless a command of these words and seeds trained the runs, maybe in an earlier version."""
+    """Raises ConfigError unless this command trained the runs, possibly in an earlier version."""
     if (found := [run.seed for run in runs]) != [*seeds]:
         raise ConfigError(f"the runs of this command have the seeds {found}, not {[*seeds]}")
     command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
@@ -145,19 +143,9 @@ def _call(*words: str) -> None:
 
 
 def readme_text() -> str:
-    """The table of the packaged models."""
-    head = [
-        "name",
-        "parameters",
-        "size",
-        "test accuracy",
-        "of all seeds",
-        "F1",
-        "epochs",
-        "time",
-        "trained by",
-    ]
-    rows = [head]
+    """The table of the packaged models in Markdown."""
+    head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epochs", "time"]
+    rows = [[*head, "trained by"]]
     for name in zoo.list_models(pretrained=True):
         card = zoo.read_card(name)
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size

@@ -1,4 +1,4 @@
-"""Times mnistjax on MNIST beside the libraries that one would use instead, and the limits of the machine.
+"""Times mnistjax and other libraries on MNIST, and measures the limits of the machine.
 
     python scripts/run_benchmark.py [--only NAME ...] [--rounds 5] [--peers FOLDER]
     python scripts/run_benchmark.py --show
@@ -10,10 +10,10 @@ the median of the rounds. mnistjax's time is the time of the whole of `fit`. A f
 products alone, by NumPy at their shapes, or of reading the images once, whichever is longer.
 
 scripts/benchmark/records keeps the results of each date and commit as JSON. Measuring everything takes an
-hour and a half on two cores. So a new record begins with the results of the newest one if that is from a
-machine like this one, and with the commit of each result. What today's commit has already measured is
-measured again only if `--only` names it. `--show` writes the newest record to the tables in
-scripts/benchmark/README.md and to .github/benchmark.png.
+hour and a half on two cores. So a new record begins with the results of the newest record, each with its
+commit, if that is from such a machine. A workload that today's commit has already measured is measured again
+only if `--only` names it. `--show` writes the newest record to the tables in scripts/benchmark/README.md and
+to .github/benchmark.png.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def replace_section(text: str, name: str, content: str) -> str:
-    """The text with this content in its section of that name; ValueError if it has none."""
+    """The text with new content in the section of this name; ValueError if there is no such section."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     pattern = re.escape(begin) + ".*" + re.escape(end)
     found, count = re.subn(pattern, lambda _: f"{begin}\n\n{content.rstrip()}\n{end}", text, flags=re.DOTALL)
@@ -15,7 +15,7 @@ def replace_section(text: str, name: str, content: str) -> str:
 
 
 def write_section(path: Path, name: str, content: str) -> None:
-    """Replaces a section of a file; SystemExit if the file has none of that name."""
+    """Replaces the content of a section in a file; SystemExit if the file has no section of this name."""
     try:
         path.write_text(replace_section(path.read_text(), name, content))
     except ValueError as error:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from mnistjax.cli import predict
 from mnistjax.config import ConfigError
 from mnistjax.report import figures
+from mnistjax.tracking import Examples
 
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -58,14 +57,15 @@ def test_a_confusion_matrix_of_any_size_shows_its_counts(tmp_path, names):
 
 def test_no_errors_at_all(tmp_path):
     images, labels, _ = drawn()
-    figures.save(figures.misclassified_grid(images, labels, np.eye(10)[labels], DIGITS), tmp_path / "errors")
+    right = Examples(images, labels, np.eye(10)[labels], DIGITS)
+    figures.save(figures.misclassified_grid(right), tmp_path / "errors")
 
 
 def test_errors_show_true_and_predicted_class():
     images, labels, _ = drawn(3)
     probabilities = np.zeros((3, 10))
     probabilities[range(3), (labels + np.array([0, 1, 1])) % 10] = [1.0, 0.93, 0.999]
-    told = texts(figures.misclassified_grid(images, labels, probabilities, DIGITS))
+    told = texts(figures.misclassified_grid(Examples(images, labels, probabilities, DIGITS)))
     assert "2 of 3 wrong  (true → predicted, confidence)" in told
     verdicts = [f"{labels[i]} → {(labels[i] + 1) % 10}\n{p}" for i, p in ((2, "99.9%"), (1, "93.0%"))]
     assert [text for text in told if "\n" in text] == verdicts
@@ -109,35 +109,3 @@ def test_a_figure_follows_no_link_and_is_written_whole(tmp_path, monkeypatch):
 def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     figure = figures.confusion_matrix_figure([[1, 2], [3, 4]], ["$\\frac{$", "字"])
     assert figures.save(figure, tmp_path / "matrix")
-
-
-@pytest.mark.parametrize("name", ["0-a.png", "0-a.svg"])
-def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
-    (work / "seen").mkdir()
-    (work / "seen" / name).write_text("mine")
-    before = sorted(work.rglob("*"))
-    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"seen/{name} was not drawn by mnistjax, so it is not replaced" in line
-    assert sorted(work.rglob("*")) == before
-    assert (work / "seen" / name).read_text() == "mine"
-
-
-def test_explaining_follows_no_link(work, capsys):
-    (work / "elsewhere").mkdir()
-    (work / "seen").symlink_to("elsewhere")
-    assert predict.main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "seen is a link" in line
-
-
-def test_a_second_explanation_replaces_the_first(work, capsys):
-    drawing = np.full((60, 60), 255, np.uint8)
-    drawing[10:50, 28:34] = 0
-    Image.fromarray(drawing).save(work / "a.png")
-    words = ["lenet5.mnist", "a.png", "--explain", "seen"]
-    assert predict.main(words) == 0
-    first = {path: path.read_bytes() for path in (work / "seen").iterdir()}
-    assert {path.name for path in first} == {"0-a.png", "0-a.svg"}
-    assert predict.main(words) == 0
-    assert {path: path.read_bytes() for path in (work / "seen").iterdir()} == first

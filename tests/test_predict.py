@@ -71,6 +71,36 @@ def test_explain_writes_the_images_that_the_model_saw(run, work, capsys):
     assert "explained -> seen/0-a.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["0-a.png", "0-a.svg"])
+def test_explaining_replaces_only_what_was_drawn(work, capsys, name):
+    (work / "seen").mkdir()
+    (work / "seen" / name).write_text("mine")
+    before = sorted(work.rglob("*"))
+    assert main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2  # before a.png is looked at
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"seen/{name} was not drawn by mnistjax, so it is not replaced" in line
+    assert sorted(work.rglob("*")) == before
+    assert (work / "seen" / name).read_text() == "mine"
+
+
+def test_explaining_follows_no_link(work, capsys):
+    (work / "elsewhere").mkdir()
+    (work / "seen").symlink_to("elsewhere")
+    assert main(["lenet5.mnist", "a.png", "--explain", "seen"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seen is a link" in line
+
+
+def test_a_second_explanation_replaces_the_first(work, capsys):
+    write(work / "a.png", draw("1"))
+    words = ["lenet5.mnist", "a.png", "--explain", "seen"]
+    assert main(words) == 0
+    first = {path: path.read_bytes() for path in (work / "seen").iterdir()}
+    assert {path.name for path in first} == {"0-a.png", "0-a.svg"}
+    assert main(words) == 0
+    assert {path: path.read_bytes() for path in (work / "seen").iterdir()} == first
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

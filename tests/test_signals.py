@@ -13,6 +13,7 @@ import jax
 import pytest
 
 import faulty
+import mnistjax
 from mnistjax import records, signals
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
@@ -41,7 +42,7 @@ def hang(work, monkeypatch):
     states = [initial_state(plan.spec, plan.hyper, jax.random.key(seed)) for seed in range(2)]
     (work / "faults.json").write_text(json.dumps({f"{float(x.params['mark']):.5f}": "hang" for x in states}))
     (work / "command.py").write_text(COMMAND)
-    paths = [str(Path(records.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(mnistjax.__file__).parents[1]), str(Path(__file__).parent)]
     own = {"PYTHONPATH": os.pathsep.join(paths), faulty.FAULTS: str(work / "faults.json")}
     processes = []
 

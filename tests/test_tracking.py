@@ -413,8 +413,8 @@ def test_a_hanging_name_look_up_is_offline_in_time(monkeypatch):
 
 def test_worst_errors_come_most_confident_first():
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
-    assert tracking.worst_errors(np.array([1, 0, 1, 1]), probabilities, 9).tolist() == [0, 3, 1]
-    assert tracking.worst_errors(np.array([1, 0, 1, 1]), probabilities, 1).tolist() == [0]
+    examples = tracking.Examples(np.zeros((4, 28, 28)), np.array([1, 0, 1, 1]), probabilities, ["no", "yes"])
+    assert examples.errors().tolist() == [0, 3, 1]
 
 
 def test_tracking_imports_without_wandb():

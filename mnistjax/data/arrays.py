@@ -3,8 +3,6 @@
 N images, H = W = 28 pixels a side, K classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple

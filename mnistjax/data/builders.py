@@ -1,10 +1,8 @@
-"""TFDS builders that need no TensorFlow, and the access to their files; imported only to prepare data.
+"""TFDS builders that need no TensorFlow, and checks of their files; imported only to prepare data.
 
 TFDS's builders need TensorFlow to unzip, to read files and to encode PNG. Ours keep their URLs, checksums,
 counts and versions, but leave the archives as they are, read IDX with NumPy and store raw pixels.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -58,7 +56,7 @@ class _Unextracted:
 
 
 class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
-    """The changes of our builders to TFDS's."""
+    """The parts of TFDS's builders that ours replace."""
 
     code_path = None  # else TFDS looks for checksums with importlib_resources, which it does not require
     first_label = 0
@@ -286,7 +284,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stall_limit() -> Iterator[None]:
-    """A context in which a download fails after STALL_SECONDS without a byte; TFDS would wait forever."""
+    """A context in which a download fails after STALL_SECONDS without a byte, because TFDS has no limit."""
     send = requests.Session.send
 
     def send_bounded(

@@ -1,7 +1,5 @@
 """The 1,797 real handwritten digits embedded in scikit-learn, in MNIST's shape."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mnistjax.data.arrays import SIDE, Arrays

@@ -1,7 +1,5 @@
 """IDX files, the format of MNIST: a big-endian header (magic, sizes), then bytes; gzipped or not."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
@@ -21,7 +19,7 @@ from mnistjax.data.arrays import SIDE, Arrays, DataError
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
 MOST = 2_000_000  # items in a file; more means that the header is damaged
-CHUNK = 1 << 20  # bytes; also the most by which gzip may make a file longer than its content
+CHUNK = 1 << 20  # bytes read at once; also the most that gzip may add to a file's size
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -59,8 +57,8 @@ def readable(name: str) -> Iterator[None]:
 def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np.ndarray:
     """The uint8 array in an IDX stream; allocates as content is read, not what the header claims.
 
-    `size` is the size of the stream's file, if known. It is checked first, because gzip would read a tail of
-    zeros to its end, byte by byte.
+    `size` is the size of the stream's file, or 0 if unknown. It is checked first, because gzip would read
+    zeros after the content to the end, byte by byte.
     """
     zipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
@@ -82,7 +80,7 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np
 
 
 def _parse_header(header: bytes, name: str, item: tuple[int, ...]) -> int:
-    """The number of items according to the header; DataError if it is not one of such items."""
+    """The number of items according to the header; DataError if it is damaged or of another kind of items."""
     length, magic = 4 * (2 + len(item)), bytes([0, 0, 8, 1 + len(item)])
     if header[:4] != magic[: len(header)] or not header:
         kind = "an HTML page" if header.lstrip()[:1] == b"<" else f"bytes {header[:4].hex(' ') or 'none'}"

@@ -4,8 +4,6 @@
 The arrays are stored because reading 70,000 records takes 3 to 5 s; reading and verifying arrays takes 0.1 s.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -69,7 +67,7 @@ def read_arrays(name: str, folder: Path) -> Arrays:
         raise FileNotFoundError(folder)
     try:
         manifest = _read_manifest(folder)
-        parts = {part: _read_array(folder / f"{part}.npy", *_kind(part)) for part in PARTS}
+        parts = {part: _read_array(folder / f"{part}.npy") for part in PARTS}
         arrays = check_arrays(name, Arrays(**parts, class_names=manifest["class_names"]))
     except (OSError, files.DamagedFile, DataError) as error:
         why = files.describe(error, folder) if isinstance(error, OSError) else error
@@ -89,17 +87,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return {"sha256": manifest["sha256"], "class_names": tuple(map(str, names))}
 
 
-def _kind(part: str) -> tuple[np.dtype, tuple[int, ...]]:
-    """The dtype of a part, and the shape of each of its items."""
-    return (np.dtype(np.uint8), idx.IMAGE) if "images" in part else (np.dtype(np.int32), idx.LABEL)
-
-
-def _read_array(path: Path, dtype: np.dtype, item: tuple[int, ...]) -> np.ndarray:
+def _read_array(path: Path) -> np.ndarray:
     """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file.
 
-    The file's size gives the number of items, and its header must be the one for that number, byte by byte.
-    So the header is never parsed, and no more is allocated than the file holds.
+    The file's size gives the number of items, and its header must equal the header for that number. So the
+    header is never parsed, and no more is allocated than the file holds.
     """
+    dtype, item = (np.uint8, idx.IMAGE) if "images" in path.name else (np.int32, idx.LABEL)
+    dtype = np.dtype(dtype)
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
         content = os.fstat(file.fileno()).st_size - len(_header(dtype, (0, *item)))
         count, rest = divmod(content, dtype.itemsize * int(np.prod(item)))
@@ -120,7 +115,7 @@ def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def write_arrays(folder: Path, arrays: Arrays) -> None:
-    """Writes the arrays, then the manifest, without which they do not count."""
+    """Writes the arrays, then the manifest, which makes them count as prepared."""
     for part in PARTS:
         array = getattr(arrays, part)
         files.replace(folder / f"{part}.npy", _header(array.dtype, array.shape) + array.tobytes())
@@ -129,7 +124,7 @@ def write_arrays(folder: Path, arrays: Arrays) -> None:
 
 
 def _repair(name: str, home: Path) -> Arrays | None:
-    """Replaces damaged arrays by those of the records; None if the records are missing or damaged, too."""
+    """Restores damaged arrays from the records; None if the records are missing or damaged, too."""
     folder = home / name
     try:
         expected = SHA256[name] or _read_manifest(folder)["sha256"]

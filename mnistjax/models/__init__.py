@@ -4,8 +4,6 @@ B batch, H W image side, C channels, K classes. Every model maps images (B, H, W
 [0, 1], to logits (B, K), or (B, 1) for a binary task. `train=True` switches on dropout and batch statistics.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import functools
@@ -121,17 +119,17 @@ def list_collections(module: nn.Module) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A module at the top of a model."""
+    """A top-level layer of a model."""
 
     name: str  # "Dense_0"
     kind: str  # "Dense"
-    options: dict[str, Any]  # without defaults, {"features": 128}
+    options: dict[str, Any]  # those that differ from their defaults, {"features": 128}
     shape: tuple[int, ...]  # of the output for one image
     parameters: int
 
 
 def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
-    """The layers of a model in the order of their calls, with those that only act in training."""
+    """The layers of a model in the order of their calls, including layers that act only in training."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     variables, calls = trace_layers(lambda: jax.eval_shape(module.init, jax.random.key(0), image))
     params = variables.get("params", {})
@@ -139,7 +137,7 @@ def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -
         Layer(
             layer.path[0],
             type(layer).__name__,
-            {name: value for name in _own(layer) if _is_plain(value := getattr(layer, name))},
+            _changed_options(layer),
             output.shape[1:],
             sum(leaf.size for leaf in jax.tree.leaves(params.get(layer.path[0], {}))),
         )
@@ -156,7 +154,7 @@ class LayerCall(NamedTuple):
 
 
 def trace_layers(function: Callable[[], Any]) -> tuple[Any, list[LayerCall]]:
-    """A function's result, and the calls in it of the layers at the top of a model, in their order."""
+    """A function's result, and the calls of a model's top-level layers during it, in their order."""
     calls: list[LayerCall] = []
 
     def record(
@@ -171,10 +169,11 @@ def trace_layers(function: Callable[[], Any]) -> tuple[Any, list[LayerCall]]:
         return function(), calls
 
 
-def _own(layer: nn.Module) -> list[str]:
-    """The names of a module's fields whose values are not their defaults."""
-    fields = [field for field in dataclasses.fields(layer) if field.name not in ("parent", "name")]
-    return [field.name for field in fields if field.init and getattr(layer, field.name) != field.default]
+def _changed_options(layer: nn.Module) -> dict[str, Any]:
+    """The plain options of a layer whose values are not their defaults."""
+    fields = [f for f in dataclasses.fields(layer) if f.init and f.name not in ("parent", "name")]
+    changed = {f.name: getattr(layer, f.name) for f in fields if getattr(layer, f.name) != f.default}
+    return {name: value for name, value in changed.items() if _is_plain(value)}
 
 
 def _native(value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Convolutional networks, from LeNet-5 to a residual network."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -10,11 +8,11 @@ from jax import Array
 
 from mnistjax.config import ConfigError, shorten
 from mnistjax.models.layers import ACTIVATIONS, Model, check_layers, flatten, hidden_layers, to_float
-from mnistjax.ops import Padding, conv2d, conv2d_max_pool
+from mnistjax.ops import Padding, average_pool, conv2d, conv2d_max_pool
 
 
 class ConvBlock(nn.Module):
-    """`convolutions` times (convolution, bias, activation), with 2 x 2 max-pooling before the last bias.
+    """Convolutions, each with a bias and an activation, and 2 x 2 max-pooling before the last bias.
 
     Pooling first gives the same output for every monotonic activation with a quarter of the work.
     """
@@ -87,8 +85,7 @@ class LeNet5(Model):
         activation = ACTIVATIONS[self.activation]
         x = jnp.pad(to_float(images), ((0, 0), (2, 2), (2, 2), (0, 0)))  # 28 -> 32 pixels a side
         for channels in (6, 16):
-            x = activation(Conv(channels, kernel=5)(x))
-            x = average_pool(x)
+            x = average_pool(activation(Conv(channels, kernel=5)(x)))
         x = flatten(x)
         for width in (120, 84):
             x = activation(nn.Dense(width)(x))
@@ -126,7 +123,6 @@ class CNNBN(Model):
         return nn.Dense(self.num_classes)(x)
 
     def _counts(self) -> tuple[int, ...]:
-        """The number of convolutions in each block."""
         blocks, given = len(self.channels), self.convolutions
         if len(given) not in (1, blocks):
             shown = shorten(list(given))
@@ -179,7 +175,7 @@ class ResidualBlock(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution, then optionally 2 x 2 max-pooling and a bias."""
+    """A convolution, optionally with 2 x 2 max-pooling and a bias after it."""
 
     channels: int
     kernel: int = 3
@@ -208,11 +204,3 @@ def normalize(x: Array, train: bool) -> Array:
     Training uses the batch's statistics and adds them to the running ones with a weight of 0.1.
     """
     return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-
-
-def average_pool(images: Array) -> Array:
-    """The means (B, H//2, W//2, C) over 2 x 2 squares of images (B, H, W, C); an odd edge is cropped."""
-    batch, height, width, channels = images.shape
-    rows, columns = height // 2, width // 2
-    images = images[:, : 2 * rows, : 2 * columns]
-    return images.reshape(batch, rows, 2, columns, 2, channels).mean(axis=(2, 4))

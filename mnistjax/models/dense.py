@@ -1,7 +1,5 @@
 """Dense networks: the lab report's single neuron and hidden layers."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from flax import linen as nn

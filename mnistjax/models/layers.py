@@ -1,7 +1,5 @@
 """Shared parts of the models: images as floats, activations, dense layers, checks of options."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ ACTIVATIONS = {
 }
 
 LARGEST = 2**31 - 1  # the largest size that fits in 32 bits; allocation fails long before
-MOST_LAYERS = 100  # because each is traced and compiled on its own
+MOST_LAYERS = 100  # each is traced and compiled separately
 HIGHEST = {"blocks": MOST_LAYERS, "convolutions": MOST_LAYERS, "depth": MOST_LAYERS, "kernel": 64}
 CHOICES = {"activation": checks.choice(*ACTIVATIONS), "padding": checks.choice(*get_args(Padding))}
 RATE = Check(lambda x: isinstance(x, (int, float)) and 0 <= x < 1, "a number >= 0 and < 1")

@@ -1,7 +1,5 @@
 """Networks that read an image as tokens: each is a patch of the image."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import jax.numpy as jnp

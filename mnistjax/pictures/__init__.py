@@ -6,8 +6,6 @@ The stages are `decode` (file -> lightness), `ink` (lightness -> ink), `marks` (
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +62,7 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
     digits = []
     for group, box in zip(groups, boxes, strict=True):
         if box.height >= max(SMALLEST, SPECK * tallest):
-            wider = box.widen(EDGE).slices
+            wider = box.slices(EDGE)
             own = np.isin(labels[wider], [marks[index][0] for index in group])
             edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
             digits.append(Digit(normalize(np.where(own | edge, ink[wider], 0)), box))

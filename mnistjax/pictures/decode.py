@@ -3,8 +3,6 @@
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import warnings
@@ -22,7 +20,7 @@ MOST_PIXELS = 64_000_000
 MOST_SCANS = 100  # per JPEG: each is decoded at full size; cameras and browsers write at most 10
 SCAN, END = 0xDA, 0xD9  # markers in a JPEG
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # markers with a length, and END
-WORKING_SIDE = 1000  # pixels; larger pictures are scaled down to it
+WORKING_SIDE = 1000  # pixels; pictures with a longer side are scaled down
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -58,7 +56,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def _has_too_many_scans(content: bytes) -> bool:
-    """Whether the first picture in a JPEG file has more than MOST_SCANS; others may follow, as in a film."""
+    """Whether the first picture in a JPEG file, which other pictures may follow, has more than MOST_SCANS."""
     place = scans = 0
     while scans <= MOST_SCANS and (marker := MARKER.search(content, place)) and marker[1][0] != END:
         scans += marker[1][0] == SCAN

@@ -3,17 +3,15 @@
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 SMALLEST = 6  # pixels, the height of the smallest readable digit
-FAINTEST = 0.06  # contrast of the faintest ink, from 0 to 1
-NOISE_FACTOR = 7.0  # ratio of the faintest ink's contrast to the paper's noise
-NEAR_INK = 0.35  # contrast of a pixel that belongs to a mark, as a share of the strongest contrast
+FAINTEST = 0.06  # the contrast of the faintest ink, from 0 to 1
+NOISE_FACTOR = 7.0  # the ratio of the faintest ink's contrast to the paper's noise
+NEAR_INK = 0.35  # the least contrast of a mark's pixel, as a share of the strongest contrast
 
 
 class Box(NamedTuple):
@@ -32,13 +30,10 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.right - self.left
 
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The index of its pixels in an array (H, W)."""
-        return slice(max(0, self.top), self.bottom), slice(max(0, self.left), self.right)
-
-    def widen(self, pixels: int) -> Box:
-        return Box(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
+    def slices(self, margin: int = 0) -> tuple[slice, slice]:
+        """The index of its pixels in an array (H, W), and of a margin around them."""
+        rows = slice(max(0, self.top - margin), self.bottom + margin)
+        return rows, slice(max(0, self.left - margin), self.right + margin)
 
 
 def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:

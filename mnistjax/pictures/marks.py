@@ -5,8 +5,6 @@ Surroundings are the table under the sheet, a dark edge of a scan, and a frame d
 H, W are the sides of the picture in pixels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 
@@ -14,16 +12,16 @@ from mnistjax.config import ConfigError
 from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, label_marks
 
 MOST_MARKS = 100  # per picture
-INK = 0.5  # ink of a mark's darkest pixel, at least
-SPECK = 0.4  # of the tallest mark's height; lower marks are not digits
-GAP = 0.12  # of the tallest mark's height: the largest gap between a digit and a low part above or below it
-SHEET_OF_PICTURE = 0.3  # a sheet fills at least this share of the picture,
-SHEET_OF_RECTANGLE = 0.88  # this share of the smallest rectangle around it,
-SHEET_WITHOUT_INK = 0.8  # and this share of it has no ink
-ALONG = 0.9  # of its longer side: a mark that lies on the picture's edges for so long enters from outside
-FRAMED = 0.25  # of a frame's height: the least height of a mark in it
+INK = 0.5  # the least ink of a mark's darkest pixel
+SPECK = 0.4  # a mark lower than this share of the tallest one is not a digit
+GAP = 0.12  # the largest gap between a digit and a low part of it, as a share of the tallest mark's height
+SHEET_OF_PICTURE = 0.3  # the least share of the picture that a sheet fills
+SHEET_OF_RECTANGLE = 0.88  # the least share of the smallest rectangle around a sheet that it fills
+SHEET_WITHOUT_INK = 0.8  # the least share of a sheet that has no ink
+ALONG = 0.9  # a mark enters from outside if this share of its longer side lies on the picture's edges
+FRAMED = 0.25  # the least height of a mark in a frame, as a share of the frame's height
 
-Mark = tuple[int, Box]  # its number in `labels`, and its place
+Mark = tuple[int, Box]  # the number in `labels`, and the place
 
 
 def find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[Mark]]:
@@ -54,11 +52,11 @@ def find_surroundings(ink: np.ndarray) -> np.ndarray:
     around = np.zeros(ink.shape, bool)
     for number, box in marks:
         if box.height * box.width >= SHEET_OF_PICTURE * ink.size:
-            mark = labels[box.slices] == number
+            mark = labels[box.slices()] == number
             filled = np.asarray(ndimage.binary_fill_holes(mark))
             if _is_sheet(mark, filled, ink.size):
                 around[:] = True
-                around[box.slices] = ~filled
+                around[box.slices()] = ~filled
                 return around
     foreign = [
         number for number, box in marks if _enters(labels, number, box) or _frames(labels, number, box, marks)
@@ -96,13 +94,13 @@ def _frames(labels: np.ndarray, number: int, box: Box, marks: list[Mark]) -> boo
     ]
     if not inner:
         return False
-    part = labels[box.slices]
+    part = labels[box.slices()]
     filled = np.asarray(ndimage.binary_fill_holes(part == number))
     return bool(filled[np.isin(part, inner)].any())
 
 
 def join_parts(boxes: list[Box]) -> list[list[int]]:
-    """Groups of boxes, by index, that are parts of one digit: one above the other with hardly a gap."""
+    """The indices of boxes by digit; the parts of a digit lie one above the other with hardly a gap."""
     tallest = max((box.height for box in boxes), default=0)
 
     def hull(group: list[int]) -> Box:

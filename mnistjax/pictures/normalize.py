@@ -6,8 +6,6 @@ middle of 28 x 28.
 h, w are the sides of the digit in the picture, in pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ from scipy import ndimage
 
 SIDE, BOX_SIDE = 28, 20  # pixels
 STROKE = 1.6, 4.5  # the thinnest and the thickest of MNIST's strokes, in pixels of the image
-FULL_INK = 0.9  # ink from which a pixel counts as full
-LEAST_INK = 0.1  # ink at the outer edge of a digit, whose pixels are partly ink
+FULL_INK = 0.9  # a pixel with more ink counts as full
+LEAST_INK = 0.1  # a pixel with less ink lies outside of the digit
 
 
 def normalize(ink: np.ndarray) -> np.ndarray:
@@ -42,7 +40,7 @@ def normalize(ink: np.ndarray) -> np.ndarray:
 
 
 def _crop(ink: np.ndarray) -> np.ndarray:
-    """The ink without empty rows and columns around it; all of it if there is none."""
+    """The ink without empty rows and columns around it, or unchanged if all are empty."""
     rows, columns = (np.flatnonzero((ink >= LEAST_INK).any(axis=axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink
 

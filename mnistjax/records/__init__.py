@@ -1,11 +1,9 @@
 """The records of a run: its config, rows, status and summary. Each is written whole and checked when read.
 
-A folder can come from anyone and can be damaged in any way, so the type, range and size of what is read are
-checked, and whether the files belong together. If not, a `DamagedFile` names the file and the reason.
-JSON has no NaN: non-finite floats are written as "nan", "inf" and "-inf", which `float` understands.
+A folder can come from anyone and can be damaged in any way. So every value is checked for type, range and
+size, and the files must belong together. If not, a `DamagedFile` names the file and the reason. JSON has no
+NaN: non-finite floats are written as "nan", "inf" and "-inf", which `float` understands.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -58,9 +56,9 @@ class Record:
 
 @contextlib.contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Owns a run or sweep folder, which is made if it is missing; FolderInUse if a living process owns it.
+    """Locks a run or sweep folder, which is made if it is missing; FolderInUse if a living process owns it.
 
-    ConfigError if a link in it leads elsewhere, or if the file with the lock's name is not ours.
+    ConfigError if a link in the folder leads elsewhere, or if the file with the lock's name is not ours.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -83,16 +81,11 @@ def is_locked(folder: str | Path) -> bool:
 
 
 def check_unused(folder: str | Path, names: Sequence[str]) -> None:
-    """Raises ConfigError if a folder without a status has files with names that a run would write.
-
-    Either they are not ours, or they are the rest of a run whose status is lost.
-    """
+    """Raises DamagedFile if a folder without a status has a file with a name that a run would write."""
     for name in names:
         if os.path.lexists(path := Path(folder) / name):
-            raise DamagedFile(
-                f"{path} is not a run's file, or its run is damaged, because {STATUS} is missing; "
-                f"choose another folder"
-            )
+            why = f"is not a run's file, or its run is damaged, because {STATUS} is missing"
+            raise DamagedFile(f"{path} {why}; choose another folder")
 
 
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
@@ -108,9 +101,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def append_row(folder: str | Path, row: Mapping[str, Any]) -> None:
-    """Appends `row` to `metrics.jsonl`, after removing an incomplete last line of a killed writer.
+    """Appends a row to `metrics.jsonl`, after removing an incomplete last line of a killed writer.
 
-    OSError (a full disk) leaves the rows as they were.
+    OSError (a full disk) leaves the rows unchanged.
     """
     path = Path(folder) / ROWS
     with open(files.open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "rb+", buffering=0) as file:
@@ -175,7 +168,7 @@ def now() -> str:
 
 
 def read_status(folder: str | Path) -> dict[str, Any] | None:
-    """`status.json`, or None if there is none."""
+    """`status.json`, or None if it is missing."""
     return _read_fields(Path(folder) / STATUS, STATUS_FIELDS)
 
 
@@ -185,7 +178,7 @@ def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:
-    """`summary.json`, or None if there is none."""
+    """`summary.json`, or None if it is missing."""
     path = Path(folder) / SUMMARY
     summary = _read_fields(path, SUMMARY_FIELDS)
     if summary is not None:
@@ -220,7 +213,7 @@ def read_record(folder: str | Path, *, whole: bool = True) -> Record:
 def _check_end(
     folder: Path, status: Mapping[str, Any], rows: Sequence[Any], summary: Mapping[str, Any], whole: bool
 ) -> None:
-    """Raises DamagedFile unless the files of a finished run are all of that run and of its end."""
+    """Raises DamagedFile unless the files in a finished run's folder all belong to the end of that run."""
     if summary["identity"] != status["identity"]:
         raise DamagedFile(f"{folder / SUMMARY} is of another run than {STATUS}")
     if len(rows) != status["epoch"] or not 1 <= summary["kept_epoch"] <= len(rows):
@@ -232,7 +225,7 @@ def _check_end(
 
 
 def check_final(path: Path, meta: Mapping[str, Any], summary: Mapping[str, Any], epochs: int) -> None:
-    """Raises DamagedFile unless a checkpoint's meta is of the summary's run and of its last epoch."""
+    """Raises DamagedFile unless a checkpoint's meta belongs to the summary's run and to its last epoch."""
     if meta.get("identity", summary["identity"]) != summary["identity"]:  # old checkpoints have none
         raise DamagedFile(f"{path} is a checkpoint of another run than {SUMMARY}")
     if meta.get("epoch") != epochs:
@@ -242,17 +235,17 @@ def check_final(path: Path, meta: Mapping[str, Any], summary: Mapping[str, Any],
 def find_run(root: str | Path, identity: str) -> Path | None:
     """The run folder at or below `root` with this identity, or None.
 
-    Of several, the last started one that is not done; if all are done, the last started one.
+    Of several, it is the last started one that is not done, or if all are done, the last started one.
     """
     found = []
     for folder, subfolders, names in os.walk(root):
         if STATUS not in names:
             continue
-        subfolders.clear()  # a run folder has no other run in it, but many files of W&B
+        subfolders.clear()  # a run folder contains no other run, but many files of W&B
         try:
             status = read_status(folder) or {}
         except (ConfigError, OSError):
-            continue  # a damaged run is not an error of this one
+            continue  # damage to another run does not matter here
         if status.get("identity") == identity:
             found.append((status.get("status") != "done", str(status.get("started")), folder))
     return Path(max(found)[-1]) if found else None
@@ -264,7 +257,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read_fields(path: Path, fields: Mapping[str, Check]) -> dict[str, Any] | None:
-    """The JSON object with these fields in a file, or None if there is no file."""
+    """The JSON object with these fields in a file, or None if the file is missing."""
     try:
         content = check_mapping(str(path), files.read_json(path, limit=LIMITS[path.name]))
     except FileNotFoundError:
@@ -278,7 +271,7 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _end_of_whole_lines(file: Any) -> int:
-    """The offset after the last newline, searched from the end."""
+    """The offset after the last newline, which is searched from the end."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 4096)

@@ -1,7 +1,5 @@
 """The fields of a run's records, and what their values must be."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "interr
 METRICS = ("loss", "accuracy", "f1")
 CURVES = tuple(f"{part}/{name}" for part in ("train", "val") for name in METRICS)
 MOST_CLASSES = 1000
-EXACT = 2**53  # the largest whole number up to which all are exact in a browser
+EXACT = 2**53  # a browser represents all whole numbers up to this one exactly
 
 
 def is_square(matrix: Any) -> bool:
@@ -86,7 +84,7 @@ def check_mapping(where: str, value: Any) -> dict[str, Any]:
 
 
 def check_summary(where: str, summary: Any, epochs: int | None = None) -> None:
-    """Raises DamagedFile unless a value is the summary of a run, with that number of epochs if given."""
+    """Raises DamagedFile unless a value is the summary of a run, of `epochs` epochs if given."""
     check_fields(where, check_mapping(where, summary), SUMMARY_FIELDS)
     check_fields(f"{where}, data", summary["data"], DATA_FIELDS)
     check_fields(f"{where}, spec", summary["spec"], SPEC_FIELDS)

@@ -1,7 +1,5 @@
 """The report of any runs: the data of its page, its tables and figures."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -18,12 +16,12 @@ from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
 from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
-from mnistjax.report.sanitize import CURVES, TESTED, TIMES, check_run, class_names, clean
+from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean
 from mnistjax.report.template import fill_page
 from mnistjax.seeds import TESTED as TABLED
 from mnistjax.seeds import seeds_table
-from mnistjax.sweep.results import SILENT, shown, write_csv
-from mnistjax.tracking import Examples, worst_errors
+from mnistjax.sweep.results import SILENT, TIMES, shown, write_csv
+from mnistjax.tracking import Examples
 
 EXAMPLES = 3  # runs with misclassified images
 TILES = 48  # images of each of these runs
@@ -34,25 +32,21 @@ PRIVATE = (*PLACES, *SILENT)  # config keys that change no result
 def write_report(
     runs: Sequence[RunRecord], data: dict[str, Any], folder: Path, *, title: str
 ) -> tuple[Path, str | None]:
-    """Writes index.html, runs.csv, seeds.csv and figures/; returns the page, and why images are missing.
+    """Writes the report; returns its page, and the reason why images are missing, or None.
 
-    `data` is `make_data(runs)`. The misclassified images need the data set and the checkpoints of the runs.
-    The page is written first, because its mark makes the folder ours (see `check_output`).
+    `data` is `make_data(runs)`. `runs.csv` has a row for each run, `seeds.csv` a row for each configuration.
+    The misclassified images need the data set and the checkpoints of the runs. The page is written first,
+    because its mark makes the folder ours (see `check_output`).
     """
     examples, missing = find_examples(runs, data["ranking"])
     errors = [describe_errors(*one) for one in examples]
     data = {**data, "examples": errors, "no_examples": missing or "No run is done."}
     files.make_folder(folder)
     files.replace(folder / PAGE, fill_page(data, title).encode())
-    write_tables(data, folder)
-    draw_best(runs, data["ranking"], examples, folder)
-    return folder / PAGE, missing
-
-
-def write_tables(data: dict[str, Any], folder: Path) -> None:
-    """Writes `runs.csv`, a row for each run, and `seeds.csv`, a row for each configuration."""
     write_csv(folder / RUNS, list_rows(data))
     write_csv(folder / SEEDS, seeds_table(distinct_rows(data), data["monitor"]))
+    draw_best(runs, data["ranking"], examples, folder)
+    return folder / PAGE, missing
 
 
 def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +62,7 @@ def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def distinct_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows, each identity once: a repeated run is not another seed."""
+    """The rows with each identity once, because a repeated run is not another seed."""
     rows = list_rows(data)
     once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
     return [rows[number] for number in sorted(once.values())]
@@ -80,17 +74,18 @@ def draw_best(
     examples: Sequence[tuple[int, Examples]],
     folder: Path,
 ) -> None:
-    """Draws the best run's curves, confusion matrix and misclassified images as PNG and SVG. Removes those of
-    an earlier report that this report lacks."""
+    """Draws the best run's curves, confusion matrix and misclassified images as PNG and SVG.
+
+    Removes the figures of an earlier report that this report lacks.
+    """
     drawn: dict[str, Any] = {}
     if ranking:
         best = runs[ranking[0]]
         matrix = best.summary["test/confusion_matrix"]
         drawn["curves"] = figures.curves(best.rows)
         drawn["confusion_matrix"] = figures.confusion_matrix_figure(matrix, class_names(best))
-    for x in [x for i, x in examples if i == ranking[0]]:
-        parts = x.images, x.labels, x.probabilities, x.class_names
-        drawn["misclassified"] = figures.misclassified_grid(*parts)
+    if examples and examples[0][0] == ranking[0]:
+        drawn["misclassified"] = figures.misclassified_grid(examples[0][1])
     for name in DRAWN:
         if name in drawn:
             figures.save(drawn[name], folder / FIGURES / name)
@@ -110,7 +105,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         for key in dict.fromkeys(key for config in flat for key in config)
         if len({json.dumps(config.get(key)) for config in flat}) > 1
     ]
-    classes: list[list[str]] = []
+    classes: dict[tuple[str, ...], int] = {}  # the index of each list of class names
     listed = []
     for run, (name, values) in zip(runs, named, strict=True):
         matrix = run.summary.get("test/confusion_matrix")
@@ -127,7 +122,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
                 "config": {key: run.config.get(key) for key in ("seed", *config_keys)},
                 "metrics": _metrics(run),
                 "confusion": matrix,
-                "classes": _place(classes, class_names(run)) if matrix else None,
+                "classes": classes.setdefault((*class_names(run),), len(classes)) if matrix else None,
             }
         )
     metrics = [name for name in (*TESTED, *CURVES, *TIMES) if any(name in run["metrics"] for run in listed)]
@@ -142,7 +137,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "metrics": metrics,
         "monitor": monitor,
         "target": target,
-        "classes": classes,
+        "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],
         "curves": {name: _pack(runs, name) for name in CURVES},
@@ -151,18 +146,12 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _metrics(run: RunRecord) -> dict[str, float]:
-    """The finite metrics of a run's kept epoch and of its test."""
+    """The finite metrics of a run's kept epoch and of its test, in seven digits."""
     kept = int(run.summary.get("kept_epoch", len(run.rows)))
     row = run.rows[kept - 1] if 0 < kept <= len(run.rows) else {}
     found = {name: float(row[name]) for name in CURVES if name in row}
     found |= {name: float(run.summary[name]) for name in (*TESTED, *TIMES) if name in run.summary}
     return {name: float(f"{value:.7g}") for name, value in found.items() if math.isfinite(value)}
-
-
-def _place(items: list[list[str]], item: list[str]) -> int:
-    if item not in items:
-        items.append(item)
-    return items.index(item)
 
 
 def _monitor(runs: Sequence[RunRecord]) -> str:
@@ -181,8 +170,8 @@ def _pack(runs: Sequence[RunRecord], name: str) -> str:
 def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[dict[str, Any]]:
     """How much of a metric each key and the seed explain in the finished runs, most important first.
 
-    `importance` is the key's share of the variance that a random forest explains (they add up to 1),
-    `correlation` Spearman's, if all values are numbers.
+    `importance` is the key's share of the variance that a random forest explains; the shares add up to 1.
+    `correlation` is Spearman's; None unless all values are numbers.
     """
     from scipy.stats import spearmanr
     from sklearn.ensemble import RandomForestRegressor
@@ -221,7 +210,7 @@ def importance(runs: Sequence[RunRecord], keys: Sequence[str], metric: str) -> l
 def find_examples(
     runs: Sequence[RunRecord], ranking: Sequence[int]
 ) -> tuple[list[tuple[int, Examples]], str | None]:
-    """The predictions of the best few runs for the test images, and why some are missing, if so."""
+    """The best few runs' predictions for the test images, and the reason why some are missing, or None."""
     found: list[tuple[int, Examples]] = []
     missing = None
     for index in ranking[:EXAMPLES]:
@@ -235,19 +224,13 @@ def find_examples(
 
 def describe_errors(index: int, examples: Examples) -> dict[str, Any]:
     """A run's misclassified test images, the most confident errors first."""
-    predicted = examples.probabilities.argmax(axis=1)
-    worst = worst_errors(examples.labels, examples.probabilities, TILES)
-    tiles = [
-        {
-            "true": examples.class_names[int(examples.labels[i])],
-            "predicted": examples.class_names[int(predicted[i])],
-            "confidence": round(float(examples.probabilities[i, predicted[i]]), 4),
-        }
-        for i in worst
-    ]
-    wrong, count = int((predicted != examples.labels).sum()), len(predicted)
-    sprite = _sprite(examples.images[worst]) if len(worst) else ""
-    return {"run": index, "wrong": wrong, "count": count, "tiles": tiles, "sprite": sprite}
+    errors, tiles = examples.errors(), []
+    for error in errors[:TILES]:
+        true, predicted, confidence = examples.describe(error)
+        tiles.append({"true": true, "predicted": predicted, "confidence": round(confidence, 4)})
+    sprite = _sprite(examples.images[errors[:TILES]]) if tiles else ""
+    count = len(examples.labels)
+    return {"run": index, "wrong": len(errors), "count": count, "tiles": tiles, "sprite": sprite}
 
 
 def _sprite(images: np.ndarray) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mnistjax import files
 from mnistjax.config import ConfigError
-from mnistjax.tracking import worst_errors
+from mnistjax.tracking import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 MARKS = {".png": b"Software\0mnistjax", ".svg": b"<dc:title>mnistjax</dc:title>"}  # METADATA in a file
 HEAD = 4096  # bytes at the start of a file that contain its mark
+COLUMNS = 6  # digits in a row below a picture
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
@@ -53,26 +54,15 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def misclassified_grid(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    count: int = 24,
-    columns: int = 8,
-) -> Figure:
+def misclassified_grid(examples: Examples, *, count: int = 24, columns: int = 8) -> Figure:
     """At most `count` misclassified images with true and predicted class, the most confident error first."""
-    worst = worst_errors(labels, probabilities, count)
-    wrong = int((probabilities.argmax(axis=1) != labels).sum())
+    wrong = len(examples.errors())
     legend = "  (true → predicted, confidence)" if wrong else ""
-    rows = math.ceil(len(worst) / columns)
+    rows = math.ceil(min(wrong, count) / columns)
     figure = new_figure(1.25 * columns, 1.55 * rows + 0.6)
-    figure.suptitle(f"{wrong:,} of {len(labels):,} wrong{legend}", weight="bold")
+    figure.suptitle(f"{wrong:,} of {len(examples.labels):,} wrong{legend}", weight="bold")
     if wrong:
-        draw_tiles(
-            figure, images[worst], list_verdicts(worst, labels, probabilities, class_names), columns=columns
-        )
+        draw_errors(figure, examples, count=count, columns=columns)
     return figure
 
 
@@ -100,14 +90,14 @@ def picture_figure(
     boxes: Sequence[tuple[int, int, int, int]],
     images: np.ndarray,
     titles: Sequence[str],
-    *,
-    columns: int = 6,
 ) -> Figure:
-    """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits; below it the digits
-    as the model sees them (N, 28, 28)."""
+    """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits.
+
+    Below it are the digits as the model sees them (N, 28, 28).
+    """
     from matplotlib.patches import Rectangle
 
-    rows = math.ceil(len(images) / columns)
+    rows = math.ceil(len(images) / COLUMNS)
     height = min(6.0, max(0.5, 7.2 * lightness.shape[0] / lightness.shape[1]))  # inches
     figure = new_figure(7.2, height + 1.5 * rows)
     halves: Any = figure.subfigures(2, 1, height_ratios=[height, 1.5 * rows]) if rows else [figure]
@@ -118,15 +108,15 @@ def picture_figure(
         corner = left - 1, top - 1
         axes.add_patch(Rectangle(corner, right - left + 1, bottom - top + 1, fill=False, edgecolor=VAL))
     if rows:
-        draw_tiles(halves[1], images, titles, columns=columns)
+        draw_tiles(halves[1], images, titles, columns=COLUMNS)
     return figure
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """Writes a figure as PNG and as SVG, with the suffix of `path` replaced; returns the files.
 
-    Equal figures give equal files. ConfigError, before anything is written, if a file of that name exists
-    that mnistjax did not draw.
+    Equal figures give equal files. ConfigError, before anything is written, if mnistjax did not draw an
+    existing file of that name.
     """
     contents = {}
     with style(), warnings.catch_warnings():
@@ -145,14 +135,18 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
 
 
 def check_drawn(path: Path) -> None:
-    """ConfigError if a file of this name exists that `save` did not write."""
+    """Raises ConfigError if a file of this name exists that `save` did not write."""
+    if has_mark(path, MARKS[path.suffix], HEAD) is False:
+        raise ConfigError(f"{path} was not drawn by mnistjax, so it is not replaced")
+
+
+def has_mark(path: Path, mark: bytes, head: int) -> bool | None:
+    """Whether the first `head` bytes of a file contain a mark; None if there is no file."""
     try:
         with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
-            head = file.read(HEAD)
+            return mark in file.read(head)
     except FileNotFoundError:
-        return
-    if MARKS[path.suffix] not in head:
-        raise ConfigError(f"{path} was not drawn by mnistjax, so it is not replaced")
+        return None
 
 
 def style() -> Any:
@@ -221,17 +215,14 @@ def draw_tiles(
             axes.set_title(title, fontsize=9, weight="normal", pad=3)
 
 
-def list_verdicts(
-    worst: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
-) -> list[str]:
-    """`true → predicted` and the probability of that, on two lines, or on three for long names."""
-    verdicts = []
-    for i in worst:
-        predicted = int(probabilities[i].argmax())
-        true, taken = class_names[int(labels[i])], class_names[predicted]
-        gap = "\n" if len(true) + len(taken) > 10 else " "
-        verdicts.append(f"{true} →{gap}{taken}\n{probabilities[i, predicted]:.1%}")
-    return verdicts
+def draw_errors(figure: Figure | SubFigure, examples: Examples, *, count: int, columns: int) -> None:
+    """Draws the `count` most confident errors, each under `true → predicted` and its confidence."""
+    errors, titles = examples.errors()[:count], []
+    for error in errors:
+        true, predicted, confidence = examples.describe(error)
+        gap = "\n" if len(true) + len(predicted) > 10 else " "
+        titles.append(f"{true} →{gap}{predicted}\n{confidence:.1%}")
+    draw_tiles(figure, examples.images[errors], titles, columns=columns)
 
 
 def tick_options(class_names: Sequence[str]) -> dict[str, Any]:

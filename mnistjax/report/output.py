@@ -1,7 +1,5 @@
 """The folder of a report: which files it has, and a check that they may be written."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from mnistjax import files
 from mnistjax.config import ConfigError
-from mnistjax.report.figures import check_drawn
+from mnistjax.report.figures import check_drawn, has_mark
 
 PAGE, RUNS, SEEDS, FIGURES = "index.html", "runs.csv", "seeds.csv", "figures"
 DRAWN = ("curves", "confusion_matrix", "misclassified")
@@ -20,10 +18,10 @@ CHOOSE = "--out DIR chooses another folder"
 
 
 def check_output(folder: Path) -> None:
-    """ConfigError unless a report may be written to the folder.
+    """Raises ConfigError unless a report may be written to the folder.
 
-    It must be new, hold no file with a name of ours, or hold a page with our mark. Links are refused, because
-    the files would be written elsewhere.
+    The folder must be new, hold no file with a name of ours, or hold a page with our mark. Links are refused,
+    because the files would be written elsewhere.
     """
     try:
         for place in (folder, folder / FIGURES):
@@ -33,7 +31,7 @@ def check_output(folder: Path) -> None:
         for path in (folder / PAGE, folder / RUNS, folder / SEEDS, *drawn):
             if (mode := _mode(path)) is not None:
                 _check_kind(path, mode, stat.S_ISREG, "no regular file")
-                if not _is_ours(folder / PAGE):
+                if not has_mark(folder / PAGE, MARK.encode(), HEAD):
                     raise ConfigError(f"{path} was not written by a report; {CHOOSE}")
         for path in drawn:
             check_drawn(path)
@@ -44,7 +42,7 @@ def check_output(folder: Path) -> None:
 
 
 def find_pictures(folder: Path, name: str) -> list[Path]:
-    """The files of a figure of the report, which need not exist."""
+    """The paths of a figure of the report, whether or not the files exist."""
     return [folder / FIGURES / f"{name}.{kind}" for kind in ("png", "svg")]
 
 
@@ -61,17 +59,8 @@ def _check_kind(path: Path, mode: int, is_right: Callable[[int], bool], wrong: s
         raise ConfigError(f"{path} is {'a link' if stat.S_ISLNK(mode) else wrong}; {CHOOSE}")
 
 
-def _is_ours(page: Path) -> bool:
-    """Whether the page exists and was written by a report."""
-    try:
-        with open(files.open_plain(page, os.O_RDONLY), "rb") as file:
-            return MARK.encode() in file.read(HEAD)
-    except FileNotFoundError:
-        return False
-
-
 def _check_writable(folder: Path) -> None:
-    """PermissionError unless the folder, or its nearest parent that exists, can be written."""
+    """Raises PermissionError unless the folder, or its nearest parent that exists, can be written."""
     place = folder.absolute()
     while _mode(place) is None:
         place = place.parent

@@ -1,6 +1,4 @@
-"""Reads the runs in folders from their records."""
-
-from __future__ import annotations
+"""Runs in folders, read from their records."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,7 +53,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
         for run in found:
             begun = (run.identity, run.started) if run.identity else run.folder.resolve()
             known = runs.setdefault(begun, run)
-            if run.sweep and not known.sweep:  # an earlier folder had it as a single run
+            if run.sweep and not known.sweep:  # it was first found as a single run
                 runs[begun] = run
     return list(runs.values())
 
@@ -71,7 +69,7 @@ def _read(top: Path) -> Iterator[RunRecord]:
                 run = read_run(ledger.job_folder(entry.number))
                 config = run.config or {**entry.config, "seed": entry.seed}
                 name = short_name(entry.config, entry.seed)
-                if run.status == "waiting" and entry.status == "failed":  # before it had a folder
+                if run.status == "waiting" and entry.status == "failed":  # it failed before it had a folder
                     run = replace(run, status=entry.status, reason=entry.reason)
                 yield replace(run, config=config, sweep=ledger.id, name=name)
         elif records.STATUS in files:

@@ -1,6 +1,4 @@
-"""Checks and cleans records, which may come from anyone, before a report shows them."""
-
-from __future__ import annotations
+"""Checks and cleans the records of runs, which may come from anyone, before a report shows them."""
 
 import math
 import os
@@ -14,20 +12,14 @@ from mnistjax.report.runs import RunRecord
 
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss")
-TIMES = ("seconds_per_epoch", "compile_seconds")
 MAX_CLASS_NAME = 40  # characters
 
 
 def check_run(run: RunRecord) -> RunRecord:
-    """The run with texts that any file can hold. If its records make no sense it becomes a failed run."""
-    run = replace(
-        run,
-        status=clean(run.status),
-        reason=None if run.reason is None else clean(run.reason),
-        name=None if run.name is None else clean(run.name),
-        identity=None if run.identity is None else clean(run.identity),
-        config={clean(key): plain(value) for key, value in run.config.items()},
-    )
+    """The run with texts that any file can hold; a failed run if its records make no sense."""
+    texts = {name: getattr(run, name) for name in ("status", "reason", "name", "identity")}
+    texts = {name: None if text is None else clean(text) for name, text in texts.items()}
+    run = replace(run, **texts, config={clean(key): plain(value) for key, value in run.config.items()})
     try:
         records.check_rows("metrics.jsonl", run.rows)
         if run.status == "done":
@@ -38,7 +30,7 @@ def check_run(run: RunRecord) -> RunRecord:
 
 
 def clean(value: Any) -> str:
-    """A value as text that can be encoded: lone surrogates, as in file names, become escapes."""
+    """A value as text that can be encoded: lone surrogates, which file names may have, become escapes."""
     text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
     return text.encode(errors="backslashreplace").decode()
 
@@ -65,6 +57,6 @@ def class_names(run: RunRecord) -> list[str]:
 
 
 def _visible(name: str) -> str:
-    """A class name for pictures and the page: cut if long, with escapes for invisible characters."""
+    """A class name for figures and the page: cut if long, with escapes for invisible characters."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return seen if len(seen) <= MAX_CLASS_NAME else f"{seen[: MAX_CLASS_NAME - 1]}…"

@@ -1,10 +1,7 @@
 """The HTML page of a report: one file that opens without a network.
 
-It holds the scripts of Plotly, which draws, and of DataTables (from itables), which lists. Its own scripts
-are in web/.
+It contains the scripts of Plotly for figures, of DataTables (from itables) for tables, and ours from web/.
 """
-
-from __future__ import annotations
 
 import base64
 import gzip
@@ -23,7 +20,7 @@ WEB = Path(__file__).parent / "web"
 
 
 def fill_page(data: Mapping[str, Any], title: str) -> str:
-    """The page with everything inside. Its policy allows our scripts only, and loads nothing."""
+    """The page as text. Its security policy allows only the scripts in it, and loads nothing."""
     page = (WEB / "dashboard.html").read_text()
     table_style, table_script, plotly = read_libraries()
     script = "".join((WEB / name).read_text() for name in ("parallel.js", "dashboard.js"))

@@ -3,8 +3,6 @@
 They need the extra `workspaces` (ConfigError without it).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from mnistjax.report.dashboard import CURVES, distinct_rows
 from mnistjax.seeds import seeds_table
 
 MEDIA = ["test/misclassified", "test/samples"]
-MATRIX = "test/confusion_matrix_table"  # the name that wandb.plot_table gives the table of its chart
+MATRIX = "test/confusion_matrix_table"  # wandb.plot_table gives this name to the table of its chart
 MAX_ROWS = 30  # in a table of text
 
 
@@ -32,9 +30,9 @@ class Place:
 
 
 def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
-    """The Workspace of `dashboard.make_data`'s data; its `save()` saves it.
+    """The Workspace for the data of `dashboard.make_data`; its method `save` uploads it.
 
-    Curves are means over runs that differ in their seed only, in the band of their range.
+    Curves are means over runs that differ only in their seed, in the band of their range.
     """
     wr, ws = _libraries()
     monitor = data["monitor"]
@@ -58,8 +56,10 @@ def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
 
 
 def make_report(data: Mapping[str, Any], place: Place) -> Any:
-    """The W&B Report: the table over seeds and the unfinished runs as text, then the Workspace's panels. Its
-    `save()` saves it."""
+    """The W&B Report: the table over seeds and the unfinished runs as text, then the Workspace's panels.
+
+    Its method `save` uploads it.
+    """
     wr, ws = _libraries()
     monitor = data["monitor"]
     runs = wr.Runset(
@@ -105,7 +105,7 @@ def _text(value: Any) -> str:
 
 
 def _libraries() -> tuple[Any, Any]:
-    """The modules of Reports and Workspaces, untyped because their types are narrower than what they take."""
+    """The modules of Reports and Workspaces, untyped because their types are narrower than their checks."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces

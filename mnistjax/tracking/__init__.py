@@ -26,7 +26,6 @@ from mnistjax.tracking.login import leave_agent as leave_agent
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_artifact, make_images, make_table
-from mnistjax.tracking.media import worst_errors as worst_errors
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
 DISABLED = ("disable_git", "disable_code", "x_disable_stats", "x_disable_meta", "x_disable_machine_info")
-OPEN_RUNS = 32  # runs that a process has open at a time; the others wait and lose nothing
+OPEN_RUNS = 32  # at a time in a process; other runs wait, and lose nothing
 
 _environment = threading.Lock()
 _places = threading.BoundedSemaphore(OPEN_RUNS)
@@ -46,7 +45,7 @@ def make_run_id(*parts: str) -> str:
 
 
 def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
-    """The address of a folder's run, a URL if its sibling's is one, else a folder; None if there is none."""
+    """The URL of a W&B run if its sibling's address is a URL, else its folder; None if it has none."""
     if sibling and sibling.startswith("http"):
         return f"{sibling.rpartition('/')[0]}/{run_id}"
     found = sorted(folder.glob(f"wandb/offline-run-*-{run_id}"))
@@ -54,9 +53,10 @@ def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
 
 
 class Tracker:
-    """A callback that mirrors one run to W&B, in `<folder>/wandb/`; no method raises or waits for W&B.
+    """A callback that mirrors one run to W&B. Its files are in `<folder>/wandb/`.
 
-    Only `finish` and `join` wait, at most `patience` seconds. If tracking stops early, `tell` gets one line.
+    No method raises. Only `finish` and `join` wait for W&B, at most `patience` seconds. If tracking stops
+    early, `tell` gets one line.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class Tracker:
             self._thread.start()
 
     def __call__(self, progress: Progress) -> None:
-        """Sends the row of an epoch if one has just ended; costs microseconds here."""
+        """Queues the row of an epoch that has just ended; takes microseconds."""
         if progress.row is not None:
             row = dict(progress.row)
-            # Committed at once: a kill would lose a row that waits for the next one.
+            # Committed at once, because a kill would lose a row that waits for the next one.
             self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
 
     def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the rows whose epoch comes after the last one that W&B has."""
+        """Sends the rows of the epochs that W&B lacks."""
 
         def send(run: Any) -> None:
             for row in rows:
@@ -150,7 +150,7 @@ class Tracker:
             self.join()
 
     def join(self) -> None:
-        """Waits until a run that `finish` closes is closed."""
+        """Waits until the run is closed, after `finish`."""
         if self._stopped.is_set():
             return
         self._thread.join(self._patience)
@@ -176,7 +176,7 @@ class Tracker:
                 self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records continue")
 
     def _work(self, options: dict[str, Any], step_metric: str) -> None:
-        """Opens the run and sends what is queued, in the thread of this tracker."""
+        """Opens the run and works through the queue, in the thread of this tracker."""
         run = None
         _places.acquire()
         try:
@@ -237,15 +237,15 @@ def _files_below(folder: Path) -> Iterator[None]:
 
 
 def _number(value: Any) -> Any:
-    """A value of the records, with "nan", "inf" and "-inf" as floats."""
+    """A value of the records, as a float if it is "nan", "inf" or "-inf"."""
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _release_service(*, kill: bool) -> None:
-    """Lets the next run start a new W&B process if the current one is dead; kills it first if asked.
+    """Makes wandb forget its service process if that is dead, so that the next run starts a new one.
 
-    Otherwise wandb's exit hook would wait for it without end, or raise. There is no public access to the
-    process. wandb is looked up instead of imported, because its import may be what hangs.
+    If `kill`, kills it first. Without this, wandb's exit hook would wait for the process without end, or
+    raise. wandb has no public access to it. The module is not imported here, because its import may hang.
     """
     setup = getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
     service = getattr(getattr(setup, "_connection", None), "_proc", None)

@@ -1,6 +1,4 @@
-"""W&B's mode, server and login, as the environment and the user's settings have them."""
-
-from __future__ import annotations
+"""W&B's mode, server and login, read from the environment and the user's settings."""
 
 import os
 from pathlib import Path
@@ -15,10 +13,10 @@ LOGIN_TIMEOUT = 10.0  # seconds
 
 
 def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
-    """ "online", "offline" or "disabled" for `wandb.mode`, and a line for the user if `auto` became offline.
+    """The mode "online", "offline" or "disabled", and a line for the user if `auto` became offline.
 
-    `auto` is the value of WANDB_MODE, else online if there is a key and the server answers within `timeout`
-    seconds.
+    `auto` means the value of WANDB_MODE, else online if there is a key and the server answers within
+    `timeout` seconds.
     """
     asked = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
     if asked not in MODES:
@@ -30,13 +28,13 @@ def resolve_mode(mode: str, *, timeout: float = 3.0) -> tuple[str, str | None]:
 
 
 def check_login() -> None:
-    """Raises ConfigError if W&B's server does not answer, or the key for it is missing or invalid."""
+    """Raises ConfigError if W&B's server does not answer, or its key is missing or invalid."""
     if obstacle := _find_obstacle(LOGIN_TIMEOUT):
         raise ConfigError(f"W&B: {obstacle}")
 
 
 def _find_obstacle(timeout: float) -> str | None:
-    """The reason why no run can be online, or None."""
+    """The reason why runs can't be online, or None."""
     try:
         url, has_key = find_server() if _may_have_key() else ("", False)
     except Exception as error:  # wandb's own errors can't be named without its import
@@ -50,7 +48,7 @@ def _find_obstacle(timeout: float) -> str | None:
 
 
 def default_entity() -> str:
-    """The user or team that owns the login's runs; ConfigError if W&B doesn't tell it."""
+    """The user or team that owns the login's runs; ConfigError if W&B does not name one."""
     import wandb
 
     try:
@@ -63,9 +61,9 @@ def default_entity() -> str:
 
 
 def leave_agent() -> str | None:
-    """Removes the variables of `wandb agent` from the environment; a line for the user if there were any.
+    """Removes the variables of `wandb agent` from the environment; returns a line for the user, or None.
 
-    With them the client would give every run of the process the agent's id, and the jobs of a sweep would
+    With these variables every run of the process would get the agent's id, and the jobs of a sweep would
     overwrite one another.
     """
     found = [name for name in AGENT if os.environ.pop(name, None)]
@@ -87,7 +85,7 @@ def find_server() -> tuple[str, bool]:
 
 
 def _may_have_key() -> bool:
-    """Whether any place exists in which wandb looks for a key; if none does, wandb need not be imported."""
+    """Whether wandb could find a key anywhere; if not, it need not be imported."""
     variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "WANDB_CONFIG_DIR")
     files = (".netrc", "_netrc", ".config/wandb/settings")
     return any(map(os.environ.get, variables)) or any((Path.home() / file).exists() for file in files)

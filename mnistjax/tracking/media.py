@@ -1,7 +1,5 @@
 """Images, tables and checkpoints in W&B's types."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,16 @@ class Examples:
     probabilities: np.ndarray  # (N, K) float
     class_names: Sequence[str]
 
+    def describe(self, index: int) -> tuple[str, str, float]:
+        """An image's true class, its predicted class and the probability of that."""
+        row = self.probabilities[index]
+        names, predicted = self.class_names, int(row.argmax())
+        return names[int(self.labels[index])], names[predicted], float(row[predicted])
 
-def worst_errors(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most `count` misclassified images, the most confident error first."""
-    predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
+    def errors(self) -> np.ndarray:
+        """Indices of the misclassified images, the most confident error first."""
+        wrong = np.flatnonzero(self.probabilities.argmax(axis=1) != self.labels)
+        return wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]
 
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -51,22 +53,17 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
         table = wandb.Table(columns=[*fields], data=cells)
         title = {"title": "Confusion matrix, test"}
         media["test/confusion_matrix"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
-    worst = worst_errors(examples.labels, examples.probabilities, SHOWN)
-    shown = {"test/samples": np.arange(min(SHOWN, len(examples.labels))), "test/misclassified": worst}
+    shown = {"test/samples": np.arange(len(examples.labels)), "test/misclassified": examples.errors()}
     for key, indices in shown.items():
-        if len(indices):
-            media[key] = [wandb.Image(examples.images[i], caption=_caption(examples, i)) for i in indices]
+        for index in indices[:SHOWN]:
+            true, predicted, probability = examples.describe(index)
+            caption = f"true {true}, predicted {predicted} ({probability:.2f})"
+            media.setdefault(key, []).append(wandb.Image(examples.images[index], caption=caption))
     return media
 
 
-def _caption(examples: Examples, index: int) -> str:
-    row = examples.probabilities[index]
-    names, predicted = examples.class_names, int(row.argmax())
-    return f"true {names[int(examples.labels[index])]}, predicted {names[predicted]} ({row[predicted]:.2f})"
-
-
 def make_artifact(run_id: str, checkpoint: Path) -> Any:
-    """The artifact of a finished run's checkpoint."""
+    """The artifact with a finished run's checkpoint."""
     import wandb
 
     artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model")

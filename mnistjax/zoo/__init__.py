@@ -4,8 +4,6 @@ A packaged model is a safetensors file in `weights/` with the variables, their c
 as `encode_weights` makes it. The members of an ensemble are stored as float16.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -60,7 +58,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
 
 
 def _is_folder(name: str | Path) -> bool:
-    """Whether this is a run's folder: a Path, or text that is a path and not the name of a packaged model."""
+    """Whether a name means a run's folder: a Path, or a path as text that is not a packaged model's name."""
     if isinstance(name, Path):
         return True
     folder = Path(name)
@@ -107,7 +105,7 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """The variables of a finished run, of its last or its best epoch, by their path in those of `model.init`.
+    """The variables of a finished run's last or best epoch, by their path in the variables of `model.init`.
 
     ConfigError unless the folder has an undamaged checkpoint from the end of this run.
     """

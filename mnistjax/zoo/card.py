@@ -1,7 +1,5 @@
 """The card of a trained model: what it is, how it was trained, how good it is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,10 +38,7 @@ class Card:
 
     @property
     def spread(self) -> str:
-        """Mean, standard deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)".
-
-        Empty if fewer than two seeds were tried.
-        """
+        """Mean, deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)"; "" for one seed."""
         tests = Spread(tuple(test for _, _, test in self.tried))
         return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
 

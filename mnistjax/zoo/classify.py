@@ -3,8 +3,6 @@
 N images, H W their sides, C channels, K logits.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Converts a trained model for programs without this package: StableHLO, ONNX, a Flax NNX module."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any, Literal, cast
 

@@ -1,7 +1,5 @@
 """An ensemble: several trained models of one architecture that act as one, with calibrated probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A model from the inside: the features that its last layer reads, and a table of its layers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

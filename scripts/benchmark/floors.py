@@ -1,6 +1,4 @@
-"""What the machine allows: the rate of matrix products at a workload's shapes, and of reading memory."""
-
-from __future__ import annotations
+"""The limits of the machine: the rates of matrix products at a workload's shapes and of reading memory."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-CONV_IMAGES = 16  # in one product of a convolution, so that their patches stay in the cache
+CONV_IMAGES = 16  # images in one product of a convolution, so that their patches stay in the cache
 
 
 def best_time(function: Callable[[], object], budget: float = 0.3) -> float:
@@ -53,9 +51,9 @@ def products(task: Mapping[str, Any], rows: int) -> list[tuple[int, int, int, bo
 
 
 def floor(task: Mapping[str, Any], read_gbytes: float) -> dict[str, float]:
-    """The least seconds of an epoch, or of an evaluation, for anything that computes the same products.
+    """The least seconds of an epoch, or of an evaluation, for any program that computes the same products.
 
-    `products` is the time of the forward and gradient products, each at its shape; `bytes` the time of
+    `products` is the time of the forward and gradient products, each at its shape; `bytes` is the time of
     reading each image once.
     """
     images, batch = task["images"], min(task["batch_size"], task["images"])

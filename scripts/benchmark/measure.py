@@ -1,6 +1,4 @@
-"""What the benchmark measures, and the records of its results."""
-
-from __future__ import annotations
+"""The workloads of the benchmark, their measurements, and the records of the results."""
 
 import datetime
 import itertools
@@ -77,7 +75,7 @@ STARTS = {
 
 
 class Setting(NamedTuple):
-    """What every measurement needs."""
+    """The arguments of every measurement."""
 
     rounds: int
     peers: Path  # the folder with the peers' environments
@@ -150,13 +148,8 @@ def measure_accuracy(setting: Setting) -> dict[str, Any]:
     for seed in range(10):
         with tempfile.TemporaryDirectory() as cache:
             environment = {**os.environ, "XDG_CACHE_HOME": cache}
-            answer = subprocess.run(
-                [sys.executable, program, str(seed)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                check=True,
-                text=True,
-            )
+            words = [sys.executable, program, str(seed)]
+            answer = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True)
         for name, value in json.loads(answer.stdout.splitlines()[-1]).items():
             results.setdefault(name, []).append(value)
     return {race.OURS: results}
@@ -173,20 +166,17 @@ OTHERS: dict[str, Callable[[Setting], dict[str, Any]]] = {
 def measure(
     only: Sequence[str], rounds: int, folder: Path, record: dict[str, Any], keep: Callable[[], object]
 ) -> None:
-    """Measures what `only` names, or else what the record lacks for its commit; calls `keep` after each."""
+    """Measures the workloads in `only`, or else those that the record lacks; calls `keep` after each."""
     data = mnistjax.load_data("mnist")
     commits, results = record["commits"], record["results"]
     names = only or [name for name in (*WORKLOADS, *OTHERS) if commits.get(name) != record["commit"]]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "mnist.npz"
         train, test = data.train, data.test
-        np.savez(
-            file,
-            train_images=train.images,
-            train_labels=train.labels,
-            test_images=test.images,
-            test_labels=test.labels,
-        )
+        splits = {"train": train, "test": test}
+        arrays: Any = {f"{name}_images": part.images for name, part in splits.items()}
+        arrays |= {f"{name}_labels": part.labels for name, part in splits.items()}
+        np.savez(file, **arrays)
         for name in names:
             print(name, flush=True)
             if name in WORKLOADS:
@@ -206,7 +196,7 @@ def measure(
 
 
 def describe_machine() -> dict[str, Any]:
-    """Its processor, software and speed; takes a few seconds."""
+    """The processor, the software and the speed of this machine; takes a few seconds."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -223,9 +213,9 @@ def read_newest() -> dict[str, Any] | None:
 
 
 def measure_all(only: Sequence[str], rounds: int, folder: Path) -> None:
-    """Measures what `only` names, or else what today's commit has not measured yet, into its record.
+    """Measures the workloads in `only`, or else those that today's commit has not measured, into its record.
 
-    A new record begins with the results of the newest one if that is from a machine like this one.
+    A new record begins with the results of the newest one if that is from such a machine.
     """
     date, commit = datetime.datetime.now().isoformat(timespec="minutes"), describe_commit()
     path = RECORDS / f"{date[:10]}-{commit}.json"
@@ -241,6 +231,6 @@ def measure_all(only: Sequence[str], rounds: int, folder: Path) -> None:
 
 
 def describe_commit() -> str:
-    """The commit of the checkout, with a + if files differ from it."""
+    """The commit of the checkout, followed by + if files differ from it."""
     words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     return subprocess.run(words, cwd=HERE, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()

@@ -1,7 +1,5 @@
 """Contenders as processes: each peer at the best of its settings, then all in rounds."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LOOK_IMAGES = 12_800  # for a look at a setting
-SLOW = 2.0, 10.0  # times the best peer, and seconds: a peer slower than both has only looks, no rounds
-LONG = 40.0  # seconds of a round; if it takes longer, three rounds are enough
+SLOW = 2.0, 10.0  # a peer runs no rounds if it takes more times the best peer's seconds, and more seconds
+LONG = 40.0  # seconds; if a round takes longer, three rounds are enough
 
 Settings = Mapping[str, Any]
 Result = dict[str, Any]
@@ -50,7 +48,7 @@ PEERS = {
 
 
 def takes_part(name: str, task: Settings) -> bool:
-    """Whether a peer can do a workload, and differs from the other peers in it."""
+    """Whether a peer can train a workload, and differs from the other peers in it."""
     if name == "scikit-learn":
         return not task["channels"]
     return "many steps" not in name or task["batch_size"] < task["images"]
@@ -67,14 +65,9 @@ class Process:
             environment |= dict.fromkeys(names, str(threads))
         program = Path(__file__).parent / "contenders" / f"{PEERS[name].program}.py"
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
-        self._process = subprocess.Popen(
-            [python_of(PEERS[name], folder), program, json.dumps({**task, **settings})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            text=True,
-        )
+        command = [python_of(PEERS[name], folder), program, json.dumps({**task, **settings})]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
+        self._process = subprocess.Popen(command, **pipes, env=environment, text=True)
         self.last = self.ready = self._answer()
 
     def ask(self, **words: Any) -> float:
@@ -86,6 +79,7 @@ class Process:
         return self.last["seconds"]
 
     def end(self) -> None:
+        """Ends the process and waits for that."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -141,7 +135,10 @@ def choose(name: str, task: Settings, folder: Path, looks: list[Result]) -> tupl
 def _look(
     name: str, task: Settings, settings: Settings, folder: Path, looks: list[Result]
 ) -> tuple[float, Process] | None:
-    """The same for one setting, with seconds from a part of an epoch; None if the contender does not run."""
+    """Starts a contender at one setting; returns its seconds per epoch and its process, or None if it fails.
+
+    The seconds are estimated from a part of an epoch.
+    """
     images = min(task["images"], max(LOOK_IMAGES, task["batch_size"]))
     if name == OURS:  # a part of an epoch would be another program
         images = task["images"]

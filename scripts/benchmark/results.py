@@ -1,7 +1,5 @@
 """A record of the benchmark as tables in Markdown and as a picture."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -97,13 +95,13 @@ def summarize(record: Mapping[str, Any]) -> str:
 
 
 def mark_commits(record: Mapping[str, Any]) -> dict[str, str]:
-    """The mark of rows that were measured at a commit; none for the record's own commit."""
+    """The mark of each commit for the rows that were measured at it; empty for the record's own commit."""
     others = sorted({*record["commits"].values()} - {record["commit"]})
     return {record["commit"]: "", **{commit: f" [{i}]" for i, commit in enumerate(others, 1)}}
 
 
 def _list_others(results: Mapping[str, Any], marks: Mapping[str, str]) -> list[list[str]]:
-    """Rows for sweeps, starts, accuracy and memory, as far as they were measured."""
+    """Rows for the measured ones of sweeps, starts, accuracy and memory."""
     rows = []
     if sweep := results.get("sweep, 45 MLPs"):
         ours = statistics.median(sweep[OURS]["seconds"])
@@ -170,7 +168,7 @@ def show(record: Mapping[str, Any], path: Path) -> str:
 
 
 def picture(record: Mapping[str, Any]) -> Figure:
-    """Seconds of every contender by workload, beside ours and the floor."""
+    """A figure of every contender's seconds by workload, with ours and the floor."""
     results = trainings(record)
     figure = Figure(figsize=(9, 0.48 * len(results) + 1.5), layout="constrained")
     axes = figure.subplots()

@@ -1,13 +1,11 @@
-"""The lab report's conclusions, each as a number that our runs have, with the confidence that they give it.
+"""Tests of the lab report's conclusions, each with the confidence that our runs give it.
 
-The lab report draws them from one run each. Here a conclusion is an interval for a mean over seeds, or for a
-difference of two means. Its confidence is the share of Student's t (Welch's, for two means) inside the
+The lab report draws each conclusion from one run. Here a conclusion is an interval for a mean over seeds, or
+for a difference of two means. Its confidence is the share of Student's t (Welch's, for two means) inside the
 interval: 1 less the p-value of the one-sided test if the interval is open. For a conclusion of several parts
 it is 1 less the sum of their doubts, which is never too high (Bonferroni). Our runs contradict a conclusion
-if they are as sure that one of its parts lies beyond one bound of its interval.
+if they are equally sure that one of its parts lies beyond one bound of its interval.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
@@ -67,7 +65,7 @@ class Finding:
     def opinion(self) -> Opinion:
         if self.confidence >= SURE:
             return "supported"
-        doubt = (1 - SURE) / len(self.shares)  # one part alone must be as sure as all parts together
+        doubt = (1 - SURE) / len(self.shares)  # Bonferroni: the limit for one of several parts
         return "contradicted" if max(share.beyond for share in self.shares) >= 1 - doubt else "undecided"
 
 
@@ -94,8 +92,10 @@ class Conclusion:
 def mean_lies(
     what: str, experiment: str, value: Any, number: Number, low: float = -math.inf, high: float = math.inf
 ) -> Test:
-    """The test that the mean of a number lies between two bounds, over an experiment's runs with this value
-    of the key that it varies (None: over all its runs)."""
+    """The test that the mean of a number over an experiment's runs lies between two bounds.
+
+    It takes the runs with this value of the key that the experiment varies, or all runs for None.
+    """
 
     def test(study: Study) -> Finding:
         runs = pick(study, experiment) if value is None else pick_value(study, experiment, value)

@@ -1,4 +1,4 @@
-"""Means over seeds with their standard errors, and how sure we are where they lie."""
+"""Means over seeds with their standard errors, and the confidence that they lie in an interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mnistjax.seeds import Spread
 
 
 class Share(NamedTuple):
-    """Parts of the distribution of a mean, or of a difference of two means."""
+    """Shares of the distribution of a mean, or of a difference of two means."""
 
-    inside: float  # the interval of the conclusion
-    beyond: float  # on the side of the interval that has more of it
+    inside: float  # the share in the conclusion's interval
+    beyond: float  # the larger one of the shares below and above the interval
 
 
 @dataclass(frozen=True)
@@ -73,31 +73,31 @@ def estimate_each(study: Study, experiment: str, number: Number) -> Estimates:
 
 
 def rising(estimates: Estimates) -> list[Share]:
-    """For each mean but the first: that it is above the one before it."""
+    """The shares of the claim, for each mean but the first, that it is above the previous one."""
     return [(after - before).share(low=0) for before, after in pairwise(estimates.values())]
 
 
 def falling(estimates: Estimates) -> list[Share]:
-    """For each mean but the first: that it is below the one before it."""
+    """The shares of the claim, for each mean but the first, that it is below the previous one."""
     return [(before - after).share(low=0) for before, after in pairwise(estimates.values())]
 
 
 def lowest(name: Any) -> Relation:
-    """For each other mean: that it is above the one of this value."""
+    """The claim that each other mean is above the mean for this value."""
     return lambda estimates: [
         (found - estimates[name]).share(low=0) for value, found in estimates.items() if value != name
     ]
 
 
 def highest(name: Any) -> Relation:
-    """For each other mean: that it is below the one of this value."""
+    """The claim that each other mean is below the mean for this value."""
     return lambda estimates: [
         (estimates[name] - found).share(low=0) for value, found in estimates.items() if value != name
     ]
 
 
 def between(low: float = -math.inf, high: float = math.inf) -> Relation:
-    """For each mean: that it lies between these bounds."""
+    """The claim that each mean lies between these bounds."""
     return lambda estimates: [found.share(low, high) for found in estimates.values()]
 
 

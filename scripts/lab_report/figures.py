@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnistjax.records import METRICS
 from mnistjax.report.figures import INK, TEST, TRAIN, VAL, draw_tiles, new_figure, style, tick_options
 
 if TYPE_CHECKING:
@@ -17,17 +18,15 @@ if TYPE_CHECKING:
 
     from mnistjax.models import Layer
 
-LOWEST_LOSS = 1e-5  # on the axis: below it there is nothing to see
+LOWEST_LOSS = 1e-5  # on the axis of losses
 # Okabe and Ito's colours, safe for the colour-blind.
 GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
-def sample_grid(
-    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, columns: int = 10
-) -> Figure:
-    """The images (N, H, W) uint8 in rows of `columns`, each under its class name."""
-    figure = new_figure(0.72 * columns, 0.92 * math.ceil(len(images) / columns) + 0.1)
-    draw_tiles(figure, images, [class_names[int(label)] for label in labels], columns=columns)
+def sample_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """The images (N, H, W) uint8 in rows of ten, each under its class name."""
+    figure = new_figure(0.72 * 10, 0.92 * math.ceil(len(images) / 10) + 0.1)
+    draw_tiles(figure, images, [class_names[int(label)] for label in labels], columns=10)
     return figure
 
 
@@ -49,23 +48,20 @@ def class_counts_figure(counts: Mapping[str, Sequence[int]], class_names: Sequen
     return figure
 
 
-def seed_curves(
-    groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
-    metrics: Sequence[str] = ("loss", "accuracy", "f1"),
-    *,
-    title: str = "",
-) -> Figure:
-    """Each metric over the epochs, dashed for training, solid for validation, one colour a group: the mean of
-    its runs (rows of `metrics.jsonl`) in the band between the lowest and the highest."""
+def seed_curves(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, title: str = "") -> Figure:
+    """Each metric over the epochs, dashed for training and solid for validation, in a colour for each group.
+
+    A curve is the mean of the group's runs (rows of `metrics.jsonl`), in the band of their range.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(4.2 * len(metrics), 3.8)
+    figure = new_figure(4.2 * len(METRICS), 3.8)
     if title:
         figure.suptitle(title, weight="bold")
     with style():
-        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-        for axes, metric in zip(panels, metrics, strict=True):
+        panels = figure.subplots(1, len(METRICS))
+        for axes, metric in zip(panels, METRICS, strict=True):
             early = []
             for color, (name, runs) in zip(cycle(GROUPS), groups.items(), strict=False):
                 for part, line in (("train", "--"), ("val", "-")):

@@ -8,17 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from lab_report.figures import architecture_figure, class_counts_figure, sample_grid, seed_curves
-from lab_report.record import (
-    HOW_CONCLUSIONS,
-    HOW_TABLES,
-    Record,
-    conclusion_cells,
-    describe,
-    table_texts,
-)
+from lab_report.record import HOW_CONCLUSIONS, HOW_TABLES, Record, conclusion_cells, describe, table_texts
 from lab_report.study import SGD, VARIED, Study, pick_value
 from mnistjax import files, records
 from mnistjax.config import badness
@@ -105,9 +96,6 @@ def _tone(cell: str) -> str:
     return ' class="bad"' if cell == "contradicted" or cell.startswith("not reproduced") else ""
 
 
-# Figures
-
-
 def draw_figures(study: Study) -> Iterator[Numbered]:
     """The lab report's figures 3 to 15, as far as the study has runs for them."""
     neuron, mlp = study.get("batch_size", ()), study.get("activation", ())
@@ -133,12 +121,7 @@ def _draw_data(samples: str, counts: str, runs: Sequence[RunRecord], task: str) 
         data = reopen(run.folder)[1]
         grid = sample_grid(data.train.images[:SAMPLES], data.train.labels[:SAMPLES], data.class_names)
         yield Numbered(samples, f"The first training images of {data.name}, {task}.", grid)
-        splits = {"train": data.train, "val": data.val, "test": data.test}
-        sizes = {
-            name: np.bincount(part.labels, minlength=data.num_classes).tolist()
-            for name, part in splits.items()
-        }
-        figure = class_counts_figure(sizes, data.class_names)
+        figure = class_counts_figure(data.class_counts, data.class_names)
         yield Numbered(counts, f"Images per class of {data.name}, {task}.", figure)
 
 
@@ -163,8 +146,7 @@ def _draw_errors(
     for run in sorted(done(runs), key=_badness)[:1]:
         examples = load_examples(*reopen(run.folder), run.folder)
         which = f"{title}, seed {run.seed}, the best of {len(done(runs))} on the validation images"
-        parts = examples.images, examples.labels, examples.probabilities, examples.class_names
-        yield Numbered(number, f"Misclassified test images. {which}.", misclassified_grid(*parts))
+        yield Numbered(number, f"Misclassified test images. {which}.", misclassified_grid(examples))
         if matrix:
             counts = run.summary["test/confusion_matrix"]
             figure = confusion_matrix_figure(counts, examples.class_names)

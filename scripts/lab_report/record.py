@@ -8,8 +8,6 @@ A record is plain, as JSON has it:
     conclusions  by statement: `opinion`, `confidence`, `evidence`
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -86,7 +84,7 @@ def _merge_rows(earlier: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Ma
 
 
 def describe(record: Record) -> str:
-    """What was trained, for how long, and on what."""
+    """The data set, the length of the training, and the minutes of each step, as a sentence."""
     about = record["about"]
     steps = ", ".join(f"{name} {value / 60:.1f}" for name, value in about["seconds"].items())
     length = "two epochs of two seeds, only for a look" if about["quick"] else "the lab report's 100 epochs"
@@ -95,6 +93,7 @@ def describe(record: Record) -> str:
 
 
 def read_rows(record: Record, table: Table) -> list[Compared]:
+    """The rows of a table with the results in a record."""
     rows = []
     for row in table.rows:
         found = record["tables"][table.title][row.label]
@@ -119,7 +118,7 @@ def conclusion_cells(record: Record) -> list[list[str]]:
 
 
 def _percent(share: float) -> str:
-    """Never 0 or 100 %: no number of runs gives certainty."""
+    """The share in percent; never 0 or 100 %, because no number of runs gives certainty."""
     if share > 0.999:
         return "> 99.9 %"
     return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"

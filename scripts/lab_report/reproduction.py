@@ -1,6 +1,4 @@
-"""Trains what the lab report trained, and keeps the results."""
-
-from __future__ import annotations
+"""Trains the networks of the lab report, and keeps the results."""
 
 import json
 import subprocess
@@ -32,7 +30,7 @@ MONITOR = "val/accuracy"  # chooses a learning rate
 
 
 class Reproduction:
-    """The sweeps and runs in a folder, whose `reproduce.json` keeps data, quick, and each step's seconds."""
+    """The sweeps and runs in a folder; its `reproduce.json` keeps data, quick, and each step's seconds."""
 
     def __init__(self, folder: Path, data: str, quick: bool) -> None:
         self.folder, self._words = folder, [f"data={data}"]
@@ -103,7 +101,7 @@ class Reproduction:
 
 
 def reproduce(work: Reproduction, steps: Sequence[str]) -> None:
-    """Trains what these steps still need, and writes the page of all runs in the folder."""
+    """Trains the missing runs of these steps, and writes the page of all runs in the folder."""
     short = ["train.epochs=2", "seed=0,1"] if work.about["quick"] else []
     for name in EXPERIMENTS:
         if name in steps:
@@ -120,7 +118,7 @@ def reproduce(work: Reproduction, steps: Sequence[str]) -> None:
 
 
 def write_readme(record: Record) -> None:
-    """Merges a record into the one here; writes the tables here and their summary to the project's README."""
+    """Merges a record into `record.json`; writes its tables and their summary to the two READMEs."""
     if RECORD_FILE.exists():
         record = merge_records(json.loads(RECORD_FILE.read_bytes()), record)
     write_section(README, SECTION, to_markdown(record))

@@ -1,6 +1,4 @@
-"""The runs of the lab report's experiments, and what is measured of them."""
-
-from __future__ import annotations
+"""The runs of the lab report's experiments, and measurements of them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +80,7 @@ def summary_number(metric: str) -> Number:
 
 
 def irregularity(run: RunRecord) -> float:
-    """How much the validation loss goes up and down per epoch, after ten epochs; 0 for a monotonic curve."""
+    """The changes per epoch of the validation loss that cancel out, after ten epochs; 0 if monotonic."""
     values = after(run, "val/loss", SMOOTH_FROM)
     if len(values) < 3:
         return math.nan

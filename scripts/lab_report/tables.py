@@ -1,9 +1,7 @@
-"""The lab report's tables, and our runs beside its numbers.
+"""The lab report's tables, compared with our runs.
 
 Accuracy and F1 are measured on MNIST's 10,000 test images. The lab report trained each network once.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +12,8 @@ from mnistjax.report.runs import done
 from mnistjax.seeds import Spread
 
 Verdict = Literal["reproduced", "better", "not reproduced", "undecided", "too few runs"]
-WORST_FIRST: tuple[Verdict, ...] = (
-    "too few runs",
-    "not reproduced",
-    "undecided",
-    "better",
-    "reproduced",
-)
-MIN_RUNS = 3  # for a verdict: with two, Student's t leaves room for almost any number
+WORST_FIRST: tuple[Verdict, ...] = ("too few runs", "not reproduced", "undecided", "better", "reproduced")
+MIN_RUNS = 3  # for a verdict, because with two runs Student's t allows almost any number
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class Row:
 
     label: str
     experiment: str  # in conf/experiment; also the name of the sweep's folder
-    where: Mapping[str, Any]  # the config of its jobs among the sweep's, by dotted key
+    where: Mapping[str, Any]  # selects its jobs in the sweep: config values by dotted key
     reported: Mapping[str, float]  # by metric of summary.json, or by cell of a binary confusion matrix
     seconds: float | None = None  # per epoch, on a machine that the lab report does not name
 
@@ -64,8 +56,10 @@ def _rows(
     numbers: Mapping[Any, Sequence[float]],
     metrics: Sequence[str] = ("test/accuracy", "test/f1"),
 ) -> tuple[Row, ...]:
-    """A row for each value of the key that the experiment varies. Its numbers are the metrics, then the
-    seconds per epoch if they are known."""
+    """A row for each value of the key that the experiment varies.
+
+    The numbers of a row are the metrics, then the seconds per epoch if they are known.
+    """
     rows = []
     for value, found in numbers.items():
         label = f"{value:,}" if isinstance(value, int) else value
@@ -145,7 +139,7 @@ def judge(metric: str, reported: float, ours: Spread) -> Verdict:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row of a table with our runs beside it."""
+    """A row of a table, compared with our runs."""
 
     row: Row
     ours: Mapping[str, Spread]  # of the runs that are done, by metric
@@ -160,7 +154,7 @@ class Compared:
 
     @property
     def explanation(self) -> str:
-        """How far off the metrics are that are not reproduced, and our values of the undecided ones."""
+        """The differences of the metrics that are not reproduced, and our values of the undecided metrics."""
         words = []
         for metric, value in self.row.reported.items():
             ours = self.ours[metric]
@@ -174,7 +168,7 @@ class Compared:
 
 
 def compare(table: Table, study: Study, times: Mapping[str, float] | None = None) -> Iterator[Compared]:
-    """The rows of a table with all our seeds; `times` are seconds per epoch by the rows' names."""
+    """The rows of a table, compared with our runs; `times` are seconds per epoch by the rows' names."""
     for row in table.rows:
         runs = pick(study, row.experiment, row.where)
         finished = done(runs)

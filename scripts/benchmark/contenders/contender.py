@@ -1,4 +1,4 @@
-"""What all contenders of the benchmark share: a process that trains on request.
+"""The part that all contenders of the benchmark share: a process that trains on request.
 
     python CONTENDER.py '{"data": FILE, "model": ..., "batch_size": ..., setting: ...}'
 

@@ -17,11 +17,8 @@ def build(task: dict, train: contender.Images, test: contender.Images) -> conten
         data = mnistjax.to_binary(data, 0)
     one = Split(data.val.images[:1], data.val.labels[:1])  # the peers don't evaluate while they train
     data, images, labels = dataclasses.replace(data, val=one, test=one), data.test.images, data.test.labels
-    names = {
-        "neuron": (),
-        "mlp": ("hidden", "dropout"),
-        "cnn": ("channels", "convolutions", "hidden", "dropout"),
-    }
+    dense = ("hidden", "dropout")
+    names = {"neuron": (), "mlp": dense, "cnn": ("channels", "convolutions", *dense)}
     plan = mnistjax.make_plan(
         data,
         model=task["model"],

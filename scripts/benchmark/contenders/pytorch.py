@@ -21,11 +21,8 @@ def create(task: dict) -> nn.Module:
         layers += [nn.MaxPool2d(2)]
     layers += [nn.Flatten()]
     for width in task["hidden"]:
-        layers += [
-            nn.LazyLinear(width),
-            nn.ReLU(),
-            *([nn.Dropout(task["dropout"])] if task["dropout"] else []),
-        ]
+        layers += [nn.LazyLinear(width), nn.ReLU()]
+        layers += [nn.Dropout(task["dropout"])] if task["dropout"] else []
     model = nn.Sequential(*layers, nn.LazyLinear(1 if task["binary"] else 10))
     model(torch.zeros(1, 1, 28, 28))  # sets the lazy shapes
     return model.to(memory_format=torch.channels_last)

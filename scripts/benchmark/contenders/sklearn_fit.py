@@ -18,13 +18,8 @@ def build(task: dict, train: contender.Images, test: contender.Images) -> conten
     if not task["hidden"]:
         model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=rate, alpha=0)
     else:
-        model = MLPClassifier(
-            task["hidden"],
-            solver=task["optimizer"],
-            batch_size=task["batch_size"],
-            learning_rate_init=rate,
-            alpha=0,
-        )
+        options = {"solver": task["optimizer"], "batch_size": task["batch_size"]}
+        model = MLPClassifier(task["hidden"], **options, learning_rate_init=rate, alpha=0)
     classes = sorted(set(labels.tolist()))
 
     def fit(epochs: int, count: int) -> None:
