@@ -1,3 +1,4 @@
+# pyright: strict
 """The types of a run: Spec (what is compiled), Hyper (numbers), Plan (the whole run); errors about values.
 
 The Spec is the compile key: jobs with equal Specs share one compiled program, even if their learning rates
@@ -11,10 +12,10 @@ import difflib
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 LONGEST = 1_000  # characters in an error
 SHOWN = 80  # characters of a wrong value in an error
@@ -70,9 +71,9 @@ def one_line(error: BaseException) -> str:
 def freeze(value: Any) -> Any:
     """The hashable form of a config value: lists become tuples, mappings sorted tuples of pairs."""
     if isinstance(value, Mapping):
-        return tuple(sorted((str(k), freeze(v)) for k, v in value.items()))
+        return tuple(sorted((str(k), freeze(v)) for k, v in cast("Mapping[Any, Any]", value).items()))
     if isinstance(value, (list, tuple)):
-        return tuple(freeze(v) for v in value)
+        return tuple(map(freeze, cast("Sequence[Any]", value)))
     return value
 
 
@@ -153,9 +154,9 @@ def to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
+        return [*map(to_plain, cast("Sequence[Any]", value))]
     return getattr(value, "item", lambda: value)()
 
 

@@ -22,6 +22,7 @@ from mnistjax.models import list_collections
 from mnistjax.step import Gradient, Totals, build_model
 
 LANES, SHARDS = "lanes", "shards"  # names of mesh axes
+SAME, SPLIT = PartitionSpec(), PartitionSpec(SHARDS)
 LARGE_STEP_FLOPS = 1e8  # some milliseconds of a core
 
 
@@ -70,15 +71,16 @@ def place_count(count: int | None, mesh: Mesh) -> Array | None:
 
 
 def over_shards(
-    function: Callable[..., Any], mesh: Mesh, *shared: bool, joined: bool = False
+    function: Callable[..., Any],
+    mesh: Mesh,
+    arguments: tuple[PartitionSpec, ...],
+    result: PartitionSpec = SAME,
 ) -> Callable[..., Any]:
-    """The function on every device of a mesh. An argument that is `shared` is the same on all devices; of any
-    other each has its shard. The result is the same on all devices, or their shards of it are `joined`."""
+    """The function on every device of a mesh. SAME arguments and results are equal on all devices; SPLIT ones
+    have a shard on each."""
     if mesh.size == 1:
         return function
-    specs = tuple(PartitionSpec() if same else PartitionSpec(SHARDS) for same in shared)
-    result = PartitionSpec(SHARDS) if joined else PartitionSpec()
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=result, check_vma=False)
+    return jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=result, check_vma=False)
 
 
 def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes: int) -> Callable[..., Any]:

@@ -15,7 +15,17 @@ from jaxtyping import Float32, Int32, UInt8
 
 from mnistjax.batches import slice_rows
 from mnistjax.config import Spec
-from mnistjax.devices import SHARDS, add_shards, count_shards, over_lanes, over_shards, place, shard_mesh
+from mnistjax.devices import (
+    SAME,
+    SHARDS,
+    SPLIT,
+    add_shards,
+    count_shards,
+    over_lanes,
+    over_shards,
+    place,
+    shard_mesh,
+)
 from mnistjax.metrics import Sums, probabilities, zero_sums
 from mnistjax.step import build_model, evaluate_batch, forward
 
@@ -42,7 +52,7 @@ def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: A
     """`evaluate` of arrays on the devices of a mesh, which share the work."""
     function = functools.partial(sum_blocks, spec, axis=SHARDS if mesh.size > 1 else None)
     starts = block_starts(spec, len(images), count_shards(spec))
-    return over_shards(function, mesh, True, True, True, False)(variables, images, labels, starts)
+    return over_shards(function, mesh, (SAME, SAME, SAME, SPLIT))(variables, images, labels, starts)
 
 
 @functools.partial(jax.jit, static_argnames="spec", compiler_options=WIDE)
@@ -101,5 +111,5 @@ def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
         return lax.map(lambda block: probabilities(spec.task, forward(spec, variables, block)), blocks)
 
     blocks = images.reshape(-1, size, *images.shape[1:])
-    shares = over_shards(predict_blocks, mesh, True, False, joined=True)(variables, blocks)
+    shares = over_shards(predict_blocks, mesh, (SAME, SPLIT), SPLIT)(variables, blocks)
     return shares.reshape(len(images), -1)[:count]

@@ -17,7 +17,7 @@ from mnistjax.config import Spec
 from mnistjax.data import order
 from mnistjax.step import build_model
 
-GATHER_ROWS = 4096  # images gathered at a time: large enough for two threads, small enough for the cache
+GATHER_ROWS = 4096  # images gathered at a time: few calls, and few enough for a CPU's cache
 SEGMENT_FLOPS = 1e11  # about a second of a small CPU; a run can be saved and stopped between two segments
 
 
@@ -27,22 +27,20 @@ class Layout(NamedTuple):
     segment_steps: int  # a multiple of gather_steps
     gather_steps: int  # steps whose images a device gathers at once; a divisor of the steps of an epoch
 
-    @property
-    def blocks(self) -> int:
-        """Gathers in a segment."""
-        return self.segment_steps // self.gather_steps
-
 
 @functools.cache
 def layout(spec: Spec) -> Layout:
-    """The cut of an epoch, a function of the Spec alone: a device gathers about GATHER_ROWS images at a time,
-    and a segment costs about SEGMENT_FLOPS."""
-    wanted = spec.steps_per_epoch * SEGMENT_FLOPS / max(1.0, epoch_flops(spec))  # steps of a segment
-    gather = largest_divisor(spec.steps_per_epoch, min(GATHER_ROWS // spec.batch_size, wanted))
+    """The cut of an epoch: a device gathers about GATHER_ROWS images at a time, and a segment costs about
+    SEGMENT_FLOPS. Segments are equal unless that makes them shorter by a third or more.
+
+    It changes no bit, so a run may be resumed under another version of JAX, which may count other operations.
+    """
+    steps = spec.steps_per_epoch * SEGMENT_FLOPS / max(1.0, epoch_flops(spec))  # of an ideal segment
+    gather = largest_divisor(spec.steps_per_epoch, min(GATHER_ROWS // spec.batch_size, steps))
     blocks = spec.steps_per_epoch // gather
-    most = int(min(blocks, wanted / gather))
-    even = largest_divisor(blocks, most)
-    return Layout(gather * (even if 3 * even > 2 * most else most), gather)
+    ideal = int(min(blocks, steps / gather))
+    equal = largest_divisor(blocks, ideal)
+    return Layout(gather * (equal if 3 * equal > 2 * ideal else ideal), gather)
 
 
 def largest_divisor(number: int, most: int | float) -> int:
@@ -50,13 +48,17 @@ def largest_divisor(number: int, most: int | float) -> int:
     return max(d for d in range(1, max(1, int(min(number, most))) + 1) if number % d == 0)
 
 
-def is_even(spec: Spec) -> bool:
-    """Whether all segments of an epoch have the same number of steps."""
-    return spec.steps_per_epoch % layout(spec).segment_steps == 0
+def find_limit(spec: Spec, count: int) -> int | None:
+    """The limit to pass to a program that shall do so many steps.
+
+    None for a whole segment, if all segments are whole: its loop then has a fixed length, which is faster.
+    """
+    length = layout(spec).segment_steps
+    return None if count == length and spec.steps_per_epoch % length == 0 else count
 
 
 def steps_left(spec: Spec, step: int) -> int:
-    """Steps from this one, of the whole run, to the end of its segment."""
+    """Steps to the end of a segment, for a run that has done `step` steps."""
     position, length = step % spec.steps_per_epoch, layout(spec).segment_steps
     return min(length - position % length, spec.steps_per_epoch - position)
 
@@ -72,7 +74,7 @@ def flops(spec: Spec) -> float:
 
 
 def epoch_flops(spec: Spec) -> float:
-    """Approximate operations of an epoch of training: a gradient costs twice a forward pass."""
+    """Approximate operations of an epoch of training: forward once, and backward twice as many."""
     return 3 * flops(spec) * spec.train_count
 
 
@@ -84,8 +86,8 @@ def order_seed(spec: Spec, seed: int) -> int:
 def epoch_rows(spec: Spec, *, seed: int, epoch: int) -> Int32[np.ndarray, "steps P M"]:
     """The rows of the training images that an epoch reads (steps, P, M) int32, read-only.
 
-    The last batch is padded with the epoch's first rows r, written ~r: they have no weight, but a model with
-    batch statistics sees real images. A full batch is not shuffled.
+    The last batch is padded with the epoch's first rows r, written as the negative ~r: they have no weight,
+    but a model with batch statistics sees real images. A full batch is not shuffled.
     """
     return _epoch_rows(spec, order_seed(spec, seed), 0 if spec.full_batch else epoch)
 

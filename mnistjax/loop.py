@@ -20,7 +20,7 @@ import numpy as np
 from mnistjax.backend import compile_clock
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
-from mnistjax.layout import is_even, order_seed, segment_rows, steps_left
+from mnistjax.layout import find_limit, order_seed, segment_rows, steps_left
 from mnistjax.metrics import Sums, summarize
 from mnistjax.programs import Program, make_program
 from mnistjax.run import (
@@ -72,10 +72,10 @@ def fit_runs(
     """Trains runs of one Spec, and yields each with its Result when it ends.
 
     A program of one lane trains a group at a time: its runs take turns on the same batches, segment by
-    segment; ValueError unless they have one seed and are at one step. In a program of many lanes each run
-    takes the next free lane. A run whose callback raises ends as "failed", one whose loss is not finite as
-    "diverged"; the others continue. Once `stop` returns true, the runs in the lanes end as "interrupted"
-    after their segment, and no other begins.
+    segment; ValueError unless they read the images in one order and are at one step. In a program of many
+    lanes each run takes the next free lane. A run whose callback raises ends as "failed", one whose loss is
+    not finite as "diverged"; the others continue. Once `stop` returns true, the runs in the lanes end as
+    "interrupted" after their segment, and no other begins.
     """
     spec, lanes, stopped = program.spec, dict[int, _Lane](), False
     if program.width > 1:
@@ -97,9 +97,9 @@ def fit_runs(
                 continue
             started, compiled = time.perf_counter(), sum(compiling)
             count = min(steps_left(spec, lane.step) for lane in lanes.values())
-            program.advance({n: lane.rows for n, lane in lanes.items()}, None if is_even(spec) else count)
-            for lane in lanes.values():  # the host works while the device is busy
-                lane.advance(count)
+            program.advance({n: lane.rows for n, lane in lanes.items()}, find_limit(spec, count))
+            for lane in lanes.values():  # the device works meanwhile: JAX has only dispatched
+                lane.skip(count)
             longest = max(lanes.values(), key=lambda lane: lane.run.stopping.epochs)
             if longest.step < longest.run.stopping.epochs * spec.steps_per_epoch:
                 program.prepare(longest.rows)
@@ -120,7 +120,7 @@ class _Waiting:
         self._spec, self._groups, self._next = spec, groups, list[_Lane]()
 
     def take(self, lanes: Mapping[int, _Lane]) -> list[_Lane]:
-        """The next group; nothing if there is none, or if it shares an order with runs at another step."""
+        """The next group; nothing if none is left, or if it must wait for lanes at another step."""
         while not self._next:
             group = next(self._groups, None)
             if group is None:
@@ -149,16 +149,16 @@ class _Lane:
         self.error: Exception | None = None
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
-        # Wait for all of it: reading a part of what could not be allocated as a whole never returns.
+        # Wait for all of it: if memory ran out, reading one of its arrays would wait forever.
         self.start = jax.block_until_ready(init(spec, run.hyper, jax.random.key(run.seed)))
         self._best: dict[str, Any] | None = None
-        if run.snapshot:  # copied, because each step overwrites the State it is given
+        if run.snapshot:  # copied, because each segment overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]
         self.step = int(self.start.step)
-        self.advance(0)
+        self.skip(0)
 
-    def advance(self, count: int) -> None:
-        """Moves on by so many steps, and finds the rows of the next segment."""
+    def skip(self, count: int) -> None:
+        """Counts these steps, and finds the rows of the next segment."""
         self.step += count
         left = steps_left(self.spec, self.step)
         self.rows = segment_rows(self.spec, seed=self.run.seed, step=self.step, count=left)

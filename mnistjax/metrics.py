@@ -1,3 +1,5 @@
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (Optax has no stubs, and JAX is typed in part.)
 """Losses per example, and metrics as sums that are divided once, at the end.
 
 B batch, K classes (2 for a binary task). A confusion matrix has the true class in rows.
@@ -68,16 +70,20 @@ def summarize(task: str, sums: Sums) -> dict[str, Any]:
     precision = _ratio(correct, confusion.sum(axis=0))
     recall = _ratio(correct, confusion.sum(axis=1))
     f1 = _ratio(2 * correct, confusion.sum(axis=0) + confusion.sum(axis=1))
-    reduce = (lambda values: values[1]) if task == "binary" else np.mean
     return {
         "loss": float(sums.loss) / count,
         "accuracy": float(correct.sum() / count),
-        "precision": float(reduce(precision)),
-        "recall": float(reduce(recall)),
-        "f1": float(reduce(f1)),
+        "precision": _of_task(task, precision),
+        "recall": _of_task(task, recall),
+        "f1": _of_task(task, f1),
         "confusion_matrix": confusion.tolist(),
         "count": count,
     }
+
+
+def _of_task(task: str, values: np.ndarray) -> float:
+    """The value of the positive class for a binary task, else the mean over the classes."""
+    return float(values[1] if task == "binary" else np.mean(values))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

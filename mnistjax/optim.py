@@ -1,3 +1,6 @@
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# (Optax has no stubs, and JAX is typed in part.)
 """The open tables of Optax optimizers and of schedules, built from a kind and traced numbers.
 
 An optimizer is built inside the traced function from its name (in the Spec) and its numbers (in the Hyper),

@@ -67,25 +67,9 @@ def make_plan(
     For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
     """
     choice = choice or choose(**options)
-    count = len(data.train.images)
-    batch = count if batch_size == "all" else batch_size
-    if not 1 <= batch <= count:
-        raise ConfigError(
-            f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
-            f"{data.name}; got {shorten(batch)}"
-        )
-    outputs = data.num_classes if positive is None else 1
-    # Called even if micro_batch is given, because it refuses a model that can't take the images.
-    largest = _largest_micro_batch(
-        find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
-    )
-    if micro_batch == "auto":
-        micro_batch = min(batch, largest)
-    if not 1 <= micro_batch <= batch:
-        raise ConfigError(
-            f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; "
-            f"got {shorten(micro_batch)}"
-        )
+    count, outputs = len(data.train.images), data.num_classes if positive is None else 1
+    model = find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
+    batch, micro_batch = _fit_batches(data, model, batch_size, micro_batch)
     hyper = make_hyper(
         choice.numbers, choice.schedule, steps_per_epoch=-(-count // batch), epochs=stopping.epochs
     )
@@ -103,6 +87,27 @@ def make_plan(
         shuffle=shuffle,
     )
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
+
+
+def _fit_batches(
+    data: Dataset, model: Any, batch_size: int | Literal["all"], micro_batch: int | Literal["auto"]
+) -> tuple[int, int]:
+    """The sizes of a batch and a micro-batch as numbers; ConfigError if the training set has fewer images."""
+    count = len(data.train.images)
+    batch = count if batch_size == "all" else batch_size
+    if not 1 <= batch <= count:
+        raise ConfigError(
+            f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
+            f"{data.name}; got {shorten(batch)}"
+        )
+    largest = _largest_micro_batch(model)  # also refuses a model that can't take the images
+    micro_batch = min(batch, largest) if micro_batch == "auto" else micro_batch
+    if not 1 <= micro_batch <= batch:
+        raise ConfigError(
+            f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; "
+            f"got {shorten(micro_batch)}"
+        )
+    return batch, micro_batch
 
 
 def _largest_micro_batch(module: Any) -> int:

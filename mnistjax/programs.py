@@ -19,7 +19,9 @@ from mnistjax.batches import HostBatches, gather_rows, pad_split, place_split, s
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import Dataset
 from mnistjax.devices import (
+    SAME,
     SHARDS,
+    SPLIT,
     count_shards,
     lane_mesh,
     over_lanes,
@@ -47,7 +49,7 @@ def train_segment(
 ) -> State:
     """Returns the State after a step on each of the first `count` batches (S, steps, P, M, ...), or on all.
 
-    Under an `axis` of devices each has one of the shards.
+    With a mesh `axis`, each of its devices has one shard; here S is 1 then.
     """
     shards, steps, micro_batches = batches.labels.shape[:3]
     whole = axis is None and shards == micro_batches == 1
@@ -66,7 +68,7 @@ def train_segment(
 def segment_program(spec: Spec, mesh: Mesh) -> Callable[..., State]:
     """The compiled `train_segment` of a Spec, whose shards are spread over the devices of a mesh."""
     train = functools.partial(train_segment, spec, axis=SHARDS if mesh.size > 1 else None)
-    program = over_shards(train, mesh, True, True, True, False, True)
+    program = over_shards(train, mesh, (SAME, SAME, SAME, SPLIT, SAME))
     return jax.jit(program, donate_argnums=2, compiler_options=WIDE)
 
 
@@ -86,22 +88,25 @@ def train_lane(
     """
     gather = functools.partial(gather_rows, images, labels)
     take = functools.partial(slice_rows, images, labels, size=spec.micro_batch)
-    blocks = rows.reshape(-1, layout(spec).gather_steps, *rows.shape[1:])
+    size = layout(spec).gather_steps
+    blocks = rows.reshape(-1, size, *rows.shape[1:])
 
     def block(index: Array, state: State) -> State:
         batches = lax.dynamic_index_in_dim(blocks, index, keepdims=False)
         transform: Callable[[Gradient], Gradient] = functools.partial(accumulate, read=gather)
-        if spec.micro_batch == spec.batch_size:  # several steps at once, which is faster
+        if spec.micro_batch == spec.batch_size:  # the images of several steps at once, which is faster
             batches, transform = gather(batches[:, 0]), lambda gradient: gradient
         elif spec.full_batch:  # not shuffled, so each micro-batch is a slice
             batches, transform = batches[..., 0], functools.partial(accumulate, read=take)
 
-        def step(state: State, batch: Any) -> tuple[State, None]:
-            return train_step(spec, hyper, key, state, batch, transform), None
+        def step(index: Array, state: State) -> State:
+            batch = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), batches)
+            return train_step(spec, hyper, key, state, batch, transform)
 
-        return lax.scan(step, state, batches)[0]
+        steps = size if count is None else jnp.minimum(size, count - index * size)
+        return lax.fori_loop(0, steps, step, state)
 
-    stop = len(blocks) if count is None else count // blocks.shape[1]
+    stop = len(blocks) if count is None else (count + size - 1) // size
     return lax.fori_loop(0, stop, block, start_segment(spec, state))
 
 

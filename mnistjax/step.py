@@ -3,8 +3,8 @@
 # (Optax has no stubs, and JAX's functions of trees are not typed.)
 """One training step and one evaluation: pure functions of (spec, hyper, key, state, batch).
 
-B images of a batch, P micro-batches of M images each, K classes. What reads a batch in parts is composed
-around the step: `accumulate` for micro-batches here, `sum_shards` for devices in `devices`.
+B images of a batch, P micro-batches of M images each, K classes. A step can read its
+batch in parts if its gradient is transformed: by `accumulate` for micro-batches, by `sum_shards` for devices.
 """
 
 import functools
@@ -29,7 +29,7 @@ INIT, DROPOUT, AUGMENT = 0, 1, 2  # named streams of a run's key
 
 
 class State(NamedTuple):
-    """All that training changes. A checkpoint is a State; a sweep is a stack of them."""
+    """All that training changes: what a checkpoint saves."""
 
     params: Any
     collections: Any  # other variables of the model, batch statistics for example
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over the parts of a batch read so far, and the variables that the next part starts from."""
+    """Sums over the micro-batches read so far, and the model's other variables after them."""
 
     collections: Any
     sums: Sums
@@ -71,7 +71,7 @@ def initial_state(spec: Spec, hyper: Hyper, key: Array) -> State:
     return State(params, collections, opt_state, jnp.zeros((), jnp.int32), zero_sums(spec.classes))
 
 
-# Not optimized, because it runs once: the CNN's compiles in 0.6 s instead of 2.5 s.
+# Not optimized, because it runs once: for the CNN it compiles in 0.6 s instead of 2.5 s.
 init = jax.jit(initial_state, static_argnames="spec", compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -99,9 +99,10 @@ def train_step(
     """
     hyper = as_float32(hyper)
     gradient = jax.grad(functools.partial(batch_loss, spec, hyper, key, state.step), has_aux=True)
-    nothing = Totals(state.collections, zero_sums(spec.classes), jnp.zeros((), jnp.float32))
-    gradients, totals = transform(gradient)(state.params, nothing, batch, 0)
+    start = Totals(state.collections, zero_sums(spec.classes), jnp.zeros((), jnp.float32))
+    gradients, totals = transform(gradient)(state.params, start, batch, 0)
     gradients = jax.tree.map(lambda leaf: leaf / totals.weight, gradients)
+    # Made while tracing, from traced numbers: another learning rate is another argument, not another program.
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     sums = jax.tree.map(jnp.add, state.sums, totals.sums)
@@ -146,7 +147,7 @@ def batch_loss(
 def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: batch) -> Gradient:
     """The gradient over micro-batches (P, ...): the sum of theirs, each `read` when it is needed.
 
-    A full batch is read once this way, and a convolution's intermediates stay in the cache.
+    So a full batch is never copied as a whole, and a convolution's intermediates stay in a CPU's cache.
     """
 
     def total(params: Any, totals: Totals, micro_batches: Any, index: Array | int) -> tuple[Any, Totals]:
@@ -155,8 +156,8 @@ def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: 
             more, totals = gradient(params, totals, read(micro_batch), index)
             return (jax.tree.map(jnp.add, gradients, more), totals, index + 1), None
 
-        none = jax.tree.map(jnp.zeros_like, params)
-        carry = (none, totals, jnp.asarray(index, jnp.int32))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        carry = (zeros, totals, jnp.asarray(index, jnp.int32))
         return lax.scan(add, carry, micro_batches)[0][:2]
 
     return total

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnistjax import layout as layouts
-from mnistjax import to_binary
+from mnistjax import programs, to_binary
 from mnistjax.config import ConfigError, Stopping
 from mnistjax.evaluation import evaluate, evaluate_on
 from mnistjax.layout import layout
@@ -110,6 +110,35 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(model, segments, carryi
         assert_same(resumed.variables, straight.variables)
         assert without_seconds(resumed.rows) == without_seconds(straight.rows)
         assert (resumed.test, resumed.kept_epoch) == (straight.test, straight.kept_epoch)
+    layout.cache_clear()
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_run_resumes_to_the_same_bits_under_another_layout(width, monkeypatch):
+    """As after an update of JAX that counts other operations: it begins inside what is now a segment."""
+    plan, data = small_plan(batch_size=30, epochs=2)
+    flops = layouts.epoch_flops(plan.spec)
+
+    def train(steps, gather=4096, **more):
+        """The Result of a run in segments of about so many of 8 steps, and its snapshots by step."""
+        monkeypatch.setattr("mnistjax.layout.GATHER_ROWS", gather)
+        monkeypatch.setattr("mnistjax.layout.SEGMENT_FLOPS", flops / 8 * steps)
+        layout.cache_clear()
+        programs.segment_program.cache_clear()
+        programs.lanes_program.cache_clear()
+        seen = []
+        watch = [lambda p: seen.append((p.step, p.snapshot()))]
+        own, other = (Run(plan.hyper, seed, plan.stopping, callbacks=watch, **more) for seed in (0, 0))
+        program = make_program(plan.spec, data, width=width)
+        results = dict(fit_runs(program, [[own], [other]] if width > 1 else [[own]]))
+        return results[own], dict(seen)
+
+    straight, snapshots = train(3.1, gather=30)
+    assert [*snapshots] == [3, 6, 8, 11, 14, 16]
+    for steps in (8, 4, 2):
+        for step in (3, 6):
+            resumed, _ = train(steps, snapshot=snapshots[step])
+            assert_same(resumed, straight)
     layout.cache_clear()
 
 
