@@ -61,11 +61,13 @@ class HostBatches:
         return self._buffers[-1]
 
 
-def split_shards(rows: Int32[np.ndarray, "steps pieces M"], shards: int) -> Int32[np.ndarray, "S steps P M"]:
+def split_shards(
+    rows: Int32[np.ndarray, "steps micro_batches M"], shards: int
+) -> Int32[np.ndarray, "S steps P M"]:
     """Rows (steps, S * P, M) as (S, steps, P, M), with micro-batches of padding (~row) if there are fewer."""
     rows = pad_rows(rows, shards)
-    steps, pieces, micro = rows.shape
-    return rows.reshape(steps, shards, pieces // shards, micro).swapaxes(0, 1)
+    steps, micro_batches, size = rows.shape
+    return rows.reshape(steps, shards, micro_batches // shards, size).swapaxes(0, 1)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

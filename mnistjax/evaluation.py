@@ -111,5 +111,5 @@ def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
         return lax.map(lambda block: probabilities(spec.task, forward(spec, variables, block)), blocks)
 
     blocks = images.reshape(-1, size, *images.shape[1:])
-    shares = over_shards(predict_blocks, mesh, (SAME, SPLIT), SPLIT)(variables, blocks)
-    return shares.reshape(len(images), -1)[:count]
+    predicted = over_shards(predict_blocks, mesh, (SAME, SPLIT), SPLIT)(variables, blocks)
+    return predicted.reshape(len(images), -1)[:count]

@@ -154,7 +154,7 @@ class Program(Protocol):
 def make_program(spec: Spec, data: Dataset, *, width: int = 1, spread: bool = True) -> Program:
     """The program of one run, or of `width` lanes.
 
-    Width 1 gives the bits of single runs. Another width gives bits of its own, which no neighbour changes.
+    Width 1 gives the bits of single runs. Another width gives its own bits, which no neighbour changes.
     Large steps of single runs are `spread` over the devices, or left to the default one, to the same bits.
     ConfigError if the data is not what the Spec was made for.
     """

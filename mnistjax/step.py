@@ -122,7 +122,7 @@ def batch_loss(
 ) -> tuple[Float32[Array, ""], Totals]:
     """The loss summed over a batch () in nats, and the totals with this batch added.
 
-    `index` is that of the micro-batch in its batch: each has random numbers of its own.
+    `index` is that of the micro-batch in its batch: each has its own random numbers.
     """
     dropout_key, augment_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, stream), step), index)
