@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,22 +77,22 @@ class ActiveRun:
         return end
 
 
-def run_job(job: Job, folder: Path) -> Outcome:
-    """Trains a job in a folder that Hydra has made, unless its run there is over already."""
-    with records.lock(folder):
-        if outcome := find_outcome(job, folder, resume=job.settings["resume"], hydra_was_here=True):
+def run_job(job: Job) -> Outcome:
+    """Trains a job in its folder, which Hydra has made, unless its run there is over already."""
+    with records.lock(job.folder):
+        if outcome := find_outcome(job, resume=job.settings["resume"], hydra_was_here=True):
             return outcome
-        return train_job(job, folder, open_run(job, folder))
+        return train_job(job, open_run(job))
 
 
-def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
+def train_job(job: Job, start: RunStart) -> Outcome:
     """Trains a job in its locked folder until its end or a signal; shows progress and results."""
     from rich.console import Console
 
     from mnistjax.loop import fit
 
     console, plan, data, examples = Console(), job.plan, job.data, None
-    active = ActiveRun(job := replace(job, folder=folder), start)
+    active = ActiveRun(job, start)
     print(describe_start(job, start), flush=True)
     with stop_signals() as stop:
         try:
@@ -120,10 +119,11 @@ def train_job(job: Job, folder: Path, start: RunStart) -> Outcome:
         if end.traceback:
             log.error("the run failed\n%s", end.traceback)
         if end.summary and examples:
-            active.tracker.show(examples, end.summary, folder, active.run_id)
+            active.tracker.show(examples, end.summary, job.folder, active.run_id)
         active.tracker.finish(end.status, end.summary)
     if end.summary:
-        show_results(console, end.summary, data.class_names, find_places(folder, active.tracker.address))
+        places = find_places(job.folder, active.tracker.address)
+        show_results(console, end.summary, data.class_names, places)
     return find_end_outcome(job, end, stop.received)
 
 

@@ -55,12 +55,13 @@ class Outcome(NamedTuple):
     reason: str | None = None  # None only if done
 
 
-def find_outcome(job: Job, folder: Path, *, resume: bool, hydra_was_here: bool = False) -> Outcome | None:
-    """The outcome of the job's run in a folder; None if the run is not over or not begun.
+def find_outcome(job: Job, *, resume: bool, hydra_was_here: bool = False) -> Outcome | None:
+    """The outcome of the run in the job's folder; None if the run is not over or not begun.
 
     ConfigError if the folder contains another run, damaged or foreign files, or a run although `resume` is
     false. With `hydra_was_here` the folder may contain Hydra's files before the run has begun.
     """
+    folder = job.folder
     status = records.read_status(folder)
     if status is None:
         records.check_unused(folder, records.FILES if hydra_was_here else records.FILES + records.HYDRA)
@@ -71,16 +72,16 @@ def find_outcome(job: Job, folder: Path, *, resume: bool, hydra_was_here: bool =
             f"{place} holds a run already ({state}); continue it with resume=true, or choose another folder"
         )
     if status["identity"] != job.plan.identity:
-        raise ConfigError(f"{place} holds another run; what differs: {', '.join(_differences(job, folder))}")
+        raise ConfigError(f"{place} holds another run; what differs: {', '.join(_differences(job))}")
     if state == "done":
         records.read_record(folder)  # raises if its files are damaged
         return Outcome(0, f"{place} is done already; nothing changed")
     return Outcome(1, f"{place}: diverged, {status['reason']}") if state == "diverged" else None
 
 
-def _differences(job: Job, folder: Path) -> list[str]:
-    """The keys in which the run in a folder differs from a job."""
+def _differences(job: Job) -> list[str]:
+    """The keys in which the run in the job's folder differs from the job."""
     try:
-        return differing_keys(job.config, records.read_config(folder)) or ["the data's SHA-256"]
+        return differing_keys(job.config, records.read_config(job.folder)) or ["the data's SHA-256"]
     except (OSError, files.DamagedFile):
         return [f"its {records.CONFIG} can't be read"]

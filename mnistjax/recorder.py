@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -231,10 +230,10 @@ class Recorder:
         records.write_status(self._folder, status, **more)
 
 
-def open_run(job: Job, folder: Path, width: int = 1) -> RunStart:
-    """Restores the run in a locked folder, writes the status "running", and returns its start."""
-    start = restore(job.plan, folder, width)
-    Recorder(replace(job, folder=folder), start).open()
+def open_run(job: Job, width: int = 1) -> RunStart:
+    """Restores the run in the job's locked folder, writes the status "running", and returns its start."""
+    start = restore(job.plan, job.folder, width)
+    Recorder(job, start).open()
     return start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class JobTask:
         try:
             job = (self._jobs or {}).get(tuple(words))
             job = job or Preparer()(to_plain_config(cfg), words)
-            outcome = run_job(job, Path(node.runtime.output_dir))
+            outcome = run_job(replace(job, folder=Path(node.runtime.output_dir)))
         except ConfigError as error:
             outcome = Outcome(2, str(error))
         self.outcomes.append((name, outcome))

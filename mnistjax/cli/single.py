@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -41,7 +42,8 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
     if job.settings["resume"] and not given:
         folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
-    if outcome := find_outcome(job, folder, resume=job.settings["resume"]):
+    job = replace(job, folder=folder)
+    if outcome := find_outcome(job, resume=job.settings["resume"]):
         if outcome.code == 0:
             print(printable(str(outcome.reason)))
         return exit_code([("", outcome)])
@@ -51,8 +53,8 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     if not has_large_steps(job.plan.spec):
         keep_one_device()
     with owning(folder), hydra_errors(folder):  # locked before Hydra writes to it
-        start, hydra = open_run(job, folder), use_config(cfg, folder)
-        result = hydra.run("config", lambda _: train_job(job, folder, start), words)
+        start, hydra = open_run(job), use_config(cfg, folder)
+        result = hydra.run("config", lambda _: train_job(job, start), words)
     return exit_code([("", cast(Outcome, result.return_value))])
 
 

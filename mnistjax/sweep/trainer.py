@@ -165,8 +165,8 @@ class Trainer:
         """
         width = self._assignment.width
         try:
-            if not find_outcome(job, job.folder, resume=True, hydra_was_here=True):
-                return open_run(job, job.folder, width)
+            if not find_outcome(job, resume=True, hydra_was_here=True):
+                return open_run(job, width)
             status = records.read_status(job.folder)
             assert status is not None
             self._send(JobEnded(job.number, status["status"], status["reason"]))
@@ -174,7 +174,7 @@ class Trainer:
         except ConfigError as damage:
             place = relative(set_aside(job.folder))
             tell(f"job {job.number} starts again; its damaged files were moved to {place}: {damage}")
-            return open_run(job, job.folder, width)
+            return open_run(job, width)
 
     def _fail(self, active: Sequence[ActiveRun], error: Exception) -> None:
         """Records and sends that the program of these runs raised."""
