@@ -7,6 +7,9 @@ many lanes the device gathers.
 N training images, S shards of a batch, P micro-batches of a shard, M images of a micro-batch.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -76,6 +79,11 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT
     return memory[offset : offset + size].reshape(shape)
+
+
+def pick(tree: Any, index: Array, axis: int = 0) -> Any:
+    """The arrays of a tree at an index, which is traced, of one axis."""
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, axis, keepdims=False), tree)
 
 
 def gather_rows(

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
-from mnistjax.batches import HostBatches, gather_rows, pad_split, place_split, slice_rows
+from mnistjax.batches import HostBatches, gather_rows, pad_split, pick, place_split, slice_rows
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import Dataset
 from mnistjax.devices import (
@@ -55,7 +55,7 @@ def train_segment(
     whole = axis is None and shards == micro_batches == 1
 
     def step(index: Array, state: State) -> State:
-        batch = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), batches)
+        batch = pick(batches, index, axis=1)
         if whole:
             batch = jax.tree.map(lambda leaf: leaf[0, 0], batch)
             return train_step(spec, hyper, key, state, batch)
@@ -92,7 +92,7 @@ def train_lane(
     blocks = rows.reshape(-1, size, *rows.shape[1:])
 
     def block(index: Array, state: State) -> State:
-        batches = lax.dynamic_index_in_dim(blocks, index, keepdims=False)
+        batches = pick(blocks, index)
         transform: Callable[[Gradient], Gradient] = functools.partial(accumulate, read=gather)
         if spec.micro_batch == spec.batch_size:  # the images of several steps at once, which is faster
             batches, transform = gather(batches[:, 0]), lambda gradient: gradient
@@ -100,8 +100,7 @@ def train_lane(
             batches, transform = batches[..., 0], functools.partial(accumulate, read=take)
 
         def step(index: Array, state: State) -> State:
-            batch = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), batches)
-            return train_step(spec, hyper, key, state, batch, transform)
+            return train_step(spec, hyper, key, state, pick(batches, index), transform)
 
         steps = size if count is None else jnp.minimum(size, count - index * size)
         return lax.fori_loop(0, steps, step, state)

@@ -29,8 +29,9 @@ COMMANDS: dict[str, list[str]] = {
     "accumulation": ["model=mlp", "train.batch_size=4096", "train.micro_batch=300", "train.epochs=2"],
     "vmapped group": ["-m", "model=mlp", "model.hidden=16", "seed=0,1,2", "sweep.mode=vmap", "train.epochs=2",
                       "optimizer.learning_rate=0.001,0.003"],
-    "team": ["-m", "model=neuron", "task=binary", "optimizer=rmsprop", "schedule=constant", "seed=0,1",
-             "optimizer.learning_rate=0.001,0.002,0.003,0.004,0.005,0.006,0.007,0.008", "train.epochs=2"],
+    "interleaved": ["-m", "model=neuron", "task=binary", "optimizer=rmsprop", "seed=0,1", "train.epochs=2",
+                    "optimizer.learning_rate=0.001,0.002,0.003,0.004,0.005,0.006,0.007,0.008",
+                    "schedule=constant"],
 }  # fmt: skip
 
 

@@ -102,10 +102,8 @@ def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
     from mnistjax.sweep.groups import describe_groups, make_groups
 
-    jobs, options = (
-        {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)},
-        multirun.options,
-    )
+    options = multirun.options
+    jobs = {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
         print("\n".join(describe_groups(groups, jobs)))

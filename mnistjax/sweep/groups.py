@@ -84,9 +84,9 @@ def choose_width(spec: Spec, jobs: int, mode: Mode, lanes: int | Literal["auto"]
     """The number of lanes of a group's program.
 
     `auto` follows `scripts/lanes.py`, on MNIST with 8 runs and 2 cores, in seconds per run and epoch
-    (interleaved: runs of one seed; shared: `vmap` with one order for all):
+    (in turn: interleaved runs of one order; shared: `vmap` with one order for all):
 
-                             one     map    vmap  interl. shared
+                             one     map    vmap in turn  shared
         neuron batch 64    0.025   0.022   0.020   0.012   0.009
         neuron batch 1024  0.026   0.023   0.017   0.018   0.009
         mlp 64 batch 64    0.236   0.132   0.129   0.124   0.114
