@@ -2,7 +2,8 @@
 
 JAX's own cache runs any file that it finds, even a program that was renamed to another key. It warns of a
 damaged file, but never replaces it. Our files begin with a SHA-256 of key and content and are written
-atomically. A file that does not match is deleted, and its program is compiled again.
+atomically. A file that does not match is deleted, and its program is compiled again. Each compression has a
+folder, because JAX takes what it finds, zstd (with Python 3.14, or a package) or zlib, and reads no other.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from mnistjax import files
 MAGIC = b"mnistjax-compiled-1\n"
 SUFFIX = "-cache"  # as JAX names its own entries, so that ours replace them
 LARGEST = 2**30  # bytes
+ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of a frame (RFC 8878)
 
 
 class CompileCache:
@@ -50,7 +52,7 @@ def _head(key: str, program: bytes) -> bytes:
 
 
 def install(folder: Path) -> None:
-    """Makes JAX use our cache in this folder; OSError if the folder can't be created.
+    """Makes JAX use our cache in a folder below this one; OSError if the folder can't be created.
 
     JAX has no public way to set a cache (0.10 to 0.12). AttributeError or ImportError if another version
     lacks the private function that is replaced here.
@@ -58,6 +60,8 @@ def install(folder: Path) -> None:
     import jax
     from jax._src import compilation_cache
 
+    compressed = compilation_cache.compress_executable(b"")
+    folder = folder / ("zstd" if compressed.startswith(ZSTD) else "zlib")
     folder.mkdir(parents=True, exist_ok=True)
     theirs = compilation_cache.get_file_cache
 

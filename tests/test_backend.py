@@ -69,10 +69,10 @@ def test_one_device_is_left_for_small_steps(tmp_path):
 def test_compiled_programs_are_cached(tmp_path):
     code = PREPARE + "jax.jit(lambda x: x + 1)(1.0)"
     run(code, tmp_path)
-    kept = sorted((tmp_path / "mnistjax" / "compiled").iterdir())
+    kept = sorted((tmp_path / "mnistjax" / "compiled").rglob("*-cache"))
     assert kept
     run(code, tmp_path)
-    assert sorted((tmp_path / "mnistjax" / "compiled").iterdir()) == kept
+    assert sorted((tmp_path / "mnistjax" / "compiled").rglob("*-cache")) == kept
 
 
 TWO = f"""
@@ -82,6 +82,25 @@ def one(x): return x + 1
 def two(x): return x * 4
 print(*(float(jax.jit(function)(2.0)) for function in (one, two)))
 """
+
+
+OTHER_COMPRESSION = """
+import zlib
+from jax._src import compilation_cache as c
+from mnistjax.compile_cache import ZSTD
+mark = b"" if c.compress_executable(b"").startswith(ZSTD) else ZSTD
+c.compress_executable = lambda data: mark + zlib.compress(data)
+c.decompress_executable = lambda data: zlib.decompress(data[len(mark):])
+"""
+
+
+def test_programs_that_jax_compressed_in_another_way_are_left_alone(tmp_path):
+    """JAX takes zstd on Python 3.14 and where a package for it is installed. Warnings are errors here."""
+    for code in (OTHER_COMPRESSION + TWO, TWO, OTHER_COMPRESSION + TWO):
+        assert run(code, tmp_path) == ["3.0", "8.0"]
+    counts = [len(list(folder.iterdir())) for folder in (tmp_path / "mnistjax" / "compiled").iterdir()]
+    assert len(counts) == 2
+    assert counts[0] == counts[1] > 0
 
 
 def put_another(programs):
@@ -105,7 +124,7 @@ DAMAGE = {
 def test_a_changed_program_is_compiled_again(tmp_path, damage):
     """Warnings are errors here, and JAX warns if it can't read a program."""
     assert run(TWO, tmp_path) == ["3.0", "8.0"]
-    cache = tmp_path / "mnistjax" / "compiled"
+    (cache,) = (tmp_path / "mnistjax" / "compiled").iterdir()
     before = {path.name: path.stat().st_size for path in cache.iterdir()}
     DAMAGE[damage]([path for path in cache.iterdir() if "jit_one-" in path.name or "jit_two-" in path.name])
     assert run(TWO, tmp_path) == ["3.0", "8.0"]
@@ -148,7 +167,7 @@ def test_jax_still_takes_our_cache(tmp_path):
     code = PREPARE + "jax.jit(lambda x: x + 1)(1.0); from jax._src import compilation_cache;"
     code += "print(type(compilation_cache._cache).__name__)"
     assert run(code, tmp_path) == ["CompileCache"]
-    (program, *_) = (tmp_path / "mnistjax" / "compiled").glob("*-cache")
+    (program, *_) = (tmp_path / "mnistjax" / "compiled").rglob("*-cache")
     assert program.read_bytes().startswith(MAGIC)
 
 
