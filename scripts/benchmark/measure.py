@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import mnistjax
 from benchmark import floors, race
 from mnistjax.backend import cores, processor
@@ -171,21 +169,16 @@ def measure(
     commits, results = record["commits"], record["results"]
     names = only or [name for name in (*WORKLOADS, *OTHERS) if commits.get(name) != record["commit"]]
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "mnist.npz"
-        train, test = data.train, data.test
-        splits = {"train": train, "test": test}
-        arrays: Any = {f"{name}_images": part.images for name, part in splits.items()}
-        arrays |= {f"{name}_labels": part.labels for name, part in splits.items()}
-        np.savez(file, **arrays)
+        file = race.save_arrays(data, Path(scratch))
         for name in names:
             print(name, flush=True)
             if name in WORKLOADS:
                 task = {**DEFAULTS, **WORKLOADS[name], "data": str(file)}
-                task["images"] = len((test if task["evaluates"] else train).images)
+                task["images"] = len((data.test if task["evaluates"] else data.train).images)
                 result = race.race(list(race.PEERS), task, folder, rounds)
                 result["floor"] = floors.floor(task, record["machine"]["read_gbytes"])
             else:
-                result = OTHERS[name](Setting(rounds, folder, file, len(train.images)))
+                result = OTHERS[name](Setting(rounds, folder, file, len(data.train.images)))
             results[name], commits[name] = result, record["commit"]
             record["results"] = {n: results[n] for n in (*WORKLOADS, *OTHERS) if n in results}
             keep()

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+import mnistjax
+
 LOOK_IMAGES = 12_800  # for a look at a setting
 SLOW = 2.0, 10.0  # a peer runs no rounds if it takes more times the best peer's seconds, and more seconds
 LONG = 40.0  # seconds; if a round takes longer, three rounds are enough
@@ -57,7 +61,7 @@ def takes_part(name: str, task: Settings) -> bool:
 class Process:
     """A running contender. RuntimeError if it ends."""
 
-    def __init__(self, name: str, task: Settings, settings: Settings, folder: Path) -> None:
+    def __init__(self, name: str, task: Settings, settings: Settings, python: Path) -> None:
         self.settings = dict(settings)
         environment = dict(os.environ)
         if threads := settings.get("threads"):
@@ -65,7 +69,7 @@ class Process:
             environment |= dict.fromkeys(names, str(threads))
         program = Path(__file__).parent / "contenders" / f"{PEERS[name].program}.py"
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
-        command = [python_of(PEERS[name], folder), program, json.dumps({**task, **settings})]
+        command = [python, program, json.dumps({**task, **settings})]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(command, **pipes, env=environment, text=True)
         self.last = self.ready = self._answer()
@@ -95,6 +99,16 @@ class Process:
         self._log.seek(0)
         last = (self._log.read().strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"ended with {self._process.wait()}: {last}")
+
+
+def save_arrays(data: mnistjax.Dataset, folder: Path) -> Path:
+    """Writes the training and test images to a file for the contenders; returns its path."""
+    file = folder / "data.npz"
+    splits = {"train": data.train, "test": data.test}
+    arrays: Any = {f"{name}_images": part.images for name, part in splits.items()}
+    arrays |= {f"{name}_labels": part.labels for name, part in splits.items()}
+    np.savez(file, **arrays)
+    return file
 
 
 def python_of(peer: Peer, folder: Path) -> Path:
@@ -143,7 +157,7 @@ def _look(
     if name == OURS:  # a part of an epoch would be another program
         images = task["images"]
     try:
-        process = Process(name, {**task, "warm_images": images}, settings, folder)
+        process = Process(name, {**task, "warm_images": images}, settings, python_of(PEERS[name], folder))
         seconds = ask(process, task, 1, images)
     except RuntimeError as error:
         looks.append({"settings": dict(settings), "error": str(error)})
