@@ -28,9 +28,9 @@ def export(
     """The model with its variables as the content of a file: images (B, H, W, C) to logits (B, K), for any B.
 
     `stablehlo` takes uint8 images, on CPU, CUDA and TPU; `jax.export.deserialize(bytearray(content))` has a
-    method `call(images)`. `onnx` takes float32 images in [0, 1] and needs `mnistjax[onnx]`. Both have the
-    format's own convolutions instead of our matrix products for CPUs. ConfigError for another format, or if
-    `mnistjax[onnx]` is missing.
+    method `call(images)`. JAX promises to read such a file for six months. `onnx` takes float32 images in
+    [0, 1] and needs `mnistjax[onnx]`. Both have the format's own convolutions instead of our matrix products
+    for CPUs. ConfigError for another format, or if `mnistjax[onnx]` is missing.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
