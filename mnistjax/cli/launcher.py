@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class FusedLauncher(Launcher):
             self._task = task
             hydra = config.hydra
             with read_write(hydra), open_dict(hydra):
-                hydra.mode, hydra.overrides.task, hydra.job.id, hydra.job.num = "RUN", words, number, number
+                hydra.mode, hydra.overrides.task = RunMode.RUN, words
+                hydra.job.id, hydra.job.num = str(number), number
                 for group in hydra.runtime.choices:
                     chosen = task.get(group)
                     if isinstance(chosen, dict) and "name" in chosen:
@@ -137,6 +138,7 @@ class FailedReturn(JobReturn):
         return float("nan")
 
 
+@functools.cache  # Hydra 1.4 refuses to register a name twice
 def register() -> None:
     """Registers the launcher as `hydra/launcher=fused`."""
     name = "hydra_plugins.mnistjax"

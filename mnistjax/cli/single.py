@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax import records
 from mnistjax.active import train_job
@@ -23,6 +23,7 @@ from mnistjax.words import quote
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+    from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
 
@@ -68,8 +69,21 @@ def use_config(cfg: DictConfig, folder: Path) -> Hydra:
     node.overrides.hydra.append(f"hydra.run.dir={quote(folder)}")
     if node.mode is None:
         node.overrides.hydra.append("hydra.mode=RUN")  # Hydra's own command writes this to .hydra/, too
-    hydra.config_loader.load_configuration = lambda *_, **__: copy.deepcopy(cfg)  # because Hydra changes it
+    hydra.config_loader = cast("ConfigLoader", Composed(hydra.config_loader, cfg))
     return hydra
+
+
+class Composed:
+    """A config loader of Hydra, except that it has one config and does not compose it again."""
+
+    def __init__(self, loader: ConfigLoader, cfg: DictConfig) -> None:
+        self._loader, self._cfg = loader, cfg
+
+    def load_configuration(self, *_: object, **__: object) -> DictConfig:
+        return copy.deepcopy(self._cfg)  # Hydra changes it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 def exit_code(outcomes: Sequence[tuple[str, Outcome]]) -> int:

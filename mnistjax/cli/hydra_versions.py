@@ -1,0 +1,39 @@
+"""What differs between the versions of Hydra, and of Python, for the commands that call it."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+BASE = "1.3"  # the version whose defaults we ask for
+
+
+def version_base() -> dict[str, str]:
+    """The argument `version_base` for Hydra 1.3; 1.4 deprecates it."""
+    import hydra
+
+    return {"version_base": BASE} if hydra.__version__.startswith(f"{BASE}.") else {}
+
+
+@contextlib.contextmanager
+def lazy_help() -> Iterator[None]:
+    """Lets argparse take help texts that are not strings yet, inside.
+
+    Hydra 1.3 gives such a text to its parser, and from Python 3.14 on argparse refuses it (hydra#3121).
+    """
+    if sys.version_info < (3, 14):
+        yield
+        return
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def add(self: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
+        if options.get("help") is not None:
+            options["help"] = str(options["help"])
+        return add_argument(self, *names, **options)
+
+    argparse.ArgumentParser.add_argument = add
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.add_argument = add_argument
