@@ -1,5 +1,6 @@
 """The command: what it refuses, what it writes, how a run stops and continues."""
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -15,11 +16,13 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 
+import mnistjax
 from mnistjax import checkpoints, models, plan, progress, records
 from mnistjax.cli import command, main, single
 from small import Watched
 
 PACKAGE = Path(models.__file__).parents[1]
+OTHER_PYTHON = os.environ.get("MNISTJAX_OTHER_PYTHON")  # it has another version of JAX
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
 BAD = {  # words -> texts that the error must have
@@ -101,12 +104,12 @@ def test_wrong_words_are_refused_in_one_line_and_nothing_is_written(words, work,
     check_refused(main(words.split()), capsys.readouterr().err, work, BAD[words])
 
 
-def start(*words, save_seconds=None, **options):
+def start(*words, save_seconds=None, python=sys.executable, **options):
     """A process that runs the command, with a checkpoint every `save_seconds` if given."""
     save = "" if save_seconds is None else f"recorder.SAVE_SECONDS = {save_seconds};"
     code = f"import sys; from mnistjax import cli, recorder; {save} sys.exit(cli.main())"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    return subprocess.Popen([sys.executable, "-c", code, *words], env=environment, text=True, **options)
+    return subprocess.Popen([python, "-c", code, *words], env=environment, text=True, **options)
 
 
 def test_a_real_process_refuses_wrong_words(work):
@@ -289,6 +292,34 @@ def test_a_stopped_run_continues_to_the_same_bits(work, monkeypatch, capsys):
     assert [*work.glob("outputs/*/*")] == [folder]
     assert main([*words, "hydra.run.dir=straight"]) == 0
     assert outcome(folder) == outcome("straight")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(OTHER_PYTHON is None, reason="MNISTJAX_OTHER_PYTHON names no Python with another JAX")
+def test_a_run_that_another_jax_began_is_continued_and_says_so(work, capsys):
+    words = [*SMALL, "train.epochs=600", "train.batch_size=115", "hydra.run.dir=run"]
+    assert OTHER_PYTHON is not None
+    process = start(*words, python=OTHER_PYTHON, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (Path("run/metrics.jsonl").exists() and records.read_rows("run")):
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 143
+    before, theirs = records.read_status("run"), importlib.metadata.version("jax")
+    assert before is not None
+    assert before["status"] == "interrupted"
+    assert main([*words, "resume=true"]) == 0
+    said = capsys.readouterr().err
+    assert "run continues under other conditions, so its bits may differ: jax " in said
+    assert f", {theirs} now" in said
+    summary, status = records.read_summary("run"), records.read_status("run")
+    assert summary is not None
+    assert status is not None
+    assert summary["continued"][0]["now"] == {"jax": theirs}
+    assert status["identity"] == before["identity"]
+    assert [row["epoch"] for row in records.read_rows("run")] == list(range(1, 601))
+    model, variables, card = mnistjax.load("run")
+    probabilities = mnistjax.classify(model, variables, card, mnistjax.load_data("digits").test.images)
+    assert probabilities.shape == (359, 10)
 
 
 def test_resume_finds_a_done_run_and_changes_nothing(work, capsys):
