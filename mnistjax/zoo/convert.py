@@ -52,7 +52,8 @@ def _to_onnx(logits: Any, image_shape: tuple[int, int, int]) -> bytes:
     except ImportError:
         raise ConfigError("ONNX needs jax2onnx: pip install 'mnistjax[onnx]'") from None
     logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)  # warns of missing shapes that nobody needs
-    return to_onnx(logits, [("B", *image_shape)], model_name="mnistjax").SerializeToString()
+    with jax.disable_jit():  # on JAX 0.12, jax2onnx 0.17 fails at a jitted function inside
+        return to_onnx(logits, [("B", *image_shape)], model_name="mnistjax").SerializeToString()
 
 
 def to_nnx(
