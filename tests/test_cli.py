@@ -225,7 +225,7 @@ def test_the_road_from_the_command_to_the_loss_is_short(work, monkeypatch, watch
     with pytest.raises(SystemExit, match="0"):
         command()
     host = ["command", "main", "run_single", "<lambda>", "train_job"]
-    loop = ["fit", "fit_runs", "advance", "train_segment"]
+    loop = ["fit_runs", "advance", "train_segment"]
     assert Watched.roads == [[*host, *loop, "step", "train_step", "batch_loss"]]
     assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]
 
