@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -194,7 +195,8 @@ class Recorder:
             "conditions": self._start.conditions,
             **({"continued": self._start.continued} if self._start.continued else {}),
         }
-        records.sync_rows(self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            files.sync(self._folder / records.ROWS)
         checkpoints.save_checkpoint(self._folder, checkpoints.flatten(progress.snapshot()), meta=meta)
         self._write_status("running")
 
