@@ -88,7 +88,7 @@ def make_views(
     runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
 ) -> dict[str, Any]:
     """The unsaved W&B workspace and report of the runs' sweeps, or of the whole project for other runs."""
-    from mnistjax.report.workspace import Place, make_report, make_workspace
+    from mnistjax.report import workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
     if args.project is None and len(projects) != 1:
@@ -97,10 +97,10 @@ def make_views(
         )
     sweeps = {run.sweep for run in runs}
     check_login()
-    place = Place(
+    place = workspace.Place(
         entity=args.entity or default_entity(),
         project=args.project or projects[0],
         title=f"mnistjax {title}",
         sweeps=sorted(str(sweep) for sweep in sweeps) if None not in sweeps else (),
     )
-    return {"workspace": make_workspace(data, place), "report": make_report(data, place)}
+    return workspace.make_views(data, place)
