@@ -134,6 +134,28 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
 
 
 @pytest.mark.slow
+def test_no_button_of_a_plot_sends_anything(browser_page):
+    """Each is clicked; `opened` asserts that nothing is asked for. Only pictures come, and no other page."""
+    page, downloads, pages = browser_page, [], []
+    page.on("download", lambda download: downloads.append(download.url))
+    page.context.on("page", lambda other: pages.append(other.url))
+    for section in ("curves", "importance", "confusion"):
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{section} .modebar-btn", state="attached")
+        titles = page.eval_on_selector_all(
+            f"#{section} .modebar-btn",
+            "found => found.map((one) => { one.click(); return one.dataset.title })",
+        )
+        assert len(titles) == 7
+        assert not [title for title in titles if re.search("share|cloud|send|upload|edit", title, re.I)]
+    page.wait_for_timeout(1000)
+    assert len(downloads) == 3
+    assert all(url.startswith(("blob:", "data:")) for url in downloads)
+    assert pages == []
+    assert page.locator("[class*=plotly-cloud]").count() == 0
+
+
+@pytest.mark.slow
 def test_a_browser_shows_unfinished_runs_and_their_texts_as_text(tmp_path):
     evil = "<img src=x onerror=document.title='evil'>"
     named: dict[str, Any] = {"model.name": evil}
