@@ -16,7 +16,7 @@ from mnistjax.config import ConfigError, one_line
 from mnistjax.finished import find_examples
 from mnistjax.job import Job, Outcome, find_outcome
 from mnistjax.progress import relative, show_progress, show_results, tell
-from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, open_run
+from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, describe_change, open_run
 from mnistjax.run_summary import summarize_run
 from mnistjax.signals import stop_signals
 from mnistjax.tracking import Tracker, make_run_id
@@ -95,6 +95,8 @@ def train_job(job: Job, start: RunStart) -> Outcome:
     console, examples = Console(), None
     active = ActiveRun(job, start)
     print(describe_start(job, start), flush=True)
+    for change in start.continued:
+        log.warning("after epoch %s the run %s", change["epoch"], describe_change(change))
     with stop_signals() as stop:
         try:
             with show_progress(console) as progress, stop.limit(functools.partial(abandon, active)):

@@ -146,9 +146,14 @@ def write_status(
     started: str,
     ended: str | None = None,
     reason: str | None = None,
+    continued: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC."""
+    """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC.
+
+    `continued` lists the epochs after which the run continued under other conditions; left out if empty.
+    """
     content = {"status": status, "reason": reason, "epoch": epoch, "started": started, "ended": ended}
+    content |= {"continued": continued} if continued else {}
     content |= {"identity": identity, "pid": os.getpid(), "host": socket.gethostname()}
     write_json(Path(folder) / STATUS, content)
 
