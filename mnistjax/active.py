@@ -16,7 +16,7 @@ from mnistjax.config import ConfigError, one_line
 from mnistjax.finished import find_examples
 from mnistjax.job import Job, Outcome, find_outcome
 from mnistjax.progress import relative, show_progress, show_results, tell
-from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, open_run
+from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, describe_change, open_run
 from mnistjax.run_summary import summarize_run
 from mnistjax.signals import stop_signals
 from mnistjax.tracking import Tracker, make_run_id
@@ -89,27 +89,22 @@ def train_job(job: Job, start: RunStart) -> Outcome:
     """Trains a job in its locked folder until its end or a signal; shows progress and results."""
     from rich.console import Console
 
-    from mnistjax.loop import fit
+    from mnistjax.loop import fit_runs
+    from mnistjax.programs import make_program
 
-    console, plan, data, examples = Console(), job.plan, job.data, None
+    console, examples = Console(), None
     active = ActiveRun(job, start)
     print(describe_start(job, start), flush=True)
+    for change in start.continued:
+        log.warning("after epoch %s the run %s", change["epoch"], describe_change(change))
     with stop_signals() as stop:
         try:
             with show_progress(console) as progress, stop.limit(functools.partial(abandon, active)):
-                result = fit(
-                    plan.spec,
-                    plan.hyper,
-                    data=data,
-                    seed=plan.seed,
-                    stopping=plan.stopping,
-                    snapshot=start.snapshot,
-                    rows=start.rows,
-                    callbacks=[*active.callbacks, progress],
-                    stop=stop,
-                )
+                active.callbacks.append(progress)
+                program = make_program(job.plan.spec, job.data)
+                ((_, result),) = fit_runs(program, [[active.run]], stop=stop)
             if result.status == "done" and job.wandb_mode != "disabled":
-                examples = find_examples(plan, data, result.variables)
+                examples = find_examples(job.plan, job.data, result.variables)
             end = active.end(result)
         except KeyboardInterrupt:
             end = RunEnd("interrupted", "stopped at once")
@@ -123,7 +118,7 @@ def train_job(job: Job, start: RunStart) -> Outcome:
         active.tracker.finish(end.status, end.summary)
     if end.summary:
         places = find_places(job.folder, active.tracker.address)
-        show_results(console, end.summary, data.class_names, places)
+        show_results(console, end.summary, job.data.class_names, places)
     return find_end_outcome(job, end, stop.received)
 
 

@@ -67,6 +67,14 @@ FLAG = Check(lambda x: type(x) is bool, "true or false")
 PAIRS = list_of(Check(lambda x: type(x) is list and len(x) == 2 and type(x[0]) is str, ""), "a list of pairs")
 TEXTS = list_of(ANY_TEXT, "a list of words, such as [one,two]")
 NAMES = list_of(TEXT, "a list of names")
+PROJECT = Check(  # what W&B takes: a part of an address
+    lambda x: TEXT.holds(x) and len(x) <= 128 and not set(x) & set("/\\#?%:"),
+    "a name of at most 128 characters without / \\ # ? % :",
+)
+TAGS = list_of(  # what W&B takes
+    Check(lambda x: TEXT.holds(x) and len(x) <= 64, ""),
+    "a list of words of 1 to 64 characters, such as [one,two]",
+)
 NUMBER = Check(_is_number, 'a number, "nan", "inf" or "-inf"')
 FINITE = Check(lambda x: type(x) in (int, float) and abs(x) <= LARGEST, "a finite number")
 SECONDS = Check(lambda x: FINITE.holds(x) and x >= 0, "a number of seconds >= 0")

@@ -131,13 +131,15 @@ class Program(Protocol):
     # Whether runs may join when so many lanes are taken.
     def has_room(self, lanes: int) -> bool: ...
     def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None: ...
-    def remove(self, lane: int) -> None: ...
+
+    def remove(self, lane: int) -> None:
+        """Forgets a run; a lane without one may repeat what it last did."""
 
     # Advances the runs in these lanes by the first `count` steps of their rows, or by all.
     def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None: ...
 
-    # Gathers the next batches while the device is busy, if the host gathers.
-    def prepare(self, rows: np.ndarray) -> None: ...
+    def prepare(self, rows: np.ndarray) -> None:
+        """Gathers the next batches while the device is busy, if the host gathers."""
 
     # The State of a lane, in arrays that the next segment may overwrite.
     def state(self, lane: int) -> State: ...
@@ -161,7 +163,7 @@ def make_program(spec: Spec, data: Dataset, *, width: int = 1, spread: bool = Tr
     return LanesProgram(spec, data, width) if width > 1 else SingleProgram(spec, data, spread=spread)
 
 
-class SingleProgram:
+class SingleProgram(Program):
     """The program of a single run, for one run or for several that take turns on the same batches.
 
     Interleaved runs share the cost of gathering, half of that of a neuron. They read the images in one order
@@ -217,7 +219,7 @@ class SingleProgram:
         return place_split(pad_split(self._data.test, len(self._data.val.images)), self._mesh)
 
 
-class LanesProgram:
+class LanesProgram(Program):
     """The stacked States of `width` lanes, and the one program that advances them all.
 
     A lane without a run repeats what it last did.
@@ -247,9 +249,6 @@ class LanesProgram:
         self._states = place(_put(self._states, lane, state), self._mesh)
         self._on_host = self._hypers_and_keys = None
 
-    def remove(self, lane: int) -> None:
-        """Does nothing: the lane repeats what it last did until another run takes it."""
-
     def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
         some = next(iter(rows.values()))
         self._rows = self._rows or [some] * self.width
@@ -263,9 +262,6 @@ class LanesProgram:
         read = place(some if shared else np.stack(self._rows), self._mesh, shared=shared)
         batches = *self._images, read, place_count(count, self._mesh)
         self._on_host, self._states = None, self._train(*self._hypers_and_keys, self._states, *batches)
-
-    def prepare(self, rows: np.ndarray) -> None:
-        """Does nothing: the device gathers."""
 
     def state(self, lane: int) -> State:
         if self._on_host is None:

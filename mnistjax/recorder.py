@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.metadata
 import os
 import threading
 import time
@@ -19,6 +19,7 @@ from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.files import DamagedFile
 from mnistjax.job import Job
 from mnistjax.progress import relative, tell
+from mnistjax.run_summary import find_versions
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress, Snapshot
@@ -26,11 +27,21 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 5.0  # between two checkpoints, plus at most a segment of about 1 s
 CLOSE_SECONDS = 3.0  # to wait for a write of another thread if the process must end
 INSIDE_SEGMENT = "stopped inside a segment; continues from the last checkpoint"
+
+
+def is_change(x: Any) -> bool:
+    """Whether a value is an entry of `RunStart.continued`."""
+    if not (isinstance(x, Mapping) and x.keys() == {"epoch", "before", "now"}):
+        return False
+    before, now = x["before"], x["now"]
+    return isinstance(before, Mapping) and isinstance(now, Mapping) and before.keys() == now.keys()
+
+
 META_FIELDS: dict[str, Check] = {  # fields of a checkpoint; older ones lack the last two
     "epoch": checks.whole(0),
     "step": checks.whole(0),
     "conditions": checks.MAPPING,
-    "continued": checks.list_of(checks.MAPPING, "a list of mappings"),
+    "continued": checks.list_of(Check(is_change, ""), "a list of epochs with conditions before and now"),
 }
 
 
@@ -41,7 +52,7 @@ class RunStart(NamedTuple):
     snapshot: Snapshot | None  # None if the run has no checkpoint yet
     rows: list[dict[str, Any]]
     conditions: Mapping[str, Any]  # from `find_conditions`
-    continued: list[dict[str, Any]]  # epochs after which the conditions changed, with both conditions
+    continued: list[dict[str, Any]]  # epochs after which the conditions changed, with old and new values
 
 
 class RunEnd(NamedTuple):
@@ -59,15 +70,15 @@ class NotSaved(ConfigError):
 
 @functools.cache
 def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
-    """What a run's bits depend on besides its identity: lanes, devices per step, JAX, processor."""
+    """What a run's bits depend on besides its identity: lanes, devices per step, processor, versions.
+
+    Python's version is left out, because no bit depends on it.
+    """
     from mnistjax.devices import count_shards, lane_mesh
 
-    return {
-        "lanes": width,
-        "devices": count_shards(spec) if width == 1 else lane_mesh(width).size,
-        "jax": importlib.metadata.version("jax"),
-        "processor": processor(),
-    }
+    versions = {name: version for name, version in find_versions().items() if name != "python"}
+    devices = count_shards(spec) if width == 1 else lane_mesh(width).size
+    return {"lanes": width, "devices": devices, "processor": processor(), **versions}
 
 
 def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
@@ -94,11 +105,8 @@ def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
     records.truncate_rows(folder, epoch)
     continued = list(meta.get("continued", []))
     if change := find_change(meta.get("conditions", conditions), conditions):
-        words = [f"{key} {value} before, {change['now'][key]} now" for key, value in change["before"].items()]
-        tell(
-            f"{relative(folder)} continues under other conditions, so its bits may differ: {', '.join(words)}"
-        )
         continued.append({"epoch": epoch, **change})
+        tell(f"{relative(folder)} {describe_change(continued[-1])}")
     return RunStart(status["started"], snapshot, rows[:epoch], conditions, continued)
 
 
@@ -108,6 +116,12 @@ def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     if not keys:
         return None
     return {"before": {key: before[key] for key in keys}, "now": {key: now.get(key) for key in keys}}
+
+
+def describe_change(change: Mapping[str, Any]) -> str:
+    """An entry of `RunStart.continued` as text."""
+    words = [f"{key} {value} before, {change['now'][key]} now" for key, value in change["before"].items()]
+    return f"continues under other conditions, so its bits may differ: {', '.join(words)}"
 
 
 def _load_checkpoint(folder: Path) -> checkpoints.Checkpoint | None:
@@ -194,7 +208,8 @@ class Recorder:
             "conditions": self._start.conditions,
             **({"continued": self._start.continued} if self._start.continued else {}),
         }
-        records.sync_rows(self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            files.sync(self._folder / records.ROWS)
         checkpoints.save_checkpoint(self._folder, checkpoints.flatten(progress.snapshot()), meta=meta)
         self._write_status("running")
 
@@ -227,7 +242,7 @@ class Recorder:
 
     def _write_status(self, status: records.Status, **more: Any) -> None:
         more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": self._start.started}
-        records.write_status(self._folder, status, **more)
+        records.write_status(self._folder, status, continued=self._start.continued, **more)
 
 
 def open_run(job: Job, width: int = 1) -> RunStart:

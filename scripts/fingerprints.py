@@ -17,7 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mnistjax.checkpoints import CHECKPOINT, encode_checkpoint, read_checkpoint
+
 ROOT = Path(__file__).parents[1]
+CONDITIONS = ("lanes", "devices", "processor", "jax")  # of a checkpoint, that a fingerprint keeps
 TIMES = ("seconds", "seconds_per_epoch", "group_seconds_per_epoch", "compile_seconds")
 COMMANDS: dict[str, list[str]] = {
     "neuron": ["model=neuron", "train.batch_size=32", "train.epochs=3"],
@@ -60,12 +63,19 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     return {
         "identity": status["identity"],
         "status": sorted(status),
-        "checkpoint": hashlib.sha256((folder / "checkpoint.safetensors").read_bytes()).hexdigest(),
+        "checkpoint": hashlib.sha256(without_versions(folder / CHECKPOINT)).hexdigest(),
         "config": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
         "rows": [without_times(row) for row in rows],
         "summary": without_times(summary),
         "files": list_files(folder),
     }
+
+
+def without_versions(path: Path) -> bytes:
+    """The content of a checkpoint without the versions of Flax and others, which change no code of ours."""
+    checkpoint = read_checkpoint(path)
+    conditions = {key: checkpoint.meta["conditions"][key] for key in CONDITIONS}
+    return encode_checkpoint(checkpoint.arrays, {**checkpoint.meta, "conditions": conditions})
 
 
 def list_files(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from mnistjax.devices import shard_mesh
 from mnistjax.loop import fit
 from mnistjax.plan import make_plan
 from mnistjax.programs import segment_program
+from mnistjax.records.fields import METRICS
 from mnistjax.report.runs import RunRecord
 from mnistjax.report.sanitize import CURVES
 from mnistjax.run import Result
@@ -182,7 +183,7 @@ def write_run(
     identity = str(seed) if identity is None else identity
     folder.mkdir(parents=True)
     records.write_config(folder, {"seed": seed, "train": {"monitor": "val/loss"}, **config})
-    metrics = [f"{part}/{name}" for part in ("train", "val") for name in records.METRICS]
+    metrics = [f"{part}/{name}" for part in ("train", "val") for name in METRICS]
     for epoch in range(1, epochs + 1):
         own = {"epoch": epoch, "examples_seen": 48000 * epoch, "seconds": 0.5}
         records.append_row(folder, {**own, **dict.fromkeys(metrics, 1 / epoch)})

@@ -75,6 +75,11 @@ BAD = {  # words -> texts that the error must have
     "seed=???": ["seed", "Missing"],
     "seed=1,2": ["add -m"],
     "wandb.mode=onlin": ["nearest is 'online'", "disabled"],
+    f"wandb.tags=[a,{'x' * 65}]": ["wandb.tags", "1 to 64 characters", "['a', 'xxx"],
+    "-m seed=0,1 wandb.tags=['']": ["wandb.tags", "1 to 64 characters", "['']"],
+    f"wandb.project={'x' * 129}": ["wandb.project", "at most 128 characters", "'xxx"],
+    "wandb.project=a/b": ["wandb.project", "without /", "'a/b'"],
+    "wandb.entity=a?b": ["wandb.entity", "without /", "'a?b'"],
     "resume=maybe": ["true or false", "'maybe'"],
     "hydra.foo=1": ["hydra.foo"],
     "hydra/launcher=foo": ["basic"],
@@ -228,7 +233,7 @@ def test_the_road_from_the_command_to_the_loss_is_short(work, monkeypatch, watch
     with pytest.raises(SystemExit, match="0"):
         command()
     host = ["command", "main", "run_single", "<lambda>", "train_job"]
-    loop = ["fit", "fit_runs", "advance", "train_segment"]
+    loop = ["fit_runs", "advance", "train_segment"]
     assert Watched.roads == [[*host, *loop, "step", "train_step", "batch_loss"]]
     assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]
 

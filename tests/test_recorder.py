@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from mnistjax import checkpoints, recorder, records, zoo
+from mnistjax import checkpoints, progress, recorder, records, zoo
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
+from mnistjax.run_summary import find_versions
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230"]
 
@@ -181,6 +183,8 @@ def test_a_checkpoint_of_another_shape_is_refused(killed, capsys):
         {"epoch": 3, "step": 10**9},
         {"epoch": 3, "step": 15, "conditions": 3},
         {"epoch": 3, "step": 15, "continued": {"a": 1}},
+        {"epoch": 3, "step": 15, "continued": [{"epoch": 1}]},
+        {"epoch": 3, "step": 15, "continued": [{"epoch": 1, "before": {"jax": "1"}, "now": {}}]},
     ],
 )
 def test_the_meta_of_a_checkpoint_is_checked(meta, killed, capsys):
@@ -278,6 +282,54 @@ def test_changed_conditions_are_told_and_recorded(killed, capsys, monkeypatch):
     (change,) = summary["continued"]
     assert change["epoch"] == 3
     assert change["before"] == {"devices": 4, "jax": "0.1"}
+
+
+def pretend(monkeypatch, **versions):
+    """Makes this process one with other versions of packages."""
+    found = {**find_versions(), **versions}
+    monkeypatch.setattr(recorder, "find_versions", lambda: found)
+    recorder.find_conditions.cache_clear()
+
+
+def stop_after(monkeypatch, epoch):
+    """Makes a run get a SIGTERM at the end of that epoch, so that it stops after the next one."""
+
+    def stop(self, moment):
+        if moment.epoch == epoch:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", stop)
+
+
+def test_a_run_continued_under_another_jax_says_so_everywhere(work, capsys, monkeypatch):
+    """Of four processes the first runs under an older JAX; the last two change nothing."""
+    now = find_versions()
+    before = {"jax": "0.1.2", "jaxlib": "0.1.3", "numpy": "1.0", "optax": "0.0.1"}
+    words = [*SMALL, "train.epochs=8", "wandb.mode=disabled"]
+    again = [*words, "hydra.run.dir=run", "resume=true"]
+    for epoch, versions in {1: before, 3: {}, 5: {"python": "3.99"}}.items():
+        with monkeypatch.context() as patch:
+            pretend(patch, **versions)
+            stop_after(patch, epoch)
+            assert main(again) == 143
+        told = capsys.readouterr().err
+        assert told.count("continues under other conditions") == (epoch == 3)
+        for name in before if epoch == 3 else ():
+            assert f"{name} {before[name]} before, {now[name]} now" in told
+    recorder.find_conditions.cache_clear()
+    assert main(again) == 0
+    changes = [{"epoch": 2, "before": before, "now": {name: now[name] for name in before}}]
+    status, summary = records.read_status("run"), records.read_summary("run")
+    assert status is not None
+    assert summary is not None
+    assert status["continued"] == summary["continued"] == changes
+    assert checkpoints.read_checkpoint(Path("run", checkpoints.CHECKPOINT)).meta["continued"] == changes
+    log = Path("run/mnistjax.log").read_text()
+    assert "after epoch 2 the run continues under other conditions, so its bits may differ: jax 0.1.2" in log
+    assert main([*words, "hydra.run.dir=straight"]) == 0
+    straight = records.read_status("straight")
+    assert straight is not None
+    assert "continued" not in straight
 
 
 CORES = """

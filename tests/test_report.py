@@ -1,5 +1,6 @@
 """The command `mnistjax-report`: its arguments, and the data that its runs were trained on."""
 
+import argparse
 import contextlib
 import errno
 import json
@@ -15,6 +16,8 @@ from mnistjax.cli import main, report
 from mnistjax.data import DATASETS, DataError, find_data, load_data, prepared, register_dataset
 from mnistjax.data.arrays import Arrays
 from mnistjax.finished import reopen
+from mnistjax.report.dashboard import make_data
+from small import made_run
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,8 @@ from mnistjax.finished import reopen
         (["nowhere"], "nowhere is no folder"),
         (["."], "holds no run"),
         ([".", "--outt", "x"], "unrecognized arguments: --outt"),
+        ([".", "--project", "x" * 129], "--project must be a name of at most 128 characters"),
+        ([".", "--entity", "a/b"], "without / \\ # ? % : or null; got 'a/b'"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_writes_nothing(work, capsys, words, message):
@@ -37,6 +42,17 @@ def test_a_name_that_is_too_long_is_no_folder(work, capsys):
     assert report.main(["x" * 300]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is no folder" in line
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb-workspaces
+def test_the_title_of_many_folders_fits_at_wandb(monkeypatch):
+    monkeypatch.setattr(report, "check_login", lambda: None)
+    runs = [made_run(0), made_run(1)]
+    args = argparse.Namespace(project="mine", entity="someone")
+    views = report.make_views(runs, make_data(runs), args, ", ".join(["multirun"] * 50))
+    titles = [views["workspace"].name, views["report"].title]
+    assert titles[0] == titles[1]
+    assert len(titles[0].encode()) <= 128
 
 
 def test_a_full_disk_is_one_line(one, work, capsys, monkeypatch):

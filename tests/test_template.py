@@ -17,6 +17,7 @@ from mnistjax.report.runs import read_runs
 from mnistjax.report.template import fill_page
 from small import made_run
 
+MADE = "img, a:not(.modebar-btn), b, i, script, svg[onload]"  # elements that only markup would make
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -135,6 +136,28 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
 
 
 @pytest.mark.slow
+def test_no_button_of_a_plot_sends_anything(browser_page):
+    """Each is clicked; `opened` asserts that nothing is asked for. Only pictures come, and no other page."""
+    page, downloads, pages = browser_page, [], []
+    page.on("download", lambda download: downloads.append(download.url))
+    page.context.on("page", lambda other: pages.append(other.url))
+    for section in ("curves", "importance", "confusion"):
+        page.locator(f"#{section}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{section} .modebar-btn", state="attached")
+        titles = page.eval_on_selector_all(
+            f"#{section} .modebar-btn",
+            "found => found.map((one) => { one.click(); return one.dataset.title })",
+        )
+        assert len(titles) == 7
+        assert not [title for title in titles if re.search("share|cloud|send|upload|edit", title, re.I)]
+    page.wait_for_timeout(1000)
+    assert len(downloads) == 3
+    assert all(url.startswith(("blob:", "data:")) for url in downloads)
+    assert pages == []
+    assert page.locator("[class*=plotly-cloud]").count() == 0
+
+
+@pytest.mark.slow
 def test_a_browser_shows_unfinished_runs_and_their_texts_as_text(tmp_path):
     evil = "<img src=x onerror=document.title='evil'>"
     named: dict[str, Any] = {"model.name": evil}
@@ -227,7 +250,7 @@ def test_a_browser_runs_no_text_of_a_run(tmp_path):
     with opened(tmp_path / "index.html") as page:
         use_all(page, ["pwned", "<img", "&lt;", '"onmouse', "__proto__"])
         assert page.title() == page.inner_text("h1") == MARKUP[1]
-        assert page.locator("main img, main a, main b, main i, main script, main svg[onload]").count() == 0
+        assert page.locator(f"main :is({MADE})").count() == 0
         table, counts = page.inner_text("#table"), page.inner_text("#counts")
         for evil in MARKUP:
             assert evil in table

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnistjax import tracking
+from mnistjax import checks, tracking
 from mnistjax.config import ConfigError
+from mnistjax.tracking import login, private
 
 KEY = "0123456789abcdef" * 3
 NAMES = [str(digit) for digit in range(10)]
@@ -64,11 +65,9 @@ def wait_for(condition, seconds=20):
 
 def service():
     """W&B's process."""
-    from wandb.sdk import wandb_setup
-
-    process = wandb_setup.singleton().ensure_service()._proc
+    process = private.find_process()
     assert process is not None
-    return process._process
+    return process
 
 
 def read_back(folder):
@@ -192,6 +191,61 @@ def assert_harmless(tmp_path, tracker, lines, reason):
     assert "\n" not in lines[0]
 
 
+def test_the_private_parts_of_wandb_are_where_we_use_them(tmp_path, lines):
+    import wandb
+
+    missing = private.QUIET.keys() - wandb.Settings.model_fields.keys()
+    assert not missing, f"wandb {wandb.__version__} has no settings {missing}, see tracking/private.py"
+    settings = private.find_settings()
+    assert {"base_url", "mode", "silent"} <= settings.model_fields_set | type(settings).model_fields.keys()
+    tracker = track(tmp_path / "run", lines)
+    wait_for(lambda: tracker.address)
+    process = private.find_process()
+    assert process, f"wandb {wandb.__version__} keeps its process elsewhere, see tracking/private.py"
+    assert "wandb-core" in Path(f"/proc/{process.pid}/cmdline").read_text()
+    tracker.finish("done")
+    assert process.poll() is None
+    process.kill()
+    private.release_service(kill=False)
+    assert private.find_process() is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "check", "value"),
+    [
+        *(("run_tags", checks.TAGS, ["a", "x" * length]) for length in (0, 1, 64, 65)),
+        *(("project", checks.PROJECT, "x" * length) for length in (1, 128, 129)),
+        *(("project", checks.PROJECT, f"a{character}b") for character in " ,;/\\#?%:é字"),
+    ],
+)
+def test_the_limits_are_those_of_wandb(setting, check, value):
+    import wandb
+    from wandb.errors import UsageError
+
+    try:
+        wandb.Settings(**{setting: value})
+        taken = True
+    except (ValueError, UsageError):
+        taken = False
+    assert check.holds(value) == taken
+
+
+@pytest.mark.parametrize("length", [50, 1000])
+def test_names_fit_and_stay_different(tmp_path, lines, length):
+    """Names of jobs that differ in the middle, in letters of several bytes, as W&B gets them."""
+    names = [f"{'ä' * length}{number}{'字' * length} seed=1" for number in range(100)]
+    short = [tracking.shorten_name(name) for name in names]
+    assert len({*short}) == 100
+    assert all(len(name.encode()) <= 128 and name.endswith(" seed=1") for name in short)
+    assert tracking.shorten_name("x" * 128) == "x" * 128
+    assert tracking.shorten_name("\udcff") == "\\udcff"
+    tracker = track(tmp_path / "run", lines, name=names[0], group=names[1])
+    tracker.finish("done")
+    assert lines == []
+    (run,) = of_type(read_back(tmp_path / "run"), "run")
+    assert (run["display_name"], run["run_group"]) == (short[0], short[1])
+
+
 def test_a_failing_import_is_reported_once(tmp_path, lines, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert_harmless(tmp_path, track(tmp_path / "run", lines), lines, "ModuleNotFoundError")
@@ -295,11 +349,12 @@ def test_disabled_does_nothing(tmp_path, lines):
 
 @pytest.fixture
 def server():
-    """A real HTTP server at `url` that answers with `status`, after `delay` seconds."""
-    state = SimpleNamespace(status=200, delay=0.0)
+    """A real HTTP server at `url` that answers with `status`, after `delay` seconds, and counts requests."""
+    state = SimpleNamespace(status=200, delay=0.0, asked=0)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            state.asked += 1
             time.sleep(state.delay)
             self.send_response(state.status)
             self.end_headers()
@@ -366,6 +421,16 @@ def test_a_server_that_answers_is_online(server, status, expected):
     mode, line = tracking.resolve_mode("auto")
     assert mode == expected
     assert (line is None) == (expected == "online")
+
+
+@pytest.mark.usefixtures("with_key")
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_key_is_found_whatever_the_mode_without_a_process_or_a_request(server, home, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)  # wandb.mode=online overrides it
+    assert login.find_server() == (server.url, True)
+    assert private.find_process() is None
+    assert server.asked == 0
+    assert not [*home.iterdir()]
 
 
 @pytest.mark.usefixtures("with_key")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mnistjax import files
+from mnistjax.checks import PROJECT, check_value, optional
 from mnistjax.cli import Parser, check_working_folder, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.tracking import check_login, default_entity
+from mnistjax.tracking import check_login, default_entity, shorten_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
     parser.add_argument("--wandb", action="store_true", help="also save a workspace and a report at W&B")
     args = parser.parse_args(argv)
-    check_folders(args.folders)
+    check_arguments(args)
     return args
 
 
@@ -44,9 +45,11 @@ def make_parser(name: str, description: str | None) -> Parser:
     return parser
 
 
-def check_folders(folders: Sequence[Path]) -> None:
-    """Raises ConfigError unless all of these are folders."""
-    for folder in folders:
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raises ConfigError unless these are folders, and a project and an entity that W&B could have."""
+    check_value("--project", args.project, optional(PROJECT))
+    check_value("--entity", args.entity, optional(PROJECT))
+    for folder in args.folders:
         if not os.path.isdir(folder):  # Path.is_dir raises if the name is too long
             raise ConfigError(f"{folder} is no folder")
 
@@ -88,7 +91,7 @@ def make_views(
     runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
 ) -> dict[str, Any]:
     """The unsaved W&B workspace and report of the runs' sweeps, or of the whole project for other runs."""
-    from mnistjax.report.workspace import Place, make_report, make_workspace
+    from mnistjax.report import workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
     if args.project is None and len(projects) != 1:
@@ -97,10 +100,10 @@ def make_views(
         )
     sweeps = {run.sweep for run in runs}
     check_login()
-    place = Place(
+    place = workspace.Place(
         entity=args.entity or default_entity(),
         project=args.project or projects[0],
-        title=f"mnistjax {title}",
-        sweeps=sorted(str(sweep) for sweep in sweeps) if None not in sweeps else (),
+        title=shorten_name(f"mnistjax {title}"),
+        sweeps=sorted(shorten_name(str(sweep)) for sweep in sweeps) if None not in sweeps else (),
     )
-    return {"workspace": make_workspace(data, place), "report": make_report(data, place)}
+    return workspace.make_views(data, place)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mnistjax import files, records
 from mnistjax.backend import import_jax
 from mnistjax.cli import check_working_folder, errors_to_code
-from mnistjax.cli.report import check_folders, make_parser
+from mnistjax.cli.report import check_arguments, make_parser
 from mnistjax.config import ConfigError
 from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_working_folder()
         import_jax()
         args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
-        check_folders(args.folders)
+        check_arguments(args)
         return sync(read_runs(args.folders), args.project, args.entity) or find_answer_code()
     return exit.code
 

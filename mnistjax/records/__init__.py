@@ -23,14 +23,16 @@ from mnistjax.checkpoints import CHECKPOINT, PREVIOUS, finite, read_meta
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.files import DamagedFile
-from mnistjax.records.fields import CURVES as CURVES
-from mnistjax.records.fields import EXACT as EXACT
-from mnistjax.records.fields import METRICS as METRICS
-from mnistjax.records.fields import STATUS_FIELDS, SUMMARY_FIELDS, Status, check_epochs, check_mapping
-from mnistjax.records.fields import STATUSES as STATUSES
-from mnistjax.records.fields import check_fields as check_fields
-from mnistjax.records.fields import check_rows as check_rows
-from mnistjax.records.fields import check_summary as check_summary
+from mnistjax.records.fields import (
+    STATUS_FIELDS,
+    SUMMARY_FIELDS,
+    Status,
+    check_epochs,
+    check_fields,
+    check_mapping,
+    check_rows,
+    check_summary,
+)
 
 CONFIG = "config.yaml"
 ROWS = "metrics.jsonl"
@@ -40,7 +42,7 @@ LOCK = "lock"
 LOG = "mnistjax.log"
 FILES = (CONFIG, ROWS, STATUS, SUMMARY, CHECKPOINT, PREVIOUS)  # written by a run
 HYDRA = (LOG, ".hydra")  # written by Hydra in the same folder
-
+LONGEST_ROW = 2**16  # bytes
 LIMITS = {CONFIG: files.MIB, STATUS: files.MIB, SUMMARY: 16 * files.MIB, ROWS: 512 * files.MIB}  # bytes
 
 
@@ -73,11 +75,6 @@ def lock(folder: str | Path) -> Iterator[None]:
     with files.lock(path):
         files.remove_temporaries(folder)
         yield
-
-
-def is_locked(folder: str | Path) -> bool:
-    """Whether a living process owns the run folder."""
-    return files.is_locked(Path(folder) / LOCK)
 
 
 def check_unused(folder: str | Path, names: Sequence[str]) -> None:
@@ -140,12 +137,6 @@ def truncate_rows(folder: str | Path, epoch: int) -> None:
         files.replace(path, b"".join(map(_line, read_rows(folder)[:epoch])))
 
 
-def sync_rows(folder: str | Path) -> None:
-    """Waits until the rows are on the disk."""
-    with contextlib.suppress(FileNotFoundError):
-        files.sync(Path(folder) / ROWS)
-
-
 def write_status(
     folder: str | Path,
     status: Status,
@@ -155,9 +146,14 @@ def write_status(
     started: str,
     ended: str | None = None,
     reason: str | None = None,
+    continued: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC."""
+    """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC.
+
+    `continued` lists the epochs after which the run continued under other conditions; left out if empty.
+    """
     content = {"status": status, "reason": reason, "epoch": epoch, "started": started, "ended": ended}
+    content |= {"continued": continued} if continued else {}
     content |= {"identity": identity, "pid": os.getpid(), "host": socket.gethostname()}
     write_json(Path(folder) / STATUS, content)
 
@@ -271,13 +267,7 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _end_of_whole_lines(file: Any) -> int:
-    """The offset after the last newline, which is searched from the end."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 4096)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
+    """The offset after the last newline, which is among the last LONGEST_ROW bytes."""
+    start = max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW)
+    file.seek(start)
+    return start + file.read().rfind(b"\n") + 1

@@ -25,14 +25,12 @@ def check_output(folder: Path) -> None:
     """
     try:
         for place in (folder, folder / FIGURES):
-            if (mode := _mode(place)) is not None:
-                _check_kind(place, mode, stat.S_ISDIR, "no folder")
+            _exists(place, stat.S_ISDIR, "no folder")
         drawn = [path for name in DRAWN for path in find_pictures(folder, name)]
         for path in (folder / PAGE, folder / RUNS, folder / SEEDS, *drawn):
-            if (mode := _mode(path)) is not None:
-                _check_kind(path, mode, stat.S_ISREG, "no regular file")
-                if not has_mark(folder / PAGE, MARK.encode(), HEAD):
-                    raise ConfigError(f"{path} was not written by a report; {CHOOSE}")
+            exists = _exists(path, stat.S_ISREG, "no regular file")
+            if exists and not has_mark(folder / PAGE, MARK.encode(), HEAD):
+                raise ConfigError(f"{path} was not written by a report; {CHOOSE}")
         for path in drawn:
             check_drawn(path)
         for place in (folder, folder / FIGURES):
@@ -46,23 +44,21 @@ def find_pictures(folder: Path, name: str) -> list[Path]:
     return [folder / FIGURES / f"{name}.{kind}" for kind in ("png", "svg")]
 
 
-def _mode(path: Path) -> int | None:
-    """The mode of a file, folder or link (not of its target); None if nothing has that name."""
+def _exists(path: Path, is_right: Callable[[int], bool], wrong: str) -> bool:
+    """Whether something has that name; ConfigError if it is a link or of another kind."""
     try:
-        return os.lstat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
-        return None
-
-
-def _check_kind(path: Path, mode: int, is_right: Callable[[int], bool], wrong: str) -> None:
+        return False
     if not is_right(mode):
         raise ConfigError(f"{path} is {'a link' if stat.S_ISLNK(mode) else wrong}; {CHOOSE}")
+    return True
 
 
 def _check_writable(folder: Path) -> None:
     """Raises PermissionError unless the folder, or its nearest parent that exists, can be written."""
     place = folder.absolute()
-    while _mode(place) is None:
+    while not os.path.lexists(place):
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))

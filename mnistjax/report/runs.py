@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnistjax import records
+from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.sweep.ledger import LEDGER, load_ledger
@@ -59,10 +59,10 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
 
 
 def _read(top: Path) -> Iterator[RunRecord]:
-    for place, subfolders, files in os.walk(top):
+    for place, subfolders, names in os.walk(top):
         folder = Path(place)
         subfolders.sort()
-        if LEDGER in files:
+        if LEDGER in names:
             subfolders.clear()
             ledger = load_ledger(folder)
             for entry in ledger.entries.values():
@@ -72,7 +72,7 @@ def _read(top: Path) -> Iterator[RunRecord]:
                 if run.status == "waiting" and entry.status == "failed":  # it failed before it had a folder
                     run = replace(run, status=entry.status, reason=entry.reason)
                 yield replace(run, config=config, sweep=ledger.id, name=name)
-        elif records.STATUS in files:
+        elif records.STATUS in names:
             subfolders.clear()  # W&B has many files there
             yield read_run(folder)
 
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunRecord:
     except (ConfigError, OSError) as error:
         reason = reason if state == "failed" and reason else str(error)
         return RunRecord(folder, "failed", reason, config, [], {}, *facts, damaged=True)
-    if state == "running" and not records.is_locked(folder):
+    if state == "running" and not files.is_locked(folder / records.LOCK):
         state, reason = "interrupted", "its process is gone"
     return RunRecord(folder, state, reason, config, record.rows, record.summary or {}, *facts)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mnistjax import records
 from mnistjax.config import ConfigError
+from mnistjax.records.fields import EXACT
 from mnistjax.report.runs import RunRecord
 
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
@@ -40,7 +41,7 @@ def plain(value: Any) -> Any:
     if value is None or type(value) is bool:
         return value
     if type(value) is int:
-        return value if abs(value) <= records.EXACT else hex(value)[:100]  # `str` refuses thousands of digits
+        return value if abs(value) <= EXACT else hex(value)[:100]  # `str` refuses thousands of digits
     if type(value) is float:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (list, tuple)) and not any(isinstance(x, (list, tuple, Mapping)) for x in value):

@@ -29,17 +29,19 @@ class Place:
     sweeps: Sequence[str] = ()  # ids; empty for all runs of the project
 
 
-def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
-    """The Workspace for the data of `dashboard.make_data`; its method `save` uploads it.
+def make_views(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The Workspace and the Report for the data of `dashboard.make_data`; their method `save` uploads them.
 
-    Curves are means over runs that differ only in their seed, in the band of their range.
+    Curves are means over runs that differ only in their seed, in the band of their range. The Report begins
+    with the table over seeds and the unfinished runs as text.
     """
     wr, ws = _libraries()
-    monitor = data["monitor"]
+    monitor, ascending = data["monitor"], data["monitor"].endswith("loss")
+    where = {"entity": place.entity, "project": place.project}
+    filters = [ws.Metric("Group").isin([*place.sweeps])] if place.sweeps else []
     wide = ws.SectionLayoutSettings(columns=1, rows=2)
-    return ws.Workspace(
-        entity=place.entity,
-        project=place.project,
+    workspace = ws.Workspace(
+        **where,
         name=place.title,
         sections=[
             ws.Section("Curves", panels=_curves(wr, data), is_open=True),
@@ -48,36 +50,22 @@ def make_workspace(data: Mapping[str, Any], place: Place) -> Any:
         ],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group").isin([*place.sweeps])] if place.sweeps else [],
+            filters=filters,
             groupby=[ws.Config(key) for key in data["keys"]],
-            order=[ws.Ordering(ws.Summary(monitor), ascending=monitor.endswith("loss"))],
+            order=[ws.Ordering(ws.Summary(monitor), ascending=ascending)],
         ),
     )
-
-
-def make_report(data: Mapping[str, Any], place: Place) -> Any:
-    """The W&B Report: the table over seeds and the unfinished runs as text, then the Workspace's panels.
-
-    Its method `save` uploads it.
-    """
-    wr, ws = _libraries()
-    monitor = data["monitor"]
     runs = wr.Runset(
-        entity=place.entity,
-        project=place.project,
+        **where,
         name="Runs",
-        filters=[ws.Metric("Group").isin([*place.sweeps])] if place.sweeps else [],
+        filters=filters,
         groupby=[f"config.{key}" for key in data["keys"]],
-        order=[wr.OrderBy(wr.SummaryMetric(monitor), ascending=monitor.endswith("loss"))],
+        order=[wr.OrderBy(wr.SummaryMetric(monitor), ascending=ascending)],
     )
-    panels = [*_curves(wr, data), *_comparison(wr, data), *_images(wr)]
-    return wr.Report(
-        entity=place.entity,
-        project=place.project,
-        title=place.title,
-        width="fluid",
-        blocks=[wr.MarkdownBlock(describe(data)), wr.PanelGrid(runsets=[runs], panels=panels)],
-    )
+    panels = [*_curves(wr, data), *_comparison(wr, data), *_images(wr)]  # a view changes its panels
+    blocks = [wr.MarkdownBlock(describe(data)), wr.PanelGrid(runsets=[runs], panels=panels)]
+    report = wr.Report(**where, title=place.title, width="fluid", blocks=blocks)
+    return {"workspace": workspace, "report": report}
 
 
 def describe(data: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from mnistjax import checks, files, records
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError, Spec, freeze
 from mnistjax.files import DamagedFile
+from mnistjax.records.fields import STATUSES
 
 LEDGER = "sweep.json"
 RESULTS = "results.csv"
@@ -24,7 +25,7 @@ ENTRY_FIELDS: dict[str, Check] = {
     "overrides": checks.TEXTS,
     "seed": checks.SEED,
     "group": checks.whole(0),
-    "status": checks.choice("waiting", *records.STATUSES),
+    "status": checks.choice("waiting", *STATUSES),
     "reason": checks.optional(checks.ANY_TEXT),
     "attempts": checks.whole(0),
     "wandb": checks.optional(checks.ANY_TEXT),

@@ -16,7 +16,7 @@ from typing import Any
 from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
-from mnistjax.records import METRICS
+from mnistjax.records.fields import METRICS
 from mnistjax.sweep.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +25,14 @@ from mnistjax.tracking.login import leave_agent as leave_agent
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_artifact, make_images, make_table
+from mnistjax.tracking.private import QUIET, release_service
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress
 
 QUEUE = 10_000  # rows that may wait for W&B
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
-DISABLED = ("disable_git", "disable_code", "x_disable_stats", "x_disable_meta", "x_disable_machine_info")
+LONGEST_NAME = 128  # bytes of the name and the group of a run at W&B
 OPEN_RUNS = 32  # at a time in a process; other runs wait, and lose nothing
 
 _environment = threading.Lock()
@@ -42,6 +42,18 @@ _places = threading.BoundedSemaphore(OPEN_RUNS)
 def make_run_id(*parts: str) -> str:
     """The id of a W&B run, a hash of the parts."""
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def shorten_name(name: str) -> str:
+    """A name that W&B takes: of a long one, its beginning and its end, with a hash of all of it between.
+
+    Different names stay different.
+    """
+    content = name.encode(errors="backslashreplace")
+    if len(content) > LONGEST_NAME:
+        head, tail = content[:70].decode(errors="ignore"), content[-36:].decode(errors="ignore")
+        return f"{head}…{hashlib.sha256(content).hexdigest()[:16]}…{tail}"
+    return content.decode()
 
 
 def find_address(folder: Path, run_id: str, sibling: str | None) -> str | None:
@@ -83,8 +95,9 @@ class Tracker:
         self._tell = tell
         self._stopped = threading.Event()
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(QUEUE)
-        options = {"project": project, "entity": entity, "tags": list(tags), "group": group, "name": name}
-        options |= {"job_type": job_type, "config": dict(config), "id": run_id, "mode": mode}
+        options = {"project": project, "entity": entity, "tags": list(tags), "job_type": job_type}
+        options |= {"group": group and shorten_name(group), "name": name and shorten_name(name)}
+        options |= {"config": dict(config), "id": run_id, "mode": mode}
         arguments = options, step_metric
         self._thread = threading.Thread(target=self._work, args=arguments, name="wandb", daemon=True)
         if mode == "disabled":
@@ -156,7 +169,7 @@ class Tracker:
         self._thread.join(self._patience)
         if self._thread.is_alive():
             self._stop(f"it did not finish within {self._patience:g} s")
-            _release_service(kill=True)
+            release_service(kill=True)
         self._stopped.set()
 
     def _send(self, task: Callable[[Any], None] | None) -> None:
@@ -191,7 +204,7 @@ class Tracker:
                 with contextlib.suppress(Exception):
                     if run is not None:
                         run.finish(exit_code=1)
-                _release_service(kill=False)
+                release_service(kill=False)
             _places.release()
 
 
@@ -209,8 +222,7 @@ def _open(folder: Path, options: dict[str, Any], step_metric: str, patience: flo
         init_timeout=patience,
         finish_timeout=0.8 * patience,  # shorter than ours, so that W&B gives up first
         finish_timeout_raises=True,
-        x_save_requirements=False,
-        **dict.fromkeys(DISABLED, True),
+        **QUIET,
     )
     resume = "allow" if online else None
     with _files_below(folder):
@@ -239,24 +251,3 @@ def _files_below(folder: Path) -> Iterator[None]:
 def _number(value: Any) -> Any:
     """A value of the records, as a float if it is "nan", "inf" or "-inf"."""
     return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def _release_service(*, kill: bool) -> None:
-    """Makes wandb forget its service process if that is dead, so that the next run starts a new one.
-
-    If `kill`, kills it first. Without this, wandb's exit hook would wait for the process without end, or
-    raise. wandb has no public access to it. The module is not imported here, because its import may hang.
-    """
-    setup = getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
-    service = getattr(getattr(setup, "_connection", None), "_proc", None)
-    process = getattr(service, "_process", None)
-    if process is None:
-        return
-    if kill:
-        process.kill()
-        process.wait()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.5)  # its connection breaks a moment before the process ends
-    if process.poll() is not None:
-        with contextlib.suppress(Exception):
-            sys.modules["wandb"].teardown()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnistjax.config import ConfigError, one_line, unknown
 from mnistjax.probe import probe
+from mnistjax.tracking.private import find_settings
 
 MODES = {mode: mode for mode in ("auto", "online", "offline", "disabled")}
 MODES |= {"run": "online", "shared": "online", "dryrun": "offline"}  # wandb's other words in WANDB_MODE
@@ -75,13 +76,12 @@ def leave_agent() -> str | None:
 def find_server() -> tuple[str, bool]:
     """The server's URL, and whether environment, netrc or wandb's settings hold credentials for it."""
     import wandb
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
 
-    url = wandb_setup.singleton().settings.base_url
-    wandb.termsetup(wandb.Settings(silent=True), None)
-    found = wbauth.authenticate_session(host=url, source="mnistjax", prompt=False, update_session=False)
-    return url, found is not None
+    settings = find_settings()
+    settings.silent = True  # else `login` asks the server who has logged in
+    settings.mode = "online"  # else `login` returns false; each run is told its own mode
+    wandb.termsetup(settings, None)
+    return settings.base_url, wandb.login(prompt=False, verify=False)
 
 
 def _may_have_key() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnistjax.records import METRICS
+from mnistjax.records.fields import METRICS
 from mnistjax.report.figures import INK, TEST, TRAIN, VAL, draw_tiles, new_figure, style, tick_options
 
 if TYPE_CHECKING:

@@ -56,6 +56,10 @@ async function loadPlotly() {
   document.head.append(element("script", script));
 }
 
+// The buttons are named one by one, because Plotly has one that uploads the plot; it has no address to send to, either.
+const BUTTONS = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"]];
+const OPTIONS = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS, plotlyServerURL: "" };
+
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function plot(id, traces, layout) {
@@ -69,7 +73,7 @@ function plot(id, traces, layout) {
   };
   const { xaxis, yaxis, ...rest } = layout;
   const full = { ...base, ...rest, xaxis: { ...line, ...xaxis }, yaxis: { ...line, ...yaxis } };
-  return Plotly.react($(id), traces, full, { responsive: true, displaylogo: false });
+  return Plotly.react($(id), traces, full, OPTIONS);
 }
 
 // Curves: one array for each metric, with the rows of all runs, run after run
