@@ -119,7 +119,7 @@ def run_fused(multirun: Multirun) -> int:
     ledger = multirun.ledger or start_ledger(multirun, resume_command)
     driver = FusedLauncher.driver = Driver(Sweep(ledger, Options(**multirun.options)))
     for task, job in multirun.jobs.items():
-        driver.add(task, job)
+        driver.sweep.add(job, task)
     try:
         with owning(folder), driver.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]

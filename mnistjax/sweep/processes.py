@@ -18,16 +18,9 @@ from typing import Any
 
 from mnistjax.data import Dataset
 from mnistjax.job import Job
+from mnistjax.recorder import INSIDE_SEGMENT
 from mnistjax.sweep.events import AssignmentEnded, Event, JobEnded, JobProgress, JobStarted, ProgramFailed
-from mnistjax.sweep.executor import (
-    POLL_SECONDS,
-    STOP_SECONDS,
-    Datasets,
-    Executor,
-    Stop,
-    end_job,
-    interrupt_jobs,
-)
+from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
 from mnistjax.sweep.groups import Assignment, DataKey
 from mnistjax.sweep.worker import copy_tables, serve
 
@@ -154,7 +147,8 @@ class ProcessExecutor(Executor):
         if now - max(stopped, worker.last) > STOP_SECONDS and worker.heard:
             worker.kill()
             self._worker = None
-            yield from interrupt_jobs([worker.left[n] for n in worker.heard if n in worker.left])
+            for number in worker.heard:
+                yield end_job(worker.left[number], "interrupted", INSIDE_SEGMENT)
             return
         silent = [number for number, heard in worker.heard.items() if now - heard > self._timeout]
         if silent or (not worker.heard and now - worker.last > self._timeout):
