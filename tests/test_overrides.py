@@ -161,10 +161,20 @@ def start(*words, **environment):
     return subprocess.run([sys.executable, "-m", "mnistjax", *words], env=environment, capture_output=True)
 
 
+def test_a_sweep_is_read_without_pythons_assertions(work):
+    words = ["seed=range(3)", "model=glob(ml?)", "model.hidden=int(4)", "sweep.submitit={timeout_min:9}"]
+    done = start(*PLAN, *words, PYTHONOPTIMIZE="1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"3 jobs in 1 groups")
+
+
 @pytest.mark.slow
-def test_a_sweep_without_assertions_is_refused(work):
-    done = start("-m", *TINY, "seed=range(3)", PYTHONOPTIMIZE="1")
-    check_refused(done.returncode, done.stderr.decode(), ["PYTHONOPTIMIZE"])
+@pytest.mark.parametrize("launcher", ["fused", "joblib"])
+def test_a_sweep_runs_without_pythons_assertions(launcher, work):
+    words = ["-m", *TINY, "seed=range(2)", "model.hidden=int(4)", f"hydra/launcher={launcher}"]
+    assert start(*words, "hydra.sweep.dir=sweep", PYTHONOPTIMIZE="2").returncode == 0
+    for number in range(2):
+        check_done(f"sweep/{number}", ["sweep"])
 
 
 def test_as_many_jobs_as_max_jobs_are_planned(work, capsys):

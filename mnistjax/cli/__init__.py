@@ -36,8 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = read_words(args.overrides, multirun=args.multirun)
         if args.help or args.cfg or args.info or args.shell_completion or args.hydra_help:
             return answer(args, words, [word for word in argv if word not in args.overrides])
-        if args.multirun and not __debug__:  # Hydra parses range() only with assertions (hydra#2570)
-            raise ConfigError("a sweep needs Python's assertions: run it without -O and PYTHONOPTIMIZE")
         with composing():
             cfg = compose(base_overrides(words) if args.multirun else words)
             check_hydra(cfg)

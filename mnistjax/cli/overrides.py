@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import inspect
 import math
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +30,23 @@ TABLES = {  # group -> module of its table, function that lists names, one that 
 }
 
 MANY = 10**12  # jobs; an error says "over" this number instead of a larger one
+
+
+def keep_assertions() -> None:
+    """Compiles the module of Hydra's parser again, with its assertions, although Python runs with -O.
+
+    Some of them advance an iterator, so without them range(), {...} and glob() are not read (hydra#2570).
+    """
+    from hydra.core.override_parser import overrides_parser, overrides_visitor
+
+    module = types.ModuleType(overrides_visitor.__name__)
+    code = compile(inspect.getsource(overrides_visitor), overrides_visitor.__file__, "exec", optimize=0)
+    exec(code, module.__dict__)
+    overrides_parser.HydraOverrideVisitor = module.HydraOverrideVisitor
+
+
+if not __debug__:
+    keep_assertions()
 
 
 def add_rows() -> None:
