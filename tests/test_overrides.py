@@ -177,6 +177,23 @@ def test_a_sweep_runs_without_pythons_assertions(launcher, work):
         check_done(f"sweep/{number}", ["sweep"])
 
 
+def test_a_variable_that_is_empty_is_unset(work, monkeypatch, capsys):
+    for name in ("TFDS_DATA_DIR", "MNISTJAX_RAW_DIR", "WANDB_MODE", "WANDB_SWEEP_ID", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+    assert main(["--cfg", "job", "--resolve"]) == 0
+    assert "dir: ~/tensorflow_datasets\n" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("HOME", str(work))  # without a key for W&B
+    assert main([*PLAN, *TINY]) == 0
+    assert "no API key" in capsys.readouterr().err
+
+
+def test_variables_of_jax_that_are_empty_are_unset(work):
+    names = "JAX_NUM_CPU_DEVICES JAX_ENABLE_X64 JAX_TRANSFER_GUARD JAX_PLATFORMS XLA_FLAGS PJRT_NPROC HOME"
+    done = start(*PLAN, *TINY, **dict.fromkeys(names.split(), ""))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_as_many_jobs_as_max_jobs_are_planned(work, capsys):
     assert main([*PLAN, "model=mlp", "seed=range(3)", "sweep.max_jobs=3"]) == 0
     assert "3 jobs" in capsys.readouterr().out

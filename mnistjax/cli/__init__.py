@@ -59,6 +59,9 @@ def command() -> None:
     raise SystemExit(code)
 
 
+READ = ("MNISTJAX_", "TFDS_", "HYDRA_", "JAX_", "XLA_", "PJRT_", "WANDB_", "XDG_", "HOME", "NETRC")
+
+
 @dataclass
 class Exit:
     code: int = 0
@@ -68,6 +71,7 @@ class Exit:
 def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
     """Turns an error or Ctrl-C inside into one printed line (`stopped` for Ctrl-C) and an exit code."""
     exit = Exit()
+    drop_empty_variables()
     with guard_output():
         try:
             yield exit
@@ -80,6 +84,13 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
         except KeyboardInterrupt:
             tell(stopped)
             exit.code = 130
+
+
+def drop_empty_variables() -> None:
+    """Unsets the variables that are empty and that we, JAX, Hydra or W&B read, here and in our workers."""
+    for name, value in list(os.environ.items()):
+        if not value and name.startswith(READ):
+            del os.environ[name]
 
 
 def check_working_folder() -> None:
