@@ -18,7 +18,8 @@ import mnistjax
 from mnistjax import progress, records
 from mnistjax.active import find_places
 from mnistjax.cli import main
-from mnistjax.cli.overrides import compose, composing
+from mnistjax.cli.overrides import compose, composing, expand
+from mnistjax.config import ConfigError
 from mnistjax.sweep.ledger import load_ledger
 from mnistjax.words import DATA_KEYS, folder_word, quote, read_words
 
@@ -242,6 +243,69 @@ def test_the_date_in_a_folder_is_todays(work):
     with composing():
         cfg = compose(read_words(["hydra.run.dir=a=b/${now:%Y}"]))
         assert cfg.hydra.run.dir == f"a=b/{time.strftime('%Y')}"
+
+
+TEXTS = [  # that Hydra's grammar does not read without quotes
+    *(
+        "müller",
+        "x (1)",
+        "a=b",
+        "(x)",
+        "x)",
+        "x#1",
+        "a&b",
+        "it's",
+        "a'b'c",
+        'a"b',
+        "a;b!",
+        "<x>",
+        "~x",
+        "日本",
+    ),
+    *(
+        "x(1)",
+        "rnage(3)",
+        "int (é)",
+        "{a}",
+        "{a:é}",
+        "[1",
+        "a[0]",
+        "'x",
+        'x"',
+        "${x",
+        "run=${seed",
+        "a\nb\\",
+        "é\t",
+    ),
+]
+
+
+def read_project(word):
+    """The W&B project of a command with this word."""
+    with composing():
+        return compose(read_words([word])).wandb.project
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_read_as_it_is_or_with_the_quotes_that_the_error_shows(text, work):
+    try:
+        found = read_project(f"wandb.project={text}")
+    except ConfigError as error:
+        _, meant, typed = str(error).partition("if the value is a text, write ")
+        assert meant
+        (word,) = read_by_bash(f"mnistjax {typed}")
+        found = read_project(word)
+    assert found == text.strip()
+
+
+def test_texts_between_commas_are_the_jobs_of_a_sweep(work):
+    words = read_words(["wandb.project=müller,a=b,x (1)", "wandb.tags=[é,a=b, c d]"], multirun=True)
+    with composing():
+        base = compose([])
+        _, jobs = expand(words, base)
+        found = [compose(job).wandb for job in jobs]
+    assert [wandb.project for wandb in found] == ["müller", "a=b", "x (1)"]
+    assert [wandb.tags for wandb in found] == [["é", "a=b", "c d"]] * 3
 
 
 def read_by_bash(command):

@@ -19,6 +19,7 @@ from mnistjax.checks import check_value, shorten
 from mnistjax.compose import SCHEMA, flatten, unknown_key
 from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
 from mnistjax.files import describe
+from mnistjax.words import explain_quotes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -160,7 +161,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
 
 def unreadable(word: str) -> ConfigError:
     """The error for a word that Hydra's parser refuses."""
-    return ConfigError(f"{shorten(word)!r} can't be read; write KEY=VALUE, like train.epochs=5")
+    return ConfigError(f"{shorten(word)!r} can't be read; {explain_quotes(word)}")
 
 
 def _owners(key: str) -> str:
