@@ -43,7 +43,9 @@ def keep_assertions() -> None:
     module = types.ModuleType(overrides_visitor.__name__)
     code = compile(inspect.getsource(overrides_visitor), overrides_visitor.__file__, "exec", optimize=0)
     exec(code, module.__dict__)
-    overrides_parser.HydraOverrideVisitor = module.HydraOverrideVisitor
+    overrides_parser.HydraOverrideVisitor = (  # pyright: ignore[reportPrivateImportUsage] (replaced here)
+        module.HydraOverrideVisitor
+    )
 
 
 if not __debug__:
