@@ -308,6 +308,17 @@ def test_texts_between_commas_are_the_jobs_of_a_sweep(work):
     assert [wandb.tags for wandb in found] == [["é", "a=b", "c d"]] * 3
 
 
+def test_a_sweep_has_texts_with_any_characters(work):
+    words = ["-m", *TINY, "seed=0,1", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
+    assert main([*words, "wandb.project=müller", "wandb.entity=a=b#c", "wandb.tags=[é,x (1)]"]) == 0
+    for number in range(2):
+        config = records.read_config(Path(f"sweep/{number}"))
+        assert [config["wandb"][key] for key in ("project", "entity")] == ["müller", "a=b#c"]
+        assert config["wandb"]["tags"] == ["é", "x (1)"]
+        written = Path(f"sweep/{number}/.hydra/overrides.yaml").read_text("utf-8")
+        assert "\n- wandb.project='müller'\n" in written
+
+
 def read_by_bash(command):
     """The words of a command, without its name, as bash reads them."""
     code = f"mnistjax() {{ printf '%s\\0' \"$@\"; }}; {command}"

@@ -239,21 +239,25 @@ def count_values(override: Any) -> int | float:
     return count
 
 
-def postpone(overrides: list[str]) -> list[str]:
+def postpone(overrides: list[str], base: DictConfig) -> list[str]:
     """The overrides of a sweep, with each plain value written as a choice of one, `choice(0.8)`.
 
     Hydra applies choices to the jobs only, but plain values also to the defaults. So it would refuse
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
+    A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes.
     """
     from hydra.core.global_hydra import GlobalHydra
 
     loader, words = GlobalHydra.instance().config_loader(), []
+    known = {key for key, _ in flatten(to_plain_config(base, resolve=False))}
     for o in parse_overrides(overrides):
         fixed = o.is_hydra_override() or o.is_sweep_override() or o.is_delete()
-        if fixed or loader.get_group_options(o.key_or_group):
-            words.append(o.input_line)
-        else:
-            words.append(f"{o.get_key_element()}=choice({o.get_value_element_as_str()})")
+        if not (fixed or loader.get_group_options(o.key_or_group)):
+            text = o.get_value_element_as_str()
+            if not (text.startswith(("'", '"')) and o.key_or_group in known):
+                words.append(f"{o.get_key_element()}=choice({text})")
+                continue
+        words.append(o.input_line)
     return words
 
 
