@@ -61,7 +61,7 @@ def _is_time(x: Any) -> bool:
 
 
 TEXT = Check(lambda x: type(x) is str and x != "" and "\0" not in x, "a name")
-FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # may be "", if TFDS_DATA_DIR is empty
+FOLDER = Check(lambda x: type(x) is str and "\0" not in x, "a folder")  # "": the default
 ANY_TEXT = Check(lambda x: type(x) is str, "text")
 FLAG = Check(lambda x: type(x) is bool, "true or false")
 PAIRS = list_of(Check(lambda x: type(x) is list and len(x) == 2 and type(x[0]) is str, ""), "a list of pairs")

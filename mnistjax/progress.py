@@ -9,13 +9,14 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
 import select
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,29 +156,37 @@ def show_banner(text: str) -> None:
 
 
 @contextlib.contextmanager
+def live_bar(console: Console) -> Iterator[Callable[..., None]]:
+    """Yields a function that redraws a bar: its `description`, `completed`, `total` and `text`."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Bar(*columns, console=console, refresh_per_second=5, expand=True) as bar:
+        yield functools.partial(bar.update, bar.add_task("", total=None, text="compiling"))
+
+
+@contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[Callback]:
     """Yields a callback that shows a run's progress: a live bar at a terminal, else a line per epoch."""
     if not console.is_terminal:
         yield PlainLines()
         return
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Bar(*columns, console=console, refresh_per_second=5, expand=True) as bar:
-        task = bar.add_task("", total=None, epoch=0, epochs="?", text="compiling")
+    with live_bar(console) as draw:
         pace = Pace()
 
         def show(progress: Progress) -> None:
-            total = progress.epochs * progress.steps_per_epoch
             epoch = min(progress.epoch + (progress.row is None), progress.epochs)
-            text = describe(progress, pace(progress))
-            fields = {"epoch": epoch, "epochs": progress.epochs, "text": text}
-            bar.update(task, total=total, completed=progress.step, **fields)
+            draw(
+                description=f"epoch {epoch}/{progress.epochs}",
+                completed=progress.step,
+                total=progress.epochs * progress.steps_per_epoch,
+                text=describe(progress, pace),
+            )
 
         yield show
 
@@ -190,42 +199,36 @@ class PlainLines:
         self._printed = -LINE_SECONDS  # time of the last line, seconds
 
     def __call__(self, progress: Progress) -> None:
-        speed, now = self._pace(progress), time.monotonic()
+        text, now = describe(progress, self._pace), time.monotonic()
         if progress.row is None or (now - self._printed < LINE_SECONDS and not progress.final):
             return
         self._printed = now
-        print(f"epoch {progress.epoch}/{progress.epochs}  {describe(progress, speed)}", flush=True)
+        print(f"epoch {progress.epoch}/{progress.epochs}  {text}", flush=True)
 
 
 class Pace:
-    """Images per second and seconds left, measured after the first segment, which compiles."""
+    """Images per second and the time left as text, measured from the first call, so without compiling."""
 
     def __init__(self) -> None:
-        self._start: tuple[float, Progress] | None = None
+        self._first: tuple[float, float] | None = None  # time in seconds, images
 
-    def __call__(self, progress: Progress) -> tuple[float, float] | None:
+    def __call__(self, seen: float, total: float) -> str:
+        """The text after `seen` of `total` images; "" at first."""
         now = time.monotonic()
-        if self._start is None:
-            self._start = now, progress
-            return None
-        began, first = self._start
-        seconds = max(now - began, 1e-9)
-        steps_left = progress.epochs * progress.steps_per_epoch - progress.step
-        return (
-            (progress.examples_seen - first.examples_seen) / seconds,
-            steps_left * seconds / (progress.step - first.step),
-        )
+        start, before = self._first = self._first or (now, seen)
+        if seen <= before:
+            return ""
+        speed = (seen - before) / max(now - start, 1e-9)
+        return f"  {speed:,.0f} images/s  {format_seconds(max(total - seen, 0) / speed)} left"
 
 
-def describe(progress: Progress, pace: tuple[float, float] | None) -> str:
-    """The metrics of a segment as text, with the validation accuracy if an epoch has ended."""
-    numbers = f"loss {progress.train['loss']:.4f} accuracy {progress.train['accuracy']:.2%}"
+def describe(progress: Progress, pace: Pace) -> str:
+    """The metrics of a segment as text, with the validation accuracy if an epoch has ended, and the pace."""
+    text = f"loss {progress.train['loss']:.4f} accuracy {progress.train['accuracy']:.2%}"
     if progress.row is not None:
-        numbers += f" val {progress.row['val/accuracy']:.2%}"
-    if pace is not None:
-        speed, left = pace
-        numbers += f"  {speed:,.0f} images/s  {format_seconds(left)} left"
-    return numbers
+        text += f" val {progress.row['val/accuracy']:.2%}"
+    steps = progress.epochs * progress.steps_per_epoch
+    return text + pace(progress.examples_seen, progress.examples_seen * steps / progress.step)
 
 
 def format_seconds(seconds: float) -> str:

@@ -18,6 +18,11 @@ GRACE_SECONDS = 5.0  # for the current segment, which usually takes about 1 s
 AGAIN_SECONDS = 1.0  # for it after a second signal
 
 
+def in_main_thread() -> bool:
+    """Whether this is the only thread in which Python lets a handler of a signal be set."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Stop:
     """Returns whether a signal has asked for a stop. `fit` calls it after each segment."""
 
@@ -38,7 +43,7 @@ class Stop:
 
         A thread does that, because Python runs no handler while the main thread waits for a device.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if not in_main_thread():
             yield
             return
         reader, writer = os.pipe()
@@ -81,7 +86,7 @@ def stop_signals() -> Iterator[Stop]:
     Under nohup, SIGHUP is ignored as before. Outside of the main thread no handler is set.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield stop
         return
 

@@ -1,4 +1,4 @@
-"""KEY=VALUE words of the command line. Unlike in Hydra's grammar, paths may contain any characters."""
+"""KEY=VALUE words of the command line. Unlike in Hydra's grammar, text needs no quotes of its own."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from mnistjax.config import ConfigError, shorten
 
 OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir")
-FOLDER_WORD = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, OUTPUT_KEYS + DATA_KEYS))})=(.*)", re.DOTALL)
+WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
 # A value that the user has quoted for Hydra.
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # a path that needs no quotes
 SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
+# A text that Hydra reads without quotes.
+BARE = re.compile(r"([\w/+.$%*@?|: \t-]|\\[\\()\[\]{}:=, \t]?)*", re.ASCII)
+# A quoted text, an interpolation, a list, a mapping or a function, possibly with a mistake in it.
+SPECIAL = re.compile(
+    r"""\s*['"]|.*(['"]\s*\Z|[\[\]{}]|\$\{)|\s*(\w+|(choice|range|glob|sort|shuffle|tag|int|str)\s+)\(""",
+    re.DOTALL,
+)
 LONGEST = 50_000  # characters in a word, enough for a list of 10,000 seeds
 DEEPEST = 30  # nested brackets
+LONGEST_SHOWN = 300  # characters of a word in an error that are meant to be typed
 
 
 def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
-    """The words for Hydra's parser, with quotes around paths, so that these may contain any characters.
+    """The words for Hydra's parser, with quotes around text that has characters which its grammar lacks.
 
-    Values in quotes, ${...}, and with -m several values of a data folder are unchanged. ConfigError for a
-    word that is not text, or too long for the parser.
+    Folders may contain any characters, except that with -m commas separate the values of a data folder. In
+    other values, quotes, brackets, functions and ${...} are Hydra's. ConfigError for a word that is not text,
+    or too long for the parser.
 
-    >>> read_words(["hydra.run.dir=lr=0.1", "seed=1"])
-    ["hydra.run.dir='lr=0.1'", 'seed=1']
+    >>> read_words(["hydra.run.dir=a,b", "wandb.entity=müller", "wandb.tags=[a=b,c d]", "seed=1"])
+    ["hydra.run.dir='a,b'", "wandb.entity='müller'", "wandb.tags=['a=b',c d]", 'seed=1']
     """
     for word in words:
         check_text(word)
@@ -40,8 +49,7 @@ def check_text(word: str) -> None:
     """Raises ConfigError for a NUL, and for bytes that are not text, except in an output folder."""
     if "\0" in word:
         raise ConfigError(f"{shorten(word)!r} has a NUL, which is not allowed")
-    match = FOLDER_WORD.fullmatch(word)
-    if match is None or match[2] not in OUTPUT_KEYS:
+    if _split(word)[0].lstrip("+") not in OUTPUT_KEYS:
         try:
             word.encode()
         except UnicodeEncodeError:
@@ -61,14 +69,43 @@ def check_size(word: str) -> None:
 
 
 def _read_word(word: str, multirun: bool) -> str:
-    match = FOLDER_WORD.fullmatch(word)
-    if match is None:
-        return word
-    plus, key, value = match.groups()
+    key, value = _split(word)
+    name = key.lstrip("+")
+    if name not in OUTPUT_KEYS + DATA_KEYS or _is_hydras(name, value, multirun):
+        return f"{key}={_quote_texts(value)}" if key else word
     reserved = ("null", "true", "false", "inf", "nan")
-    if _is_hydras(key, value, multirun) or (PLAIN.fullmatch(value) and value.lower() not in reserved):
+    if PLAIN.fullmatch(value) and value.lower() not in reserved:
         return word
-    return f"{plus}{key}={quote(value, literal='${' not in value)}"
+    return f"{key}={quote(value, literal='${' not in value)}"
+
+
+def _split(word: str) -> tuple[str, str]:
+    """The key, with + or ~ before it, and the value of a word; two empty texts if it is not KEY=VALUE."""
+    match = WORD.fullmatch(word)
+    return (match[1], match[2]) if match else ("", "")
+
+
+def _quote_texts(value: str) -> str:
+    """The value, or the values between commas, with quotes around each text that Hydra would not read.
+
+    Unchanged if it is unclear what is text.
+    """
+    is_list = value.startswith("[") and value.endswith("]")
+    texts = (value[1:-1] if is_list else value).split(",")
+    for text in texts:
+        if SPECIAL.match(text) or (len(texts) > 1 and text.count("(") != text.count(")")):
+            return value
+    quoted = ",".join(text if BARE.fullmatch(text) else quote(text.strip()) for text in texts)
+    return f"[{quoted}]" if is_list else quoted
+
+
+def explain_quotes(word: str) -> str:
+    """How to write a word that Hydra does not read: its value in quotes, for bash, if it is KEY=VALUE."""
+    key, value = _split(word)
+    if not key:
+        return "write KEY=VALUE, like train.epochs=5"
+    typed = shell_join([f"{key}={quote(value, mark=chr(34))}"])
+    return f"if the value is a text, write {typed if len(typed) < LONGEST_SHOWN else 'it in quotes'}"
 
 
 def _is_hydras(key: str, value: str, multirun: bool) -> bool:
@@ -78,14 +115,14 @@ def _is_hydras(key: str, value: str, multirun: bool) -> bool:
     return nothing or bool(QUOTED.fullmatch(value) or several)
 
 
-def quote(text: str | Path, *, literal: bool = True) -> str:
+def quote(text: str | Path, *, literal: bool = True, mark: str = "'") -> str:
     """A text in quotes, as the value of an override. If `literal`, ${...} in it is not interpolated."""
     text = str(text)
     if literal:
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(rf"(\\*){mark}", rf"\1\1\\{mark}", text)
     text = re.sub(r"(\\+)\Z", r"\1\1", text)
-    return f"'{text}'"
+    return f"{mark}{text}{mark}"
 
 
 def folder_word(key: str, folder: str | Path) -> str:

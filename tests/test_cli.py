@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -473,3 +474,31 @@ def test_killed_runs_continue_to_the_same_bits(work):
         process.wait()
         assert start(*words, f"hydra.run.dir=killed{rows}", "resume=true").wait() == 0
         assert outcome(f"killed{rows}") == outcome("straight")
+
+
+def in_thread(*words):
+    """The exit code of a command that another thread runs."""
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main(list(words))))
+    thread.start()
+    thread.join()
+    return codes[0]
+
+
+def test_a_thread_trains_a_run_and_a_sweep(work):
+    assert in_thread(*SHORT, "hydra.run.dir=run") == 0
+    assert in_thread("-m", *SHORT, "seed=0,1", "sweep.executor=inline", "hydra.sweep.dir=sweep") == 0
+    assert outcome("sweep/0") == outcome("run")
+
+
+def test_two_threads_do_not_run_commands_at_a_time(work, monkeypatch, capsys):
+    codes = []
+
+    def observe(self, moment):
+        codes.append(in_thread(*SHORT, "hydra.run.dir=other"))
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", observe)
+    assert main([*SHORT, "train.epochs=1", "hydra.run.dir=run"]) == 0
+    assert codes == [2]
+    assert "this process runs mnistjax already" in capsys.readouterr().err
+    assert os.listdir() == ["run"]

@@ -18,7 +18,8 @@ import mnistjax
 from mnistjax import progress, records
 from mnistjax.active import find_places
 from mnistjax.cli import main
-from mnistjax.cli.overrides import compose, composing
+from mnistjax.cli.overrides import compose, composing, expand
+from mnistjax.config import ConfigError
 from mnistjax.sweep.ledger import load_ledger
 from mnistjax.words import DATA_KEYS, folder_word, quote, read_words
 
@@ -161,10 +162,37 @@ def start(*words, **environment):
     return subprocess.run([sys.executable, "-m", "mnistjax", *words], env=environment, capture_output=True)
 
 
+def test_a_sweep_is_read_without_pythons_assertions(work):
+    words = ["seed=range(3)", "model=glob(ml?)", "model.hidden=int(4)", "sweep.submitit={timeout_min:9}"]
+    done = start(*PLAN, *words, PYTHONOPTIMIZE="1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"3 jobs in 1 groups")
+
+
 @pytest.mark.slow
-def test_a_sweep_without_assertions_is_refused(work):
-    done = start("-m", *TINY, "seed=range(3)", PYTHONOPTIMIZE="1")
-    check_refused(done.returncode, done.stderr.decode(), ["PYTHONOPTIMIZE"])
+@pytest.mark.parametrize("launcher", ["fused", "joblib"])
+def test_a_sweep_runs_without_pythons_assertions(launcher, work):
+    words = ["-m", *TINY, "seed=range(2)", "model.hidden=int(4)", f"hydra/launcher={launcher}"]
+    assert start(*words, "hydra.sweep.dir=sweep", PYTHONOPTIMIZE="2").returncode == 0
+    for number in range(2):
+        check_done(f"sweep/{number}", ["sweep"])
+
+
+def test_a_variable_that_is_empty_is_unset(work, monkeypatch, capsys):
+    for name in ("TFDS_DATA_DIR", "MNISTJAX_RAW_DIR", "WANDB_MODE", "WANDB_SWEEP_ID", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+    assert main(["--cfg", "job", "--resolve"]) == 0
+    assert "dir: ~/tensorflow_datasets\n" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("HOME", str(work))  # without a key for W&B
+    assert main([*PLAN, *TINY]) == 0
+    assert "no API key" in capsys.readouterr().err
+
+
+def test_variables_of_jax_that_are_empty_are_unset(work):
+    names = "JAX_NUM_CPU_DEVICES JAX_ENABLE_X64 JAX_TRANSFER_GUARD JAX_PLATFORMS XLA_FLAGS PJRT_NPROC HOME"
+    done = start(*PLAN, *TINY, **dict.fromkeys(names.split(), ""))
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_as_many_jobs_as_max_jobs_are_planned(work, capsys):
@@ -215,6 +243,80 @@ def test_the_date_in_a_folder_is_todays(work):
     with composing():
         cfg = compose(read_words(["hydra.run.dir=a=b/${now:%Y}"]))
         assert cfg.hydra.run.dir == f"a=b/{time.strftime('%Y')}"
+
+
+TEXTS = [  # that Hydra's grammar does not read without quotes
+    *(
+        "müller",
+        "x (1)",
+        "a=b",
+        "(x)",
+        "x)",
+        "x#1",
+        "a&b",
+        "it's",
+        "a'b'c",
+        'a"b',
+        "a;b!",
+        "<x>",
+        "~x",
+        "日本",
+    ),
+    *(
+        "x(1)",
+        "rnage(3)",
+        "int (é)",
+        "{a}",
+        "{a:é}",
+        "[1",
+        "a[0]",
+        "'x",
+        'x"',
+        "${x",
+        "run=${seed",
+        "a\nb\\",
+        "é\t",
+    ),
+]
+
+
+def read_project(word):
+    """The W&B project of a command with this word."""
+    with composing():
+        return compose(read_words([word])).wandb.project
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_read_as_it_is_or_with_the_quotes_that_the_error_shows(text, work):
+    try:
+        found = read_project(f"wandb.project={text}")
+    except ConfigError as error:
+        _, meant, typed = str(error).partition("if the value is a text, write ")
+        assert meant
+        (word,) = read_by_bash(f"mnistjax {typed}")
+        found = read_project(word)
+    assert found == text.strip()
+
+
+def test_texts_between_commas_are_the_jobs_of_a_sweep(work):
+    words = read_words(["wandb.project=müller,a=b,x (1)", "wandb.tags=[é,a=b, c d]"], multirun=True)
+    with composing():
+        base = compose([])
+        _, jobs = expand(words, base)
+        found = [compose(job).wandb for job in jobs]
+    assert [wandb.project for wandb in found] == ["müller", "a=b", "x (1)"]
+    assert [wandb.tags for wandb in found] == [["é", "a=b", "c d"]] * 3
+
+
+def test_a_sweep_has_texts_with_any_characters(work):
+    words = ["-m", *TINY, "seed=0,1", "sweep.executor=inline", "hydra.sweep.dir=sweep"]
+    assert main([*words, "wandb.project=müller", "wandb.entity=a=b#c", "wandb.tags=[é,x (1)]"]) == 0
+    for number in range(2):
+        config = records.read_config(Path(f"sweep/{number}"))
+        assert [config["wandb"][key] for key in ("project", "entity")] == ["müller", "a=b#c"]
+        assert config["wandb"]["tags"] == ["é", "x (1)"]
+        written = Path(f"sweep/{number}/.hydra/overrides.yaml").read_text("utf-8")
+        assert "\n- wandb.project='müller'\n" in written
 
 
 def read_by_bash(command):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +23,14 @@ from mnistjax.files import describe
 from mnistjax.progress import find_answer_code, guard_output, tell
 from mnistjax.run_summary import find_version
 from mnistjax.signals import STOPPING
+from mnistjax.sweep.events import WORKER
 from mnistjax.words import read_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mnistjax`; returns 0 done, 1 failed, 2 wrong config or argument, 129, 130 or 143 stopped."""
-    with errors_to_code() as exit:
-        check_working_folder()
+    with errors_to_code() as exit, only_one():
+        check_surroundings()
         argv = sys.argv[1:] if argv is None else list(argv)
         args = parse_arguments(argv)
         if args.version:
@@ -36,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = read_words(args.overrides, multirun=args.multirun)
         if args.help or args.cfg or args.info or args.shell_completion or args.hydra_help:
             return answer(args, words, [word for word in argv if word not in args.overrides])
-        if args.multirun and not __debug__:  # Hydra parses range() only with assertions (hydra#2570)
-            raise ConfigError("a sweep needs Python's assertions: run it without -O and PYTHONOPTIMIZE")
         with composing():
             cfg = compose(base_overrides(words) if args.multirun else words)
             check_hydra(cfg)
@@ -61,6 +62,10 @@ def command() -> None:
     raise SystemExit(code)
 
 
+READ = ("MNISTJAX_", "TFDS_", "HYDRA_", "JAX_", "XLA_", "PJRT_", "WANDB_", "XDG_", "HOME", "NETRC")
+RUNNING = threading.Lock()
+
+
 @dataclass
 class Exit:
     code: int = 0
@@ -70,6 +75,7 @@ class Exit:
 def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
     """Turns an error or Ctrl-C inside into one printed line (`stopped` for Ctrl-C) and an exit code."""
     exit = Exit()
+    drop_empty_variables()
     with guard_output():
         try:
             yield exit
@@ -84,12 +90,33 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
             exit.code = 130
 
 
-def check_working_folder() -> None:
-    """Raises ConfigError if the working folder was deleted or can't be read."""
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Raises ConfigError if another thread is inside, because Hydra has one config in a process."""
+    if not RUNNING.acquire(blocking=False):
+        raise ConfigError("this process runs mnistjax already; wait, or start another process")
+    try:
+        yield
+    finally:
+        RUNNING.release()
+
+
+def check_surroundings() -> None:
+    """Raises ConfigError in a worker that imports the user's script, and without a working folder."""
+    if multiprocessing.current_process().name == WORKER:
+        guard = 'if __name__ == "__main__":'
+        raise ConfigError(f"a worker imports {sys.argv[0]}, so its commands must be called under `{guard}`")
     try:
         os.getcwd()
     except OSError as error:
         raise ConfigError(f"no working folder: {error.strerror}; change to one that exists") from None
+
+
+def drop_empty_variables() -> None:
+    """Unsets the variables that are empty and that we, JAX, Hydra or W&B read, here and in our workers."""
+    for name, value in list(os.environ.items()):
+        if not value and name.startswith(READ):
+            del os.environ[name]
 
 
 def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:

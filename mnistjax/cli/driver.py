@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mnistjax import files
-from mnistjax.cli.overrides import to_plain_config
-from mnistjax.cli.prepare import Preparer
-from mnistjax.job import Job
 from mnistjax.progress import relative, tell
 from mnistjax.signals import stop_signals
 from mnistjax.sweep.events import JobEnded
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from mnistjax.sweep.run import Sweep
 
 
@@ -29,22 +24,6 @@ class Driver:
         self.signal = 2  # the number of the signal that ended the sweep
         self._refused = False  # whether the disk refused some of Hydra's files
         self._console = Console()
-        self._numbers: dict[tuple[str, ...], int] = {}  # numbers of jobs by their overrides
-        self._prepare = Preparer()
-
-    def add(self, words: Sequence[str], job: Job) -> None:
-        """Adds a job, made of these overrides, to the sweep."""
-        self._numbers[tuple(words)] = self.sweep.add(job, list(words))
-
-    def knows(self, words: Sequence[str]) -> bool:
-        """Whether the sweep has the job of these overrides."""
-        return tuple(words) in self._numbers
-
-    def number(self, words: Sequence[str], compose: Callable[[], DictConfig]) -> int:
-        """Returns the number of the job of these overrides; composes and adds the job if it is new."""
-        if not self.knows(words):
-            self.add(words, self._prepare(to_plain_config(compose()), list(words)))
-        return self._numbers[tuple(words)]
 
     def train(self) -> Iterator[JobEnded]:
         """Trains the jobs that are not over and yields the end of each. KeyboardInterrupt after a signal."""

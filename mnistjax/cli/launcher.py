@@ -6,7 +6,6 @@ that it works from a wheel, an editable install and a bare checkout.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import sys
@@ -21,6 +20,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from mnistjax.cli.overrides import to_plain_config
+from mnistjax.cli.prepare import Preparer
 
 if TYPE_CHECKING:
     from mnistjax.cli.driver import Driver
@@ -42,6 +44,7 @@ class FusedLauncher(Launcher):
         self._shared = OmegaConf.masked_copy(config, ["hydra"])
         OmegaConf.copy_cache(from_config=config, to_config=self._shared)
         self._task: dict[str, Any] = {}  # the part of `_shared` that is not Hydra's
+        self._prepare = Preparer()
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
         # The sweeper composes each job to check it, in 0.13 s. The command has done that already.
@@ -50,10 +53,7 @@ class FusedLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         driver, returns = self.driver, {}
-        numbers = [
-            driver.number(words, functools.partial(self._load, self._config, list(words)))
-            for words in job_overrides
-        ]
+        numbers = [self._number(list(words)) for words in job_overrides]
         for end in driver.train():
             returns[end.number] = self._run_hydra(end)
         for number in numbers:
@@ -65,8 +65,16 @@ class FusedLauncher(Launcher):
         return [returns[number] for number in numbers]
 
     def _load_unless_known(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        known = self.driver.knows(sweep_overrides)
+        known = tuple(sweep_overrides) in self.driver.sweep.numbers
         return master_config if known else self._load(master_config, sweep_overrides)
+
+    def _number(self, words: list[str]) -> int:
+        """Returns the number of the job of these overrides; composes and adds the job if it is new."""
+        sweep = self.driver.sweep
+        if tuple(words) not in sweep.numbers:
+            config = to_plain_config(self._load(self._config, words))
+            sweep.add(self._prepare(config, words), words)
+        return sweep.numbers[tuple(words)]
 
     def _job_config(self, number: int) -> DictConfig:
         """The config of a job with Hydra's node, equal to one composed by Hydra.

@@ -84,7 +84,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         earlier = [tuple(task) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
-        return Multirun(cfg, words, postpone(words), options, folder, ledger, tasks, jobs)
+        return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
 
 
 def check_subdir(cfg: DictConfig) -> None:
@@ -119,7 +119,7 @@ def run_fused(multirun: Multirun) -> int:
     ledger = multirun.ledger or start_ledger(multirun, resume_command)
     driver = FusedLauncher.driver = Driver(Sweep(ledger, Options(**multirun.options)))
     for task, job in multirun.jobs.items():
-        driver.add(task, job)
+        driver.sweep.add(job, task)
     try:
         with owning(folder), driver.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]

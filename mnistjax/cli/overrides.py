@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import inspect
 import math
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ from mnistjax.checks import check_value, shorten
 from mnistjax.compose import SCHEMA, flatten, unknown_key
 from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
 from mnistjax.files import describe
+from mnistjax.words import explain_quotes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,6 +31,25 @@ TABLES = {  # group -> module of its table, function that lists names, one that 
 }
 
 MANY = 10**12  # jobs; an error says "over" this number instead of a larger one
+
+
+def keep_assertions() -> None:
+    """Compiles the module of Hydra's parser again, with its assertions, although Python runs with -O.
+
+    Some of them advance an iterator, so without them range(), {...} and glob() are not read (hydra#2570).
+    """
+    from hydra.core.override_parser import overrides_parser, overrides_visitor
+
+    module = types.ModuleType(overrides_visitor.__name__)
+    code = compile(inspect.getsource(overrides_visitor), overrides_visitor.__file__, "exec", optimize=0)
+    exec(code, module.__dict__)
+    overrides_parser.HydraOverrideVisitor = (  # pyright: ignore[reportPrivateImportUsage] (replaced here)
+        module.HydraOverrideVisitor
+    )
+
+
+if not __debug__:
+    keep_assertions()
 
 
 def add_rows() -> None:
@@ -141,7 +163,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
 
 def unreadable(word: str) -> ConfigError:
     """The error for a word that Hydra's parser refuses."""
-    return ConfigError(f"{shorten(word)!r} can't be read; write KEY=VALUE, like train.epochs=5")
+    return ConfigError(f"{shorten(word)!r} can't be read; {explain_quotes(word)}")
 
 
 def _owners(key: str) -> str:
@@ -217,21 +239,25 @@ def count_values(override: Any) -> int | float:
     return count
 
 
-def postpone(overrides: list[str]) -> list[str]:
+def postpone(overrides: list[str], base: DictConfig) -> list[str]:
     """The overrides of a sweep, with each plain value written as a choice of one, `choice(0.8)`.
 
     Hydra applies choices to the jobs only, but plain values also to the defaults. So it would refuse
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
+    A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes.
     """
     from hydra.core.global_hydra import GlobalHydra
 
     loader, words = GlobalHydra.instance().config_loader(), []
+    known = {key for key, _ in flatten(to_plain_config(base, resolve=False))}
     for o in parse_overrides(overrides):
         fixed = o.is_hydra_override() or o.is_sweep_override() or o.is_delete()
-        if fixed or loader.get_group_options(o.key_or_group):
-            words.append(o.input_line)
-        else:
-            words.append(f"{o.get_key_element()}=choice({o.get_value_element_as_str()})")
+        if not (fixed or loader.get_group_options(o.key_or_group)):
+            text = o.get_value_element_as_str()
+            if not (text.startswith(("'", '"')) and o.key_or_group in known):
+                words.append(f"{o.get_key_element()}=choice({text})")
+                continue
+        words.append(o.input_line)
     return words
 
 

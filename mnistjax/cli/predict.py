@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import files
-from mnistjax.cli import Parser, check_working_folder, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError
 from mnistjax.progress import find_answer_code, relative, tell
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mnistjax-predict`; returns 0 done, 2 wrong argument or file, 130 stopped."""
     with errors_to_code() as exit:
-        check_working_folder()
+        check_surroundings()
 
         from mnistjax.backend import import_jax, prepare_backend
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mnistjax import files
 from mnistjax.checks import PROJECT, check_value, optional
-from mnistjax.cli import Parser, check_working_folder, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
@@ -20,7 +20,7 @@ from mnistjax.tracking import check_login, default_entity, shorten_name
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mnistjax-report`; returns 0 done, 1 W&B failed, 2 wrong argument or no login, 130 stopped."""
     with errors_to_code() as exit:
-        check_working_folder()
+        check_surroundings()
         return run(argv) or find_answer_code()
     return exit.code
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax
-from mnistjax.cli import check_working_folder, errors_to_code
+from mnistjax.cli import check_surroundings, errors_to_code
 from mnistjax.cli.report import check_arguments, make_parser
 from mnistjax.config import ConfigError
 from mnistjax.progress import find_answer_code, tell
@@ -21,7 +21,7 @@ PATIENCE = 120.0  # seconds that W&B may take for a run
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mnistjax-sync`; returns 0 all at W&B, 1 not all, 2 wrong argument or no login, 130 stopped."""
     with errors_to_code(stopped="interrupted; the same command continues") as exit:
-        check_working_folder()
+        check_surroundings()
         import_jax()
         args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
         check_arguments(args)

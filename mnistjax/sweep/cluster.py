@@ -22,6 +22,7 @@ from typing import Any
 from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
+from mnistjax.signals import in_main_thread
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
 from mnistjax.sweep.executor import POLL_SECONDS, Datasets, Executor, Stop, end_job
 from mnistjax.sweep.groups import Assignment, count_interleaved, count_threads, data_key
@@ -139,11 +140,11 @@ class SubmititExecutor(Executor):
         owner = os.getpid() if self._local else None
         folder = self._folder.absolute()
         remote = RemoteAssignment(assignment, copy_tables(), self._timeout, folder, name, owner)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by a local task: Ctrl-C is for us
-        try:
+        with contextlib.ExitStack() as stack:
+            if in_main_thread():  # a local task inherits this: Ctrl-C is for us
+                before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                stack.callback(signal.signal, signal.SIGINT, before)
             return Submission(executor.submit(remote), self._folder / name, assignment)
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def make_new_folder(folder: Path) -> Path:

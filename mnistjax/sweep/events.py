@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from mnistjax import records
 
+WORKER = "mnistjax worker"  # name of a worker process
+
 
 class JobStarted(NamedTuple):
     number: int

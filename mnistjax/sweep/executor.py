@@ -11,7 +11,6 @@ from mnistjax import records
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.recorder import INSIDE_SEGMENT
 from mnistjax.sweep.events import Event, JobEnded
 from mnistjax.sweep.groups import Assignment, DataKey
 
@@ -48,9 +47,3 @@ def end_job(job: Job, status: records.Status, reason: str, traceback: str | None
             reason=reason,
         )
     return JobEnded(job.number, status, reason, traceback)
-
-
-def interrupt_jobs(jobs: Iterable[Job]) -> Iterator[JobEnded]:
-    """Writes and yields the end of jobs that were stopped inside a segment."""
-    for job in jobs:
-        yield end_job(job, "interrupted", INSIDE_SEGMENT)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from mnistjax.job import Job
+from mnistjax.recorder import INSIDE_SEGMENT
 from mnistjax.sweep.events import Event, JobEnded, JobStarted, ProgramFailed
-from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, interrupt_jobs
+from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
 from mnistjax.sweep.groups import Assignment
 from mnistjax.sweep.trainer import Trainer
 
@@ -35,7 +36,8 @@ class InlineExecutor(Executor):
                 event = events.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if stop() and active and time.monotonic() - last > STOP_SECONDS:
-                    yield from interrupt_jobs(active.values())
+                    for job in active.values():
+                        yield end_job(job, "interrupted", INSIDE_SEGMENT)
                     return
                 continue
             last = time.monotonic()

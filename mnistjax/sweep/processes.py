@@ -18,18 +18,19 @@ from typing import Any
 
 from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.events import AssignmentEnded, Event, JobEnded, JobProgress, JobStarted, ProgramFailed
-from mnistjax.sweep.executor import (
-    POLL_SECONDS,
-    STOP_SECONDS,
-    Datasets,
-    Executor,
-    Stop,
-    end_job,
-    interrupt_jobs,
+from mnistjax.recorder import INSIDE_SEGMENT
+from mnistjax.sweep.events import (
+    WORKER,
+    AssignmentEnded,
+    Event,
+    JobEnded,
+    JobProgress,
+    JobStarted,
+    ProgramFailed,
 )
+from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
 from mnistjax.sweep.groups import Assignment, DataKey
-from mnistjax.sweep.worker import copy_tables, serve
+from mnistjax.sweep.worker import copy_tables, needs_main, serve, without_main
 
 GRACE_SECONDS = 20.0  # until a worker that should end is killed
 
@@ -38,10 +39,11 @@ class WorkerProcess:
     """A worker process and its assignment."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context, tables = multiprocessing.get_context("spawn"), copy_tables()
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, copy_tables()), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=serve, args=(theirs, tables), daemon=True, name=WORKER)
+        with contextlib.nullcontext() if needs_main(tables) else without_main():
+            self._process.start()
         theirs.close()
         self._datasets: set[DataKey] = set()
         self.assignment: Assignment | None = None
@@ -154,7 +156,8 @@ class ProcessExecutor(Executor):
         if now - max(stopped, worker.last) > STOP_SECONDS and worker.heard:
             worker.kill()
             self._worker = None
-            yield from interrupt_jobs([worker.left[n] for n in worker.heard if n in worker.left])
+            for number in worker.heard:
+                yield end_job(worker.left[number], "interrupted", INSIDE_SEGMENT)
             return
         silent = [number for number, heard in worker.heard.items() if now - heard > self._timeout]
         if silent or (not worker.heard and now - worker.last > self._timeout):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,9 @@ class Sweep:
     def __init__(self, ledger: Ledger, options: Options) -> None:
         self.ledger, self.options = ledger, options
         self.jobs: dict[int, Job] = {}
+        self.numbers: dict[tuple[str, ...], int] = {}  # of jobs, by their overrides
+        self._known = {entry.identity: entry.number for entry in ledger.entries.values()}
+        self._next = max(ledger.entries, default=-1) + 1  # number of the next new job
         self._executor = make_executor(options, ledger.folder)
         self._groups: list[Group] = []
         self._mirror: Mirror | None = None
@@ -84,16 +87,16 @@ class Sweep:
         """The validation metric by which jobs are compared."""
         return next(iter(self.jobs.values())).plan.stopping.monitor
 
-    def add(self, job: Job, words: list[str]) -> int:
-        """Adds a job, made of these overrides; returns its number, which is not new if the ledger has it."""
+    def add(self, job: Job, words: Sequence[str]) -> None:
+        """Adds a job, made of these overrides, under a new number unless the ledger has it already."""
         ledger, identity = self.ledger, job.plan.identity
-        number = next((entry.number for entry in self.entries if entry.identity == identity), None)
-        if number is None:
-            number = max(ledger.entries, default=-1) + 1
-            ledger.entries[number] = Entry(number, identity, words, job.plan.seed)
+        number = self._known.setdefault(identity, self._next)
+        if number == self._next:
+            ledger.entries[number] = Entry(number, identity, list(words), job.plan.seed)
+            self._next += 1
         folder, name = ledger.job_folder(number).absolute(), short_name({}, job.plan.seed)
         self.jobs[number] = replace(job, number=number, folder=folder, group=ledger.id, name=name)
-        return number
+        self.numbers[tuple(words)] = number
 
     def prepare(self) -> list[Job]:
         """Groups and names the jobs, writes the ledger, and returns the jobs to train."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.job import Job
-from mnistjax.progress import format_seconds
+from mnistjax.progress import Pace, live_bar
 from mnistjax.seeds import group_seeds
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
 from mnistjax.sweep.ledger import Entry, Ledger
@@ -29,19 +29,18 @@ class Tally:
             job.number: job.plan.stopping.epochs * job.plan.spec.train_count for job in jobs
         }  # images
         self._seen: dict[int, int] = {}  # images
-        self._resumed: dict[int, int] = {}  # images seen before this process
-        self._start: float | None = None  # time of the first progress, after compilation, seconds
+        self._left, self._trained = sum(self._planned.values()), 0  # images, the latter by this process
+        self._pace = Pace()
         self.total, self.over, self.failed, self.running = len(jobs), 0, 0, set[int]()
         self._best: tuple[float, str] | None = None
 
-    def count(self, event: Event) -> None:
+    def count(self, event: Event) -> str:
+        """Counts an event; returns one line: finished jobs, groups, failures, the best job, the pace."""
         match event:
             case JobStarted(number):
                 self.running.add(number)
             case JobProgress(number, _, seen, row):
-                self._start = self._start or time.monotonic()
-                self._resumed.setdefault(number, seen)
-                self._seen[number] = seen
+                self._advance(number, seen)
                 if row is not None:
                     best = row["val/accuracy"], self._jobs[number].name or ""
                     self._best = max(self._best or best, best)
@@ -49,11 +48,7 @@ class Tally:
                 self.running.discard(number)
                 self.over += 1
                 self.failed += status in ("failed", "diverged")
-                self._resumed.setdefault(number, self._planned[number])  # if it ended without progress
-                self._seen[number] = self._planned[number]
-
-    def describe(self) -> str:
-        """One line: finished jobs, groups, failures, the best job, speed, time left."""
+                self._advance(number, self._planned[number])
         words = [f"{self.over}/{self.total} jobs"]
         if groups := {self._entries[number].group for number in self.running}:
             words.append(f"group {', '.join(map(str, sorted(groups)))}")
@@ -61,12 +56,14 @@ class Tally:
             words.append(f"{self.failed} failed")
         if self._best:
             words.append(f"best val {self._best[0]:.2%} ({self._best[1]})")
-        trained = sum(self._seen.values()) - sum(self._resumed.values())
-        if self._start is not None and trained:
-            speed = trained / max(time.monotonic() - self._start, 1e-9)
-            left = sum(self._planned.values()) - sum(self._seen.values())
-            words += [f"{speed:,.0f} images/s", f"{format_seconds(max(left, 0) / speed)} left"]
-        return "  ".join(words)
+        pace = self._pace(self._trained, self._trained + self._left) if self._seen else ""
+        return "  ".join(words) + pace
+
+    def _advance(self, number: int, seen: int) -> None:
+        """Counts the images that a job has seen; those before its first event, by an earlier process."""
+        self._trained += seen - self._seen.get(number, seen)
+        self._left -= seen - self._seen.get(number, 0)
+        self._seen[number] = seen
 
 
 @contextlib.contextmanager
@@ -74,28 +71,19 @@ def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterato
     """Shows the events of a sweep: one live line at a terminal, else a line every two seconds."""
     tally = Tally(jobs, ledger)
     if console.is_terminal:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        with Progress(BarColumn(bar_width=30), TextColumn("{task.fields[text]}"), console=console) as bar:
-            task = bar.add_task("", total=tally.total, text="compiling")
-
-            def draw(event: Event) -> None:
-                tally.count(event)
-                bar.update(task, completed=tally.over, text=tally.describe())
-
-            yield draw
+        with live_bar(console) as draw:
+            yield lambda event: draw(text=tally.count(event), completed=tally.over, total=tally.total)
         return
     start = printed = time.monotonic()
 
     def print_line(event: Event) -> None:
         nonlocal printed
-        tally.count(event)
-        now = time.monotonic()
+        line, now = tally.count(event), time.monotonic()
         last = isinstance(event, JobEnded) and tally.over == tally.total
         due = now - printed >= max(LINE_SECONDS, 0.02 * (now - start))
         if (due and not isinstance(event, JobStarted)) or last:
             printed = now
-            print(tally.describe(), flush=True)
+            print(line, flush=True)
 
     yield print_line
 

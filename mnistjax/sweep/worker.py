@@ -11,8 +11,10 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Mapping
+import types
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -75,14 +77,44 @@ def copy_tables() -> Tables:
     }
     for kind, table in tables.items():
         for name, row in table.items():
-            try:
-                pickle.dumps(row)
-            except (pickle.PicklingError, AttributeError, TypeError):
+            if not _is_importable(row):
                 raise ConfigError(
                     f"{kind} {name!r} can't be imported by a worker process; define it at the top level of a "
                     f"module, or use sweep.executor=inline"
-                ) from None
+                )
     return tables
+
+
+def _is_importable(row: Any) -> bool:
+    """Whether another process can import what a row refers to, which may be a script without a file."""
+    try:
+        return not needs_main(row) or can_import_main()
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+
+
+def needs_main(value: Any) -> bool:
+    """Whether a pickled value refers to the main module, that is, to the script that Python runs."""
+    return b"__main__" in pickle.dumps(value)
+
+
+def can_import_main() -> bool:
+    """Whether a process started by `multiprocessing` can import the main module of this one."""
+    main = sys.modules["__main__"]
+    if main.__spec__:  # python -m MODULE
+        return not main.__spec__.name.endswith("__main__")
+    return os.path.isfile(getattr(main, "__file__", None) or "")  # a notebook has none
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Hides the main module inside, so that a process that is started there does not run the script again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def add_tables(tables: Tables) -> None:
