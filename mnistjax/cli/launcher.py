@@ -6,6 +6,7 @@ that it works from a wheel, an editable install and a bare checkout.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys

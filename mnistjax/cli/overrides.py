@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import inspect
 import math
 import os
 import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax.checks import check_value, shorten
+from mnistjax.cli.hydra_support import lazy_help, version_base
 from mnistjax.compose import SCHEMA, flatten, unknown_key
 from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
 from mnistjax.files import describe
@@ -31,25 +30,6 @@ TABLES = {  # group -> module of its table, function that lists names, one that 
 }
 
 MANY = 10**12  # jobs; an error says "over" this number instead of a larger one
-
-
-def keep_assertions() -> None:
-    """Compiles the module of Hydra's parser again, with its assertions, although Python runs with -O.
-
-    Some of them advance an iterator, so without them range(), {...} and glob() are not read (hydra#2570).
-    """
-    from hydra.core.override_parser import overrides_parser, overrides_visitor
-
-    module = types.ModuleType(overrides_visitor.__name__)
-    code = compile(inspect.getsource(overrides_visitor), overrides_visitor.__file__, "exec", optimize=0)
-    exec(code, module.__dict__)
-    overrides_parser.HydraOverrideVisitor = (  # pyright: ignore[reportPrivateImportUsage] (replaced here)
-        module.HydraOverrideVisitor
-    )
-
-
-if not __debug__:
-    keep_assertions()
 
 
 def add_rows() -> None:
@@ -79,7 +59,7 @@ def composing() -> Iterator[None]:
     from hydra import initialize_config_dir
 
     add_rows()
-    with initialize_config_dir(str(conf_dir()), job_name="mnistjax", version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), job_name="mnistjax", **version_base()):
         yield
 
 
@@ -116,8 +96,8 @@ def call_hydra(
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
         # With this variable Hydra raises errors instead of printing them.
-        with hydra_errors(folder), env_override({"HYDRA_FULL_ERROR": "1"}):
-            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+        with hydra_errors(folder), lazy_help(), env_override({"HYDRA_FULL_ERROR": "1"}):
+            hydra.main(config_path=str(conf_dir()), config_name="config", **version_base())(task)()
     except SystemExit as exit:
         return 2 if exit.code else 0
     finally:

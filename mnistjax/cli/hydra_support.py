@@ -1,8 +1,10 @@
-"""What differs between the versions of Hydra, and of Python, for the commands that call it."""
+"""What Hydra 1.3 needs to run on Python 3.14 and without assertions, and what differs in Hydra 1.4."""
 
 import argparse
 import contextlib
+import inspect
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,3 +39,22 @@ def lazy_help() -> Iterator[None]:
         yield
     finally:
         argparse.ArgumentParser.add_argument = add_argument
+
+
+def keep_assertions() -> None:
+    """Compiles the module of Hydra's parser again, with its assertions, although Python runs with -O.
+
+    Some of them advance an iterator, so without them range(), {...} and glob() are not read (hydra#2570).
+    """
+    from hydra.core.override_parser import overrides_parser, overrides_visitor
+
+    module = types.ModuleType(overrides_visitor.__name__)
+    code = compile(inspect.getsource(overrides_visitor), overrides_visitor.__file__, "exec", optimize=0)
+    exec(code, module.__dict__)
+    overrides_parser.HydraOverrideVisitor = (  # pyright: ignore[reportPrivateImportUsage] (replaced here)
+        module.HydraOverrideVisitor
+    )
+
+
+if not __debug__:
+    keep_assertions()
