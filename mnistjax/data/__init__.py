@@ -19,7 +19,7 @@ from mnistjax import files
 from mnistjax.checks import shorten
 from mnistjax.config import ConfigError, unknown
 from mnistjax.data import idx, prepared
-from mnistjax.data.arrays import Arrays, DataError, Unreachable, check_arrays, digest
+from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.digits import load_digits
 
 SPLIT_SEED = 48_12  # of training and validation; independent of the run's seed
@@ -200,14 +200,12 @@ def _load_auto(data_dir: Path) -> Dataset:
     except DataError as error:
         log.warning("%s; ignoring it", error)
         raw_dir = None
-    if raw_dir and not prepared.is_prepared("mnist", data_dir):
-        from mnistjax.data import builders
-
-        if not builders.locate("mnist", raw_dir):
-            log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; ignoring it", raw_dir)
-            raw_dir = None
     try:
-        return _load("mnist", row.load, data_dir, raw_dir)
+        try:
+            return _load("mnist", row.load, data_dir, raw_dir)
+        except Missing:
+            log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; ignoring it", raw_dir)
+            return _load("mnist", row.load, data_dir, None)
     except Unreachable:
         return _load("digits", DATASETS["digits"].load, data_dir, None, BANNER)
 

@@ -22,6 +22,10 @@ class Unreachable(DataError):
     """The files can't be downloaded; for this error alone, `auto` falls back on the embedded digits."""
 
 
+class Missing(DataError):
+    """No file of a data set in a user's folder; for this error alone, `auto` ignores MNISTJAX_RAW_DIR."""
+
+
 class Arrays(NamedTuple):
     """A data set as it is stored, before the training part is split."""
 

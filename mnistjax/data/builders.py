@@ -6,11 +6,11 @@ counts and versions, but leave the archives as they are, read IDX with NumPy and
 
 import contextlib
 import errno
-import hashlib
 import io
 import logging
 import os
 import sys
+import types
 import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -27,12 +27,12 @@ from tensorflow_datasets.image_classification import mnist as stock
 from mnistjax.config import one_line
 from mnistjax.data import idx
 from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
+from mnistjax.data.official import Archive, Parts, find_parts
 from mnistjax.probe import probe
 
 PROBE_SECONDS = 5.0  # a server that takes longer to answer counts as unreachable
 STALL_SECONDS = 60.0  # a download without a byte for so long counts as broken
 READ_AT_ONCE = 4096  # records
-LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 DIGITS = "0123456789"
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in its archive
@@ -45,21 +45,13 @@ CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in
 }
 
 
-class _Unextracted:
-    """A download manager that does not extract archives, because TFDS does that with TensorFlow."""
-
-    def __init__(self, manager: Any):
-        self.download_and_extract = manager.download
-
-    def extract(self, paths: Any) -> Any:
-        return paths
-
-
 class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
     """The parts of TFDS's builders that ours replace."""
 
     code_path = None  # else TFDS looks for checksums with importlib_resources, which it does not require
     first_label = 0
+    url_infos: Any  # TFDS's size, checksum and file name for each URL
+    parts: Parts | None = None  # from the user's folder, verified; None to download them
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
@@ -77,29 +69,48 @@ class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
     def _label(self, info: Any) -> tfds.features.ClassLabel:
         return info.features["label"]
 
-    def _split_generators(self, dl_manager: Any) -> Any:
-        unextracted: Any = _Unextracted(dl_manager)
-        return super()._split_generators(unextracted)
+    def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
+        """TFDS's, without unzipping; its record of sizes is the same for files from a user's folder."""
+        manager = super()._make_download_manager(download_dir, download_config)
+        size = sum(info.size for info in self.url_infos.values())
+        return types.SimpleNamespace(download=manager.download, downloaded_size=size)
 
-    def _generate_examples(
-        self, num_examples: int, data_path: Any, label_path: Any
+    def _split_generators(self, dl_manager: Any) -> Any:
+        parts = self.parts or Parts()
+        if not parts:
+            urls = {info.filename: url for url, info in self.url_infos.items()}
+            for filename, path in dl_manager.download(urls).items():
+                parts |= self.read_archive(Path(path), filename)
+        halves = zip(("train", "test"), self._counts(), strict=True)
+        return {
+            half: self._list_examples(count, *parts[f"{half}_images"], *parts[f"{half}_labels"])
+            for half, count in halves
+        }
+
+    def _counts(self) -> tuple[int, int]:
+        """The numbers of training and test images."""
+        return stock._TRAIN_EXAMPLES, stock._TEST_EXAMPLES
+
+    def read_archive(self, path: Path, filename: str) -> Parts:
+        """The parts in an official file, which has this name in TFDS."""
+        (part,) = (part for part, stem in idx.FILES.items() if filename.startswith(stem))
+        return {part: (idx.read_file(path, idx.IMAGE if "images" in part else idx.LABEL), str(path))}
+
+    def _list_examples(
+        self, count: int, images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str
     ) -> Generator[tuple[int, dict[str, Any]], Any, None]:
-        images, labels = self._read(data_path, idx.IMAGE), self._read(label_path, idx.LABEL)
-        idx.check_pair(images, str(data_path), labels, str(label_path))
-        if len(images) != num_examples:
-            raise DataError(f"{data_path}: {num_examples} images expected, found {len(images)}")
+        idx.check_pair(images, images_name, labels, labels_name)
+        if len(images) != count:
+            raise DataError(f"{images_name}: {count} images expected, found {len(images)}")
         info: Any = self.info
         first, classes = self.first_label, info.features["label"].num_classes
-        check_labels(str(label_path), labels, range(first, first + classes))
+        check_labels(labels_name, labels, range(first, first + classes))
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": image[..., None], "label": int(label) - first}
 
-    def _read(self, path: Any, item: tuple[int, ...]) -> np.ndarray:
-        return idx.read_file(Path(path), item)
-
 
 def _pinned(stock_class: Any) -> dict[str, Any]:
-    """TFDS's size, checksum and file name for each URL of one of its builders."""
+    """The `url_infos` of one of TFDS's builders."""
     return load_url_infos(tfds.core.tfds_path() / "url_checksums" / f"{stock_class.name}.txt")
 
 
@@ -149,18 +160,24 @@ class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
     def _label(self, info: Any) -> tfds.features.ClassLabel:
         return tfds.features.ClassLabel(names=list(CLASSES[self.builder_config.name]))
 
-    def _read(self, path: Any, item: tuple[int, ...]) -> np.ndarray:
-        archive, member = Path(path).parents[1], f"gzip/{Path(path).name}"
-        with idx.readable(f"{archive}:{member}"):
-            try:
-                with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
-                    array = idx.parse(stream, f"{archive}:{member}", item)
-            except (KeyError, zipfile.BadZipFile) as error:
-                raise DataError(f"{archive}: a zip archive with {member} expected, found: {error}") from None
-        return array.swapaxes(1, 2) if item else array  # stored transposed
+    def _counts(self) -> tuple[int, int]:
+        return self.builder_config.train_examples, self.builder_config.test_examples
+
+    def read_archive(self, path: Path, filename: str) -> Parts:
+        parts = Parts()
+        with idx.readable(str(path), "zip"), zipfile.ZipFile(path) as archive:
+            for part, stem in idx.FILES.items():
+                member = f"gzip/emnist-{self.builder_config.name}-{stem.replace('t10k', 'test')}.gz"
+                with archive.open(member) as stream:
+                    array = idx.parse(
+                        stream, f"{path}/{member}", idx.IMAGE if "images" in part else idx.LABEL
+                    )
+                upright = array.swapaxes(1, 2) if array.ndim == 3 else array  # stored transposed
+                parts[part] = upright, f"{path}/{member}"
+        return parts
 
 
-BUILDERS: dict[str, tuple[type, str | None]] = {
+BUILDERS: dict[str, tuple[Any, str | None]] = {
     "mnist": (MNIST, None),
     "fashion_mnist": (FashionMNIST, None),
     "kmnist": (KMNIST, None),
@@ -168,44 +185,14 @@ BUILDERS: dict[str, tuple[type, str | None]] = {
 }
 
 
-def locate(name: str, raw_dir: Path) -> Path | None:
-    """The folder with official files of a data set: `raw_dir` or its subfolder, or None."""
-    builder, _ = BUILDERS[name]
-    for folder in (raw_dir / builder.name, raw_dir):
-        if any((folder / info.filename).exists() for info in builder.url_infos.values()):
-            return folder
-    return None
-
-
-def check_files(name: str, raw_dir: Path) -> Path:
-    """The folder of the official files; DataError if one is missing or has another checksum than in TFDS."""
-    builder, _ = BUILDERS[name]
-    folder = locate(name, raw_dir) or raw_dir
-    missing = [info.filename for info in builder.url_infos.values() if not (folder / info.filename).exists()]
-    if missing:
-        expected = f"{', '.join(missing)} expected there or in its subfolder {builder.name}"
-        raise DataError(f"{folder}: the official files of {name} are not in it: {expected}")
-    for url, info in builder.url_infos.items():
-        _check_sum(folder / info.filename, url, info)
-    return folder
-
-
-def _check_sum(path: Path, url: str, info: Any) -> None:
-    """Raises DataError unless a file has the size and the SHA-256 of this URL's file."""
-    try:
-        with idx.open_file(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > LARGEST:
-                raise DataError(f"{path}: {info.size:,} bytes expected, found {size:,}; replace it by {url}")
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-            stream.seek(0)
-            html = stream.read(64).lstrip().startswith(b"<")
-    except OSError as error:
-        raise DataError(f"{path}: the file of {url} expected, found: {error.strerror}") from None
-    if found != info.checksum:
-        looks = "; it is an HTML page" if html else "; it is truncated" if size < info.size else ""
-        expected, actual = f"SHA-256 {info.checksum} ({info.size} bytes)", f"{found} ({size} bytes{looks})"
-        raise DataError(f"{path}: wrong checksum: {expected} expected, found {actual}; replace it by {url}")
+def _archives() -> list[Archive]:
+    """The official files of all data sets."""
+    builders = dict.fromkeys(builder for builder, _ in BUILDERS.values())
+    return [
+        Archive(builder.name, info.filename, url, info.size, info.checksum)
+        for builder in builders
+        for url, info in builder.url_infos.items()
+    ]
 
 
 def check_reachable(url: str) -> None:
@@ -229,13 +216,15 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
     url = next(iter(builder_class.url_infos))
     if raw_dir is None:
         check_reachable(url)
-    manual_dir = None if raw_dir is None else check_files(name, raw_dir)
     try:
         with quiet(), stall_limit():
-            builder_class(data_dir=data_dir, config=config).download_and_prepare(
+            builder = builder_class(data_dir=data_dir, config=config)
+            if raw_dir:
+                builder.parts = find_parts(builder.name, raw_dir, _archives(), builder.read_archive)
+            builder.download_and_prepare(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(
-                    manual_dir=manual_dir, force_checksums_validation=True, try_download_gcs=False
+                    force_checksums_validation=True, try_download_gcs=False
                 ),
                 file_format="array_record",
             )

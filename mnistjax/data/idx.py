@@ -3,9 +3,11 @@
 import contextlib
 import gzip
 import io
+import lzma
 import math
 import os
 import stat
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,17 @@ IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
 MOST = 2_000_000  # items in a file; more means that the header is damaged
 CHUNK = 1 << 20  # bytes read at once; also the most that gzip may add to a file's size
+# What opening, unzipping and parsing raise; zipfile raises RuntimeError for an encrypted file.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -29,10 +42,26 @@ FILES = {
 }
 
 
-def read_file(path: Path, item: tuple[int, ...]) -> np.ndarray:
+def find_forms(folder: Path, name: str) -> list[Path]:
+    """The files of this name in a folder: gzipped or not, with a dot before "idx" or a hyphen.
+
+    Kaggle has each in a subfolder of its own name.
+    """
+    stem = name.removesuffix(".gz")
+    names = [
+        form + end for form in dict.fromkeys((stem, stem.replace("-idx", ".idx"))) for end in (".gz", "")
+    ]
+    found = []
+    for path in (folder / form for form in names):
+        inner = [path / form for form in names if os.path.exists(path / form)]
+        found += inner or ([path] if os.path.exists(path) else [])
+    return found
+
+
+def read_file(path: Path, item: tuple[int, ...], *, most: int = MOST) -> np.ndarray:
     """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError for other files."""
     with readable(str(path)), open_file(path) as stream:
-        return parse(stream, str(path), item, size=os.fstat(stream.fileno()).st_size)
+        return parse(stream, str(path), item, size=os.fstat(stream.fileno()).st_size, most=most)
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -45,31 +74,33 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 @contextlib.contextmanager
-def readable(name: str) -> Iterator[None]:
+def readable(name: str, kind: str = "IDX") -> Iterator[None]:
     """A context in which errors of opening, unzipping and reading become DataErrors that name the file."""
     try:
         yield
-    except (OSError, EOFError, zlib.error) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{name}: a readable IDX file expected, found: {reason}") from None
+        raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
 
-def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np.ndarray:
-    """The uint8 array in an IDX stream; allocates as content is read, not what the header claims.
+def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most: int = MOST) -> np.ndarray:
+    """The uint8 array of at most `most` items in an IDX stream.
 
-    `size` is the size of the stream's file, or 0 if unknown. It is checked first, because gzip would read
-    zeros after the content to the end, byte by byte.
+    Allocates as content is read, not what the header claims. `size` is the size of the stream's file, or 0 if
+    unknown. It is checked first, because gzip would read zeros after the content to the end, byte by byte.
     """
     zipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     stream = gzip.GzipFile(fileobj=stream) if zipped else stream
     length = 4 * (2 + len(item))
-    count = _parse_header(bytes(_read(stream, length)), name, item)
+    count = _parse_header(bytes(read_content(stream, length)), name, item, most)
     expected = count * math.prod(item)
     if size > length + expected + CHUNK:
         limit = f"at most {length + expected:,} bytes, as its header says,"
         raise DataError(f"{name}: {limit} expected, found {size:,}")
-    content = _read(stream, expected)
+    content = read_content(stream, expected)
     if len(content) < expected:
         raise DataError(
             f"{name}: truncated: {expected} bytes after the header expected, found {len(content)}"
@@ -79,7 +110,7 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0) -> np
     return np.frombuffer(content, np.uint8).reshape(count, *item)
 
 
-def _parse_header(header: bytes, name: str, item: tuple[int, ...]) -> int:
+def _parse_header(header: bytes, name: str, item: tuple[int, ...], most: int) -> int:
     """The number of items according to the header; DataError if it is damaged or of another kind of items."""
     length, magic = 4 * (2 + len(item)), bytes([0, 0, 8, 1 + len(item)])
     if header[:4] != magic[: len(header)] or not header:
@@ -88,13 +119,18 @@ def _parse_header(header: bytes, name: str, item: tuple[int, ...]) -> int:
     if len(header) < length:
         raise DataError(f"{name}: truncated: a header of {length} bytes expected, found {len(header)}")
     count, *sizes = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
-    if tuple(sizes) != item or not 0 < count <= MOST:
-        shape = " x ".join(map(str, (f"1 to {MOST:,}", *item)))
+    if tuple(sizes) != item or not 0 < count <= most:
+        shape = " x ".join(map(str, (f"1 to {most:,}", *item)))
         raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
     return count
 
 
-def _read(stream: Any, size: int) -> bytearray:
+def make_header(array: np.ndarray) -> bytes:
+    """The header of a uint8 array in an IDX file."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+
+
+def read_content(stream: Any, size: int) -> bytearray:
     """At most `size` bytes, in chunks: `stream.read(size)` would allocate them all before it reads any."""
     content = bytearray()
     while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
@@ -114,18 +150,20 @@ def load_files(raw_dir: Path | None) -> Arrays:
     """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label."""
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
-    paths = {part: _find(raw_dir, name) for part, name in FILES.items()}
-    parts = {part: read_file(path, IMAGE if "images" in part else LABEL) for part, path in paths.items()}
+    found = {part: _find(raw_dir, name, IMAGE if "images" in part else LABEL) for part, name in FILES.items()}
     for half in ("train", "test"):
-        images, labels = f"{half}_images", f"{half}_labels"
-        check_pair(parts[images], str(paths[images]), parts[labels], str(paths[labels]))
+        check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
+    parts = {part: array for part, (array, _) in found.items()}
     classes = max(2, 1 + int(max(parts["train_labels"].max(), parts["test_labels"].max())))
     return Arrays(**parts, class_names=tuple(map(str, range(classes))))
 
 
-def _find(raw_dir: Path, name: str) -> Path:
-    """The file in the folder or its subfolder `idx`, gzipped or not."""
-    for path in (folder / file for folder in (raw_dir / "idx", raw_dir) for file in (name, f"{name}.gz")):
-        if path.exists():
-            return path
+def _find(raw_dir: Path, name: str, item: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """The array in the folder or its subfolder `idx`, and its file; DataError if two files of it differ."""
+    for folder in (raw_dir / "idx", raw_dir):
+        if paths := find_forms(folder, name):
+            array, *others = (read_file(path, item) for path in paths)
+            if not all(np.array_equal(array, other) for other in others):
+                raise DataError(f"{' and '.join(map(str, paths))} differ; keep one of them")
+            return array, str(paths[0])
     raise DataError(f"{raw_dir}: {name} or {name}.gz expected, found neither")
