@@ -59,7 +59,7 @@ def _strongest(contrast: np.ndarray, least: float) -> float:
     while (strongest := float(contrast.max())) >= least:
         labels, boxes = label_marks(contrast >= NEAR_INK * strongest)
         if tall := [number for number, box in enumerate(boxes, start=1) if box.height >= SMALLEST]:
-            return float(np.max(ndimage.maximum(contrast, labels, tall)))
+            return float(find_most(contrast, labels, len(boxes))[tall].max())
         contrast[labels > 0] = 0  # too low for digits: dots of a pen, reflections
     return 0.0
 
@@ -69,6 +69,14 @@ def label_marks(marked: np.ndarray) -> tuple[np.ndarray, list[Box]]:
     labels: Any = ndimage.label(marked, np.ones((3, 3)))
     found = ndimage.find_objects(labels[0])
     return labels[0], [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
+
+
+def find_most(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The largest value (count + 1,) in each mark by its number; entry 0 is 0."""
+    most = np.zeros(count + 1, values.dtype)
+    marked = labels > 0
+    np.maximum.at(most, labels[marked], values[marked])
+    return most
 
 
 def find_blur(lightness: np.ndarray) -> float:
@@ -102,10 +110,16 @@ def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, f
         near = (distance < 2.5 * spread) & known
         if near.sum() < 20:
             break
-        weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
+        weights = _least_squares(terms[::step, ::step][near], values[near])
         noise = _robust_deviation(distance[near])
         spread = max(noise, 0.01)
     return terms @ weights, noise
+
+
+def _least_squares(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The weights (6,) of terms (N, 6) that come closest to the values (N,)."""
+    square = terms.T.astype(np.float64) @ terms
+    return np.linalg.lstsq(square, terms.T @ values, rcond=None)[0].astype(np.float32)
 
 
 def _robust_deviation(distances: np.ndarray) -> float:

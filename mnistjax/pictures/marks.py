@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from mnistjax.config import ConfigError
-from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, label_marks
+from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, find_most, label_marks
 
 MOST_MARKS = 100  # per picture
 INK = 0.5  # the least ink of a mark's darkest pixel
@@ -30,9 +30,8 @@ def find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[Mark]]:
     ConfigError if there are more than MOST_MARKS.
     """
     labels, boxes = label_marks(ink >= NEAR_INK)
-    numbers = range(1, len(boxes) + 1)
-    darkest = ndimage.maximum(ink, labels, np.array(numbers)) if boxes else []
-    marks = [(number, box) for number, box, most in zip(numbers, boxes, darkest, strict=True) if most >= INK]
+    most = find_most(ink, labels, len(boxes))
+    marks = [(number, box) for number, box in enumerate(boxes, start=1) if most[number] >= INK]
     tallest = max((box.height for _, box in marks), default=0)
     if tallest < SMALLEST:
         return labels, []
