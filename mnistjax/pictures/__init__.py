@@ -18,6 +18,7 @@ from mnistjax.pictures.ink import SMALLEST, Box, find_blur, find_ink
 from mnistjax.pictures.lines import find_lines
 from mnistjax.pictures.marks import SPECK, enclose, find_marks, find_surroundings, join_parts
 from mnistjax.pictures.normalize import normalize
+from mnistjax.pictures.shadow import remove_shadow
 
 EDGE = 2  # pixels around a mark that may be partly ink
 LINE_INK = 0.2  # the least ink of a line's pixel
@@ -49,6 +50,7 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
 
     ConfigError if there are more than MOST_MARKS marks.
     """
+    lightness = remove_shadow(lightness)
     inside = np.ones(lightness.shape, bool)
     ink = find_ink(lightness, inside)
     for _ in range(MOST_LAYERS):

@@ -44,7 +44,7 @@ def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if not inside.any():
         return np.zeros_like(lightness)
     smooth = ndimage.gaussian_filter(lightness, find_blur(lightness))
-    paper, noise = _fit_paper(smooth, inside)
+    paper, noise = fit_paper(smooth, inside)
     difference = np.where(inside, smooth - paper, 0)
     least = max(FAINTEST, NOISE_FACTOR * noise)
     dark, light = _strongest(-difference, least), _strongest(difference, least)
@@ -89,7 +89,7 @@ def erode(shape: np.ndarray, depth: int) -> np.ndarray:
     return np.asarray(ndimage.binary_erosion(shape, np.ones((3, 3)), depth), bool)
 
 
-def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
+def fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
     """The paper's lightness (H, W), a quadratic surface close to most pixels inside, and the paper's noise.
 
     The fit starts from the median of the margin, because thick digits fill much of a small picture.
