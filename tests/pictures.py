@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
 
 from mnistjax.cli.predict import main
 
@@ -60,6 +61,11 @@ OTHERS = {  # for other habits of writing
     ),
     2: ("6,20 30,0 54,14 46,50 20,92 6,90 14,80 36,94 64,92",),
 }
+ONES = {  # ones that people confuse with other digits
+    "flag": ("straight 2,34 36,0 36,100",),
+    "flag and foot": ("straight 6,28 34,0 34,100", "straight 8,100 62,100"),
+    "loop": ("6,30 22,12 40,2 40,30 36,70 26,98 10,98 12,84 30,88 58,98",),
+}
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,38 @@ class Way:
     aside: tuple[float, float] = (0.0, 0.0)  # extra margin on the left and on top, relative to the height
     blur: float = 0.0  # pixels
     step: float = 0.0  # to the next digit, relative to the height; 0 means far enough not to overlap
-    habit: int = 0
+    habit: int | str = 0  # a name in ONES draws every one in that way
     around: str = ""  # table (on all sides), left (a table there), edge (black), frame, or dots (of a pen)
+    gaps: int = 0  # cuts through each digit's strokes
+    gap: float = 2.0  # the width of a cut, pixels
+    faint: float = 1.0  # the ink of each digit's last stroke, or half a stroke, relative to the others'
+    behind: str = ""  # lines, squares, cells (of a table), shadow, or desk (beyond the sheet's slanted edge)
+    lines: float = 0.5  # the ink of what is behind, relative to the digits'
+    tilt: float = 0.0  # of what is behind, degrees
 
 
 PLAIN = Way("plain")
+BROKEN = [
+    Way("a gap", gaps=1, gap=2.5, height=100, width=0.06),
+    Way("gaps of a thin pen", gaps=2, gap=3, height=60, width=0.04),
+    Way("gaps in a small digit", gaps=1, gap=1.5, height=24, width=0.06, margin=0.3),
+    Way("gaps in a thick digit", gaps=2, gap=3, height=50, width=0.12),
+    Way("a faint stroke", faint=0.3, height=100),
+    Way("a faint stroke of a pencil", faint=0.4, height=200, width=0.04, ink=0.5, noise=0.01),
+    Way("a faint stroke, small", faint=0.3, height=26, width=0.06, margin=0.3),
+]
+BACKGROUNDS = [
+    Way("on ruled paper", behind="lines", lines=0.5, tilt=0.5, margin=0.8),
+    Way("on paper with dark lines", behind="lines", lines=0.9, height=80, width=0.08, margin=1.5),
+    Way("on squared paper", behind="squares", lines=0.4, height=120, margin=1.2),
+    Way("on dark squares, tilted", behind="squares", lines=0.8, height=90, tilt=2.0, margin=0.8),
+    Way("in a table's cell", behind="cells", lines=1.0, margin=0.7),
+    Way("in a thin table's cell", behind="cells", lines=0.6, height=200, margin=0.8, tilt=-1.0, noise=0.02),
+    Way("under a shadow", behind="shadow", lines=0.35, margin=1.0, blur=1.0),
+    Way("half in a hard shadow", behind="shadow", lines=0.5, margin=0.6, noise=0.02, ink=0.15),
+    Way("near a desk", behind="desk", lines=0.8, margin=1.0, noise=0.02),
+    Way("near a light desk", behind="desk", lines=0.4, height=100, margin=1.5, blur=1.0),
+]
 WAYS = [
     PLAIN,
     Way("thick", width=0.2),
@@ -130,16 +163,64 @@ def draw(digits: str, way: Way = PLAIN, seed: int = 0) -> np.ndarray:
             corner = np.array([left + step * height * column, top + 1.6 * height * row])
             _draw_one(pen, int(digit), way, corner, random)
     ink = np.asarray(canvas.resize((wide, high), Image.Resampling.BOX), float) / 255
-    if way.blur:
-        from scipy.ndimage import gaussian_filter
+    return put_on_paper(ink, way, random)
 
+
+def put_on_paper(ink: np.ndarray, way: Way, random: np.random.Generator) -> np.ndarray:
+    """A picture (H, W) uint8 of ink (H, W), from 0 to 1."""
+    high, wide = ink.shape
+    if way.behind in ("lines", "squares", "cells"):
+        ink = np.maximum(ink, way.lines * _lines(ink, way, random))
+    if way.blur:
         ink = gaussian_filter(ink, way.blur)
     slope = np.linspace(0, 1, high)[:, None] + np.linspace(0, 1, wide)[None]
     paper = way.paper - way.shade * (slope / 2) ** 1.5
+    if way.behind in ("shadow", "desk"):
+        paper = paper * (1 - way.lines * _half(ink, way, random))
     lightness = paper + ink * (way.ink - way.paper) * np.clip(paper / way.paper, 0.3, 1.7)
-    lightness = _surround(lightness, way.around, round(0.3 * height))
+    lightness = _surround(lightness, way.around, round(0.3 * way.height))
     lightness += way.noise * random.standard_normal(lightness.shape)
     return np.round(255 * np.clip(lightness, 0, 1)).astype(np.uint8)
+
+
+def _lines(ink: np.ndarray, way: Way, random: np.random.Generator) -> np.ndarray:
+    """The lines (H, W), from 0 to 1, of ruled or squared paper, or around the cell of a table."""
+    tops, lefts = (np.flatnonzero(ink.max(axis=axis) > 0.5) for axis in (1, 0))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
+    tangent = np.tan(np.deg2rad(way.tilt))
+    y, x = y - tangent * x, x + tangent * y
+    thick = max(1.0, way.height / 70) * random.uniform(0.7, 1.5)
+    if way.behind == "cells":
+        space = random.uniform(0.2, 0.4) * way.height
+        rows = tops[0] - space, tops[-1] + space
+        columns = lefts[0] - space, lefts[-1] + space
+        away = [np.abs(y - row) for row in rows] + [np.abs(x - column) for column in columns]
+        return np.clip(thick / 2 + 0.5 - np.min(away, axis=0), 0, 1)
+    step = (0.45 if way.behind == "squares" else 1.2) * way.height * random.uniform(0.8, 1.2)
+    start = random.uniform(0, step, 2)
+
+    def away(places: np.ndarray, start: float) -> np.ndarray:
+        return np.abs((places - start + step / 2) % step - step / 2)
+
+    distance = away(y, start[0])
+    if way.behind == "squares":
+        distance = np.minimum(distance, away(x, start[1]))
+    return np.clip(thick / 2 + 0.5 - distance, 0, 1)
+
+
+def _half(ink: np.ndarray, way: Way, random: np.random.Generator) -> np.ndarray:
+    """A shadow (H, W), from 0 to 1, on one side of a straight edge; a desk lies beyond all ink."""
+    turn = random.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
+    along = np.cos(turn) * x + np.sin(turn) * y
+    inked = along[ink > 0.5]
+    if way.behind == "desk":
+        start = inked.max() + random.uniform(0.15, 0.4) * way.height
+        soft = 1.0
+    else:
+        start = random.uniform(inked.min(), inked.max())
+        soft = random.uniform(0.02, 0.15) * way.height
+    return np.clip(0.5 + (along - start) / (2 * soft), 0, 1)
 
 
 def _surround(lightness: np.ndarray, around: str, depth: int) -> np.ndarray:
@@ -164,10 +245,13 @@ def _surround(lightness: np.ndarray, around: str, depth: int) -> np.ndarray:
 
 def _draw_one(pen, digit: int, way: Way, corner: np.ndarray, random: np.random.Generator) -> None:
     strokes = OTHERS.get(digit, STROKES[digit]) if way.habit else STROKES[digit]
+    if digit == 1 and way.habit in ONES:
+        strokes = ONES[way.habit]
     radius = way.width * way.height  # at twice the size
     turn = np.deg2rad(way.turn)
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     bend = way.wobble * random.standard_normal((2, 3))
+    paths = []
     for stroke in strokes:
         straight = stroke.startswith("straight")
         words = stroke.removeprefix("straight").split()
@@ -177,8 +261,24 @@ def _draw_one(pen, digit: int, way: Way, corner: np.ndarray, random: np.random.G
         path = path + np.sin(phase) @ bend.T
         path[:, 0] += way.slant * (0.5 - path[:, 1])
         path = (path - 0.5) @ matrix.T + 0.5
-        for x, y in 2 * (corner + way.height * path):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        paths.append(2 * (corner + way.height * path))
+    if way.faint < 1:  # drawn first, so that it is dark where it meets the others
+        half = len(paths[-1]) // 2 if len(paths) == 1 else 0
+        paths = [paths[-1][half:], *paths[:-1], paths[-1][:half]]
+    for index, path in enumerate(paths):
+        level = round(255 * (way.faint if index == 0 else 1))
+        for x, y in path:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
+    paths = [path for path in paths if len(path)]
+    for _ in range(way.gaps):
+        path = paths[random.integers(len(paths))]
+        place = int(random.uniform(0.2, 0.8) * len(path))
+        ahead = path[min(place + 3, len(path) - 1)] - path[place - 3]
+        ahead = ahead / np.linalg.norm(ahead)
+        across = 1.6 * radius * np.array([-ahead[1], ahead[0]])
+        ends = [path[place] + side * way.gap * ahead for side in (-1, 1)]  # at twice the size
+        corners = [ends[0] - across, ends[0] + across, ends[1] + across, ends[1] - across]
+        pen.polygon([tuple(corner) for corner in corners], fill=0)
 
 
 def _along(points: np.ndarray) -> np.ndarray:

@@ -14,11 +14,15 @@ from scipy import ndimage
 
 from mnistjax.config import ConfigError
 from mnistjax.pictures.decode import read_picture as read_picture
-from mnistjax.pictures.ink import SMALLEST, Box, find_blur, find_ink
-from mnistjax.pictures.marks import SPECK, enclose, find_marks, find_surroundings, join_parts
+from mnistjax.pictures.ink import SMALLEST, Box, darken, find_blur, find_ink
+from mnistjax.pictures.lines import find_lines
+from mnistjax.pictures.marks import SPECK, find_marks, find_surroundings, join_parts
 from mnistjax.pictures.normalize import normalize
+from mnistjax.pictures.shadow import remove_shadow
 
 EDGE = 2  # pixels around a mark that may be partly ink
+LINE_INK = 0.2  # the least ink of a line's pixel
+LONG = 1.5  # a line is longer than this multiple of the tallest digit's height
 MOST_LAYERS = 4  # surroundings that are removed one after the other: a table, the sheet's edge, a frame
 
 
@@ -46,6 +50,7 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
 
     ConfigError if there are more than MOST_MARKS marks.
     """
+    lightness = remove_shadow(lightness)
     inside = np.ones(lightness.shape, bool)
     ink = find_ink(lightness, inside)
     for _ in range(MOST_LAYERS):
@@ -55,18 +60,28 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
         margin = EDGE + round(3 * find_blur(lightness))
         inside &= ndimage.maximum_filter(around, 2 * margin + 1) == 0
         ink = find_ink(lightness, inside)
+    ink = darken(_without_lines(ink))
     labels, marks = find_marks(ink)
-    groups = join_parts([box for _, box in marks])
-    boxes = [enclose([marks[index][1] for index in group]) for group in groups]
-    tallest = max((box.height for box in boxes), default=0)
+    groups = join_parts(labels, marks)
+    tallest = max((box.height for _, box in groups), default=0)
     digits = []
-    for group, box in zip(groups, boxes, strict=True):
+    for numbers, box in groups:
         if box.height >= max(SMALLEST, SPECK * tallest):
             wider = box.slices(EDGE)
-            own = np.isin(labels[wider], [marks[index][0] for index in group])
+            own = np.isin(labels[wider], numbers)
             edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
             digits.append(Digit(normalize(np.where(own | edge, ink[wider], 0)), box))
     return _in_reading_order(digits)
+
+
+def _without_lines(ink: np.ndarray) -> np.ndarray:
+    """The ink (H, W) without lines, unless these are parts of digits: longer ones than a digit's height."""
+    lines = find_lines(ink >= LINE_INK)
+    if not lines.any():
+        return ink
+    rest = np.where(lines, 0, ink)
+    tallest = max((box.height for _, box in find_marks(rest)[1]), default=0)
+    return rest if 0 < LONG * tallest < min(ink.shape) else ink
 
 
 def _in_reading_order(digits: list[Digit]) -> list[Digit]:

@@ -11,6 +11,7 @@ from scipy import ndimage
 SMALLEST = 6  # pixels, the height of the smallest readable digit
 FAINTEST = 0.06  # the contrast of the faintest ink, from 0 to 1
 NOISE_FACTOR = 7.0  # the ratio of the faintest ink's contrast to the paper's noise
+FAINT = 0.2  # the least ink of a stroke that is fainter than the rest of its digit
 NEAR_INK = 0.35  # the least contrast of a mark's pixel, as a share of the strongest contrast
 
 
@@ -44,7 +45,7 @@ def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if not inside.any():
         return np.zeros_like(lightness)
     smooth = ndimage.gaussian_filter(lightness, find_blur(lightness))
-    paper, noise = _fit_paper(smooth, inside)
+    paper, noise = fit_paper(smooth, inside)
     difference = np.where(inside, smooth - paper, 0)
     least = max(FAINTEST, NOISE_FACTOR * noise)
     dark, light = _strongest(-difference, least), _strongest(difference, least)
@@ -53,13 +54,30 @@ def find_ink(lightness: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.clip(difference / (light if light > dark else -dark), 0, 1)
 
 
+def darken(ink: np.ndarray) -> np.ndarray:
+    """The ink (H, W) with strokes that are fainter than the rest of their digit made as dark.
+
+    What is near a dark stroke stays as it is: it is the stroke's blurred edge.
+    """
+    labels, boxes = label_marks(ink >= FAINT)
+    dark = ink >= NEAR_INK
+    depth = np.asarray(ndimage.distance_transform_edt(dark))
+    reach = max(2, round(2 * float(depth[dark].mean()))) if dark.any() else 2
+    strongest = ndimage.maximum_filter(ink, 2 * reach + 1)
+    belongs = find_most(ink, labels, len(boxes)) >= 0.5
+    belongs[0] = False
+    faint = belongs[labels] & (strongest < NEAR_INK)
+    faint = np.asarray(ndimage.binary_dilation(faint, np.ones((3, 3)), reach)) & belongs[labels] & ~dark
+    return np.where(faint, np.clip(ink / np.minimum(np.maximum(strongest, FAINT), NEAR_INK), 0, 1), ink)
+
+
 def _strongest(contrast: np.ndarray, least: float) -> float:
     """The strongest contrast (H, W) among marks as tall as a digit; 0 if none of them reaches `least`."""
     contrast = contrast.copy()
     while (strongest := float(contrast.max())) >= least:
         labels, boxes = label_marks(contrast >= NEAR_INK * strongest)
         if tall := [number for number, box in enumerate(boxes, start=1) if box.height >= SMALLEST]:
-            return float(np.max(ndimage.maximum(contrast, labels, tall)))
+            return float(find_most(contrast, labels, len(boxes))[tall].max())
         contrast[labels > 0] = 0  # too low for digits: dots of a pen, reflections
     return 0.0
 
@@ -69,6 +87,14 @@ def label_marks(marked: np.ndarray) -> tuple[np.ndarray, list[Box]]:
     labels: Any = ndimage.label(marked, np.ones((3, 3)))
     found = ndimage.find_objects(labels[0])
     return labels[0], [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
+
+
+def find_most(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The largest value (count + 1,) in each mark by its number; entry 0 is 0."""
+    most = np.zeros(count + 1, values.dtype)
+    marked = labels > 0
+    np.maximum.at(most, labels[marked], values[marked])
+    return most
 
 
 def find_blur(lightness: np.ndarray) -> float:
@@ -81,7 +107,7 @@ def erode(shape: np.ndarray, depth: int) -> np.ndarray:
     return np.asarray(ndimage.binary_erosion(shape, np.ones((3, 3)), depth), bool)
 
 
-def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
+def fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
     """The paper's lightness (H, W), a quadratic surface close to most pixels inside, and the paper's noise.
 
     The fit starts from the median of the margin, because thick digits fill much of a small picture.
@@ -102,10 +128,16 @@ def _fit_paper(lightness: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, f
         near = (distance < 2.5 * spread) & known
         if near.sum() < 20:
             break
-        weights = np.linalg.lstsq(terms[::step, ::step][near], values[near], rcond=None)[0]
+        weights = _least_squares(terms[::step, ::step][near], values[near])
         noise = _robust_deviation(distance[near])
         spread = max(noise, 0.01)
     return terms @ weights, noise
+
+
+def _least_squares(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The weights (6,) of terms (N, 6) that come closest to the values (N,)."""
+    square = terms.T.astype(np.float64) @ terms
+    return np.linalg.lstsq(square, terms.T @ values, rcond=None)[0].astype(np.float32)
 
 
 def _robust_deviation(distances: np.ndarray) -> float:

@@ -5,13 +5,19 @@ Surroundings are the table under the sheet, a dark edge of a scan, and a frame d
 H, W are the sides of the picture in pixels.
 """
 
+import itertools
+import math
+
 import numpy as np
 from scipy import ndimage
 
 from mnistjax.config import ConfigError
-from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, label_marks
+from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, find_most, label_marks
 
-MOST_MARKS = 100  # per picture
+MOST_MARKS = 500  # per picture
+BREAK = 0.04  # the widest gap in a stroke, as a share of the digit's longer side
+BREAK_PIXELS, LARGEST_BREAK = 3.5, 0.16  # a gap of so many pixels counts, too, up to this share
+FULL = 0.7  # a mark higher than this share of the tallest one can be a digit beside another
 INK = 0.5  # the least ink of a mark's darkest pixel
 SPECK = 0.4  # a mark lower than this share of the tallest one is not a digit
 GAP = 0.12  # the largest gap between a digit and a low part of it, as a share of the tallest mark's height
@@ -30,9 +36,8 @@ def find_marks(ink: np.ndarray) -> tuple[np.ndarray, list[Mark]]:
     ConfigError if there are more than MOST_MARKS.
     """
     labels, boxes = label_marks(ink >= NEAR_INK)
-    numbers = range(1, len(boxes) + 1)
-    darkest = ndimage.maximum(ink, labels, np.array(numbers)) if boxes else []
-    marks = [(number, box) for number, box, most in zip(numbers, boxes, darkest, strict=True) if most >= INK]
+    most = find_most(ink, labels, len(boxes))
+    marks = [(number, box) for number, box in enumerate(boxes, start=1) if most[number] >= INK]
     tallest = max((box.height for _, box in marks), default=0)
     if tallest < SMALLEST:
         return labels, []
@@ -99,21 +104,52 @@ def _frames(labels: np.ndarray, number: int, box: Box, marks: list[Mark]) -> boo
     return bool(filled[np.isin(part, inner)].any())
 
 
-def join_parts(boxes: list[Box]) -> list[list[int]]:
-    """The indices of boxes by digit; the parts of a digit lie one above the other with hardly a gap."""
-    tallest = max((box.height for box in boxes), default=0)
+def join_parts(labels: np.ndarray, marks: list[Mark]) -> list[tuple[list[int], Box]]:
+    """The numbers of the marks and the place of each digit.
 
-    def hull(group: list[int]) -> Box:
-        return enclose([boxes[index] for index in group])
-
-    groups: list[list[int]] = []
-    for index in range(len(boxes)):
-        group = [index]
-        while found := [other for other in groups if _belong(hull(group), hull(other), tallest)]:
-            groups = [other for other in groups if other not in found]
-            group = sorted(sum(found, group))
-        groups.append(group)
+    The parts of a digit lie one above the other, or hardly a gap separates them.
+    """
+    tallest = max((box.height for _, box in marks), default=0)
+    broken = {
+        (one[0], other[0])
+        for one, other in itertools.permutations(marks, 2)
+        if _is_broken(labels, one, other, tallest)
+    }
+    groups: list[tuple[list[int], Box]] = []
+    for number, box in marks:
+        numbers = [number]
+        while found := [
+            group
+            for group in groups
+            if _belong(box, group[1], tallest) or not broken.isdisjoint(itertools.product(numbers, group[0]))
+        ]:
+            groups = [group for group in groups if group not in found]
+            numbers = sum((group[0] for group in found), numbers)
+            box = enclose([box, *(group[1] for group in found)])
+        groups.append((numbers, box))
     return groups
+
+
+def _is_broken(labels: np.ndarray, one: Mark, other: Mark, tallest: int) -> bool:
+    """Whether a narrow gap separates two marks that are not two digits side by side."""
+    (number, box), (other_number, other_box) = one, other
+    whole = enclose([box, other_box])
+    gap = max(BREAK * max(whole.height, whole.width), min(BREAK_PIXELS, LARGEST_BREAK * max(whole.height, whole.width)))
+    reach = math.ceil(gap) + 1
+    top, left = max(box.top, other_box.top) - reach, max(box.left, other_box.left) - reach
+    bottom, right = min(box.bottom, other_box.bottom) + reach, min(box.right, other_box.right) + reach
+    if top >= bottom or left >= right:
+        return False
+    lower, narrower = min(box.height, other_box.height), min(box.width, other_box.width)
+    across = min(box.right, other_box.right) - max(box.left, other_box.left)
+    down = min(box.bottom, other_box.bottom) - max(box.top, other_box.top)
+    if across < 0.3 * narrower and down > 0.5 * lower > 0.5 * FULL * tallest:
+        return False
+    window = labels[max(0, top) : bottom, max(0, left) : right]
+    if not (window == number).any():
+        return False
+    distance = np.asarray(ndimage.distance_transform_edt(window != number))[window == other_number]
+    return bool(distance.size and distance.min() - 1 <= gap)
 
 
 def _belong(one: Box, other: Box, tallest: int) -> bool:
