@@ -24,7 +24,7 @@ def start(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
 
 def read_rows(folder: Path) -> list[dict]:
     """The rows of `metrics.jsonl` without their seconds."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
