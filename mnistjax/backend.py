@@ -121,7 +121,9 @@ def cores() -> int:
 def processor() -> str:
     """The name of this machine's processor."""
     described = Path("/proc/cpuinfo")  # on Linux `platform.processor()` is empty
-    model = re.search(r"model name\s*: (.*)", described.read_text() if described.exists() else "")
+    model = re.search(
+        r"model name\s*: (.*)", described.read_text("utf-8", "replace") if described.exists() else ""
+    )
     return model[1] if model else platform.processor()
 
 

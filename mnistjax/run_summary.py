@@ -64,4 +64,4 @@ def find_version() -> str:
     try:
         return importlib.metadata.version("mnistjax")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout
-        return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text())["project"]["version"]
+        return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text("utf-8"))["project"]["version"]

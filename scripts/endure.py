@@ -137,7 +137,9 @@ def is_whole(folder: Path) -> bool | None:
 
 def measure(pid: int) -> tuple[int, int, int]:
     """Memory in MiB, open files and threads of a process; OSError if it has ended."""
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    )
     return int(status["VmRSS"].split()[0]) // 1024, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
 
 
@@ -155,7 +157,7 @@ def train_jobs(home: Path, count: int) -> str:
     ]
     environment = {**os.environ, "PYTHONPATH": ROOT}
     began, tenth = time.monotonic(), 0
-    with open(home / "log", "w") as log:
+    with open(home / "log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
         while process.poll() is None:
             time.sleep(0.2)
@@ -165,7 +167,7 @@ def train_jobs(home: Path, count: int) -> str:
                 with contextlib.suppress(OSError):
                     measured = " ".join(_measure_all(process.pid))
                     print(f"{done:,} jobs, {time.monotonic() - began:.0f} s: {measured}", flush=True)
-    print((home / "log").read_text()[-600:])
+    print((home / "log").read_text("utf-8")[-600:])
     done = sum(is_whole(home / "sweep" / str(number)) is True for number in range(count))
     print(f"{done:,} of {count:,} complete, {time.monotonic() - began:.0f} s")
     return f"exit code {process.returncode}" if done == count else "LOST"
@@ -173,7 +175,7 @@ def train_jobs(home: Path, count: int) -> str:
 
 def _measure_all(pid: int) -> Iterator[str]:
     """Memory, open files and threads of a process and of its children, as text."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
     for name, number in (("command", pid), *(("worker", int(child)) for child in children)):
         memory, files, threads = measure(number)
         yield f"{name} {memory:,} MiB, {files} files, {threads} threads;"

@@ -45,7 +45,12 @@ def run(words: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", "mnistjax", *words, *data, place, "wandb.mode=disabled"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
     )
     if result.returncode:
         raise SystemExit(f"{' '.join(words)}\n{result.stdout}")
@@ -57,9 +62,9 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint(folder: Path) -> dict[str, Any]:
     """The content of a run folder, except times."""
-    status = json.loads((folder / "status.json").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((folder / "summary.json").read_text())
+    status = json.loads((folder / "status.json").read_text("utf-8"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
     return {
         "identity": status["identity"],
         "status": sorted(status),
@@ -91,8 +96,8 @@ def take(words: list[str]) -> dict[str, Any]:
         out = Path(scratch) / "out"
         if not (out / "sweep.json").exists():
             return {"run": fingerprint(out)}
-        ledger = json.loads((out / "sweep.json").read_text())
-        header = (out / "results.csv").read_text().splitlines()[0]
+        ledger = json.loads((out / "sweep.json").read_text("utf-8"))
+        header = (out / "results.csv").read_text("utf-8").splitlines()[0]
         sweep = {"ledger": sorted(ledger), "groups": ledger["groups"], "results": header}
         runs = {str(job["number"]): fingerprint(out / str(job["number"])) for job in ledger["jobs"]}
         return {"sweep": {**sweep, "files": list_files(out)}, **runs}
@@ -106,7 +111,7 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(COMMANDS), choices=COMMANDS, metavar="NAME")
     args = parser.parse_args()
-    before = json.loads(args.file.read_text()) if args.compare else {}
+    before = json.loads(args.file.read_text("utf-8")) if args.compare else {}
     taken, differences = {}, []
     for name in args.only:
         taken[name] = json.loads(json.dumps(take(COMMANDS[name])))
@@ -117,7 +122,7 @@ def main() -> None:
                 f"{name}, {folder}: {key}" for key in {**old, **new} if old.get(key) != new.get(key)
             ]
     if not args.compare:
-        args.file.write_text(json.dumps(taken, indent=1))
+        args.file.write_text(json.dumps(taken, indent=1), "utf-8")
     print("\n".join(differences) if differences else "compared: no difference" if args.compare else "written")
     raise SystemExit(bool(differences))
 

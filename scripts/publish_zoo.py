@@ -81,7 +81,7 @@ def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -
     if (found := [run.seed for run in runs]) != [*seeds]:
         raise ConfigError(f"the runs of this command have the seeds {found}, not {[*seeds]}")
     command = [sys.executable, "-m", "mnistjax", *words.split(), "--cfg", "job", "--resolve"]
-    config = yaml.safe_load(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    config = yaml.safe_load(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
     for run in runs:
         if different := differing_keys({**config, "seed": run.seed}, run.config):
             raise ConfigError(f"the run in {run.folder} is not of this command: {', '.join(different)}")

@@ -17,6 +17,6 @@ def replace_section(text: str, name: str, content: str) -> str:
 def write_section(path: Path, name: str, content: str) -> None:
     """Replaces the content of a section in a file; SystemExit if the file has no section of this name."""
     try:
-        path.write_text(replace_section(path.read_text(), name, content))
+        path.write_text(replace_section(path.read_text("utf-8"), name, content), "utf-8")
     except ValueError as error:
         raise SystemExit(f"{path} has {error}") from None

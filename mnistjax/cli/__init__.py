@@ -18,7 +18,7 @@ from typing import Any
 from mnistjax.cli.overrides import add_rows, base_overrides, call_hydra, compose, composing, read_resume
 from mnistjax.cli.plugins import check_hydra
 from mnistjax.cli.single import run_single
-from mnistjax.config import ConfigError, unknown
+from mnistjax.config import ConfigError, shorten, unknown
 from mnistjax.files import describe
 from mnistjax.progress import find_answer_code, guard_output, tell
 from mnistjax.run_summary import find_version
@@ -81,6 +81,10 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
             yield exit
         except ConfigError as error:
             tell(f"error: {error}")
+            exit.code = 2
+        except UnicodeEncodeError as error:  # in the name of a file or folder
+            text = shorten(error.object)
+            tell(f"error: the locale's encoding, {error.encoding}, lacks a character of {text!r}")
             exit.code = 2
         except OSError as error:  # a full disk, for example
             tell(f"error: {describe(error, os.curdir)}")

@@ -21,9 +21,9 @@ WEB = Path(__file__).parent / "web"
 
 def fill_page(data: Mapping[str, Any], title: str) -> str:
     """The page as text. Its security policy allows only the scripts in it, and loads nothing."""
-    page = (WEB / "dashboard.html").read_text()
+    page = (WEB / "dashboard.html").read_text("utf-8")
     table_style, table_script, plotly = read_libraries()
-    script = "".join((WEB / name).read_text() for name in ("parallel.js", "dashboard.js"))
+    script = "".join((WEB / name).read_text("utf-8") for name in ("parallel.js", "dashboard.js"))
     table_script, script = escape_script(table_script), escape_script(script)
     hashes = [f"'sha256-{_sha256(code)}'" for code in (table_script, script, plotly)]
     rules = {
@@ -37,7 +37,7 @@ def fill_page(data: Mapping[str, Any], title: str) -> str:
     parts = {
         "policy": "; ".join(" ".join([name, *sources]) for name, sources in rules.items()),
         "title": html.escape(clean(title)),
-        "style": (WEB / "dashboard.css").read_text(),
+        "style": (WEB / "dashboard.css").read_text("utf-8"),
         "script": script,
         "table_style": table_style,
         "table_script": table_script,
@@ -62,8 +62,8 @@ def read_libraries() -> tuple[str, str, str]:
     from plotly.offline import get_plotlyjs
 
     folder = Path(itables.__file__).parent / "html"
-    module = (folder / "dt_bundle.js").read_text()
+    module = (folder / "dt_bundle.js").read_text("utf-8")
     script, exports = re.subn(r"\bexport\{[^}]*?(\w+) as default[^}]*\}", r"globalThis.DataTable=\1", module)
     if exports != 1:
         raise ConfigError("the report does not support the installed version of itables")
-    return (folder / "dt_bundle.css").read_text(), script, get_plotlyjs()
+    return (folder / "dt_bundle.css").read_text("utf-8"), script, get_plotlyjs()

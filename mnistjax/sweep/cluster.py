@@ -59,7 +59,7 @@ class RemoteAssignment:
             interleaved = count_interleaved(spec, count, threads)
             assignment = replace(assignment, threads=threads, interleaved=interleaved)
         with (
-            open(self.folder / self.events, "a", buffering=1) as file,
+            open(self.folder / self.events, "a", buffering=1, encoding="utf-8") as file,
             ProcessExecutor(timeout=self.timeout) as executor,
         ):
             for event in executor.run([assignment], {assignment.data: data}, self._stopped):

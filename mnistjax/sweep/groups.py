@@ -176,7 +176,7 @@ def free_bytes() -> int:
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_limit", 8 << 30))
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             lines = dict(line.split(":") for line in file)
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):

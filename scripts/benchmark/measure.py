@@ -86,7 +86,7 @@ def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, flo
     environment = {**os.environ, "WANDB_MODE": "offline"}
     if cache:
         environment["XDG_CACHE_HOME"] = str(cache)
-    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "w+") as log:
+    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "w+", encoding="utf-8") as log:
         words = [sys.executable, "-m", "mnistjax", *words, "data=mnist"]
         started, first = time.perf_counter(), math.nan
         process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -147,7 +147,9 @@ def measure_accuracy(setting: Setting) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as cache:
             environment = {**os.environ, "XDG_CACHE_HOME": cache}
             words = [sys.executable, program, str(seed)]
-            answer = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+            answer = subprocess.run(
+                words, env=environment, stdout=subprocess.PIPE, check=True, encoding="utf-8"
+            )
         for name, value in json.loads(answer.stdout.splitlines()[-1]).items():
             results.setdefault(name, []).append(value)
     return {race.OURS: results}
@@ -201,7 +203,7 @@ def describe_machine() -> dict[str, Any]:
 
 def read_newest() -> dict[str, Any] | None:
     """The newest record, if there is one."""
-    records = [json.loads(file.read_text()) for file in RECORDS.glob("*.json")]
+    records = [json.loads(file.read_text("utf-8")) for file in RECORDS.glob("*.json")]
     return max(records, key=lambda record: record["date"], default=None)
 
 
@@ -213,17 +215,21 @@ def measure_all(only: Sequence[str], rounds: int, folder: Path) -> None:
     date, commit = datetime.datetime.now().isoformat(timespec="minutes"), describe_commit()
     path = RECORDS / f"{date[:10]}-{commit}.json"
     if path.exists():
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
     else:
         machine, newest = describe_machine(), read_newest()
         record = {"date": date, "commit": commit, "machine": machine, "commits": {}, "results": {}}
         if newest and all(newest["machine"][key] == machine[key] for key in ("processor", "cores")):
             record |= {key: newest[key] for key in ("commits", "results")}
     RECORDS.mkdir(exist_ok=True)
-    measure(only, rounds, folder, record, lambda: path.write_text(json.dumps(record, indent=1) + "\n"))
+    measure(
+        only, rounds, folder, record, lambda: path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    )
 
 
 def describe_commit() -> str:
     """The commit of the checkout, followed by + if files differ from it."""
     words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(words, cwd=HERE, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+    return subprocess.run(
+        words, cwd=HERE, stdout=subprocess.PIPE, check=True, encoding="utf-8"
+    ).stdout.strip()

@@ -68,10 +68,10 @@ class Process:
             names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"
             environment |= dict.fromkeys(names, str(threads))
         program = Path(__file__).parent / "contenders" / f"{PEERS[name].program}.py"
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open as long as the process
         command = [python, program, json.dumps({**task, **settings})]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
-        self._process = subprocess.Popen(command, **pipes, env=environment, text=True)
+        self._process = subprocess.Popen(command, **pipes, env=environment, encoding="utf-8")
         self.last = self.ready = self._answer()
 
     def ask(self, **words: Any) -> float:
