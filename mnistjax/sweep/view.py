@@ -41,7 +41,7 @@ class Tally:
         match event:
             case JobStarted(number):
                 self.running.add(number)
-            case JobProgress(number, _, seen, row):
+            case JobProgress(number, seen, row):
                 self._advance(number, seen)
                 if row is not None:
                     best = row["val/accuracy"], self._jobs[number].name or ""
