@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
@@ -90,17 +90,16 @@ def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterato
     yield print_line
 
 
-def show_table(
-    console: Console, rows: Sequence[Mapping[str, Any]], monitor: str, *, binary: bool = False
-) -> None:
-    """Prints the mean over seeds of each configuration, the best by `monitor` first.
+def show_table(console: Console, sweep: Sweep) -> None:
+    """Prints the mean over seeds of each configuration, the best by the monitored metric first.
 
     The table of binary tasks has F1, which means more than accuracy there.
     """
     from rich.box import SIMPLE
     from rich.table import Table
 
-    ranked = group_seeds(rows, monitor)
+    monitor, binary = sweep.monitor, any(job.plan.spec.task == "binary" for job in sweep.jobs.values())
+    ranked = group_seeds(sweep.results(), monitor)
     keys = list(dict.fromkeys(key for seeds in ranked for key in seeds.config))
     metrics = [monitor, "test/accuracy", *(["test/f1"] if binary else [])]  # the interval is the last one's
     console.print(f"\nBy {monitor}, mean and standard deviation over seeds:", highlight=False)
@@ -135,8 +134,8 @@ def report_sweep(sweep: Sweep) -> int:
     """Prints the table of results and why jobs are not done; returns the number of these."""
     from rich.console import Console
 
-    console, binary = Console(), any(job.plan.spec.task == "binary" for job in sweep.jobs.values())
-    show_table(console, sweep.results(), sweep.monitor, binary=binary)
+    console = Console()
+    show_table(console, sweep)
     place = f"{relative(sweep.ledger.folder)}/{RESULTS}"
     console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
     failed = [entry for entry in sweep.entries if entry.status != "done"]
