@@ -93,7 +93,7 @@ def stop_signals() -> Iterator[Stop]:
     def handle(number: int, frame: Any) -> None:
         stop.received.append(number)
         if len(stop.received) > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(stop.received[0])
         tell(f"{signal.Signals(number).name}: saving and stopping; a second signal stops at once")
 
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

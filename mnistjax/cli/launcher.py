@@ -1,4 +1,4 @@
-"""The launcher of `mnistjax -m`: connects Hydra to the `Driver` of our sweep.
+"""The launcher of `mnistjax -m`: connects Hydra to our sweep.
 
 Hydra expects a launcher in a module under `hydra_plugins`. The command registers ours under such a name, so
 that it works from a wheel, an editable install and a bare checkout.
@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mnistjax.cli.overrides import to_plain_config
 from mnistjax.cli.prepare import Preparer
+from mnistjax.files import describe
+from mnistjax.progress import tell
+from mnistjax.signals import stop_signals
+from mnistjax.sweep.events import JobEnded
 
 if TYPE_CHECKING:
-    from mnistjax.cli.driver import Driver
-    from mnistjax.sweep.events import JobEnded
+    from mnistjax.sweep.run import Sweep
 
 log = logging.getLogger("mnistjax")
 
@@ -38,7 +41,7 @@ class FusedLauncher(Launcher):
     A job returns its monitored validation metric to the sweeper; NaN if it failed.
     """
 
-    driver: Driver  # set by the command
+    sweep: Sweep  # set by the command
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
@@ -53,37 +56,50 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        driver, returns = self.driver, {}
-        numbers = [self._number(list(words)) for words in job_overrides]
-        for end in driver.train():
+        numbers, returns = [self._number(list(words)) for words in job_overrides], {}
+        for end in self._train():
             returns[end.number] = self._run_hydra(end)
         for number in numbers:
             if number not in returns:
-                end = driver.sweep.read_end(number)
+                end = self.sweep.read_end(number)
                 written = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
                 returns[number] = finished(end) if written and end.status == "done" else self._run_hydra(end)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         return [returns[number] for number in numbers]
 
     def _load_unless_known(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        known = tuple(sweep_overrides) in self.driver.sweep.numbers
+        known = tuple(sweep_overrides) in self.sweep.numbers
         return master_config if known else self._load(master_config, sweep_overrides)
 
     def _number(self, words: list[str]) -> int:
         """Returns the number of the job of these overrides; composes and adds the job if it is new."""
-        sweep = self.driver.sweep
-        if tuple(words) not in sweep.numbers:
+        if tuple(words) not in self.sweep.numbers:
             config = to_plain_config(self._load(self._config, words))
-            sweep.add(self._prepare(config, words), words)
-        return sweep.numbers[tuple(words)]
+            self.sweep.add(self._prepare(config, words), words)
+        return self.sweep.numbers[tuple(words)]
+
+    def _train(self) -> Iterator[JobEnded]:
+        """Trains the jobs that are not over and yields the end of each. KeyboardInterrupt after a signal."""
+        from rich.console import Console
+
+        from mnistjax.sweep.view import show_sweep
+
+        with stop_signals() as stop:
+            jobs = self.sweep.prepare()
+            with show_sweep(Console(), jobs, self.sweep.ledger) as show:
+                for event in self.sweep.run(stop):
+                    show(event)
+                    if isinstance(event, JobEnded):
+                        yield event
+        if stop.received:
+            raise KeyboardInterrupt(stop.received[0])
 
     def _job_config(self, number: int) -> DictConfig:
         """The config of a job with Hydra's node, equal to one composed by Hydra.
 
         Hydra copies it, so all jobs share one config, which is changed from one job to the next.
         """
-        sweep = self.driver.sweep
-        words, task = sweep.ledger.entries[number].overrides, sweep.jobs[number].config
+        words, task = self.sweep.ledger.entries[number].overrides, self.sweep.jobs[number].config
         config = self._shared
         with read_write(config), open_dict(config):
             for key in {**self._task, **task}:
@@ -121,7 +137,9 @@ class FusedLauncher(Launcher):
             )
             result.cfg = result.hydra_cfg = None  # 0.1 MB each, and no sweeper reads them
         except OSError as error:  # a full disk; the run's own files are complete, or the job has failed
-            self.driver.tell_refused(error)
+            if not self.sweep.refused:
+                tell(f"warning: {describe(error, self.sweep.ledger.folder)}; Hydra's files are incomplete")
+            self.sweep.refused = True
             result = finished(end)
             if end.status != "done":
                 result.status, result.return_value = JobStatus.FAILED, JobFailed(end.reason)

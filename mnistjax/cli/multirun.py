@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax import files, records
-from mnistjax.cli.driver import Driver
 from mnistjax.cli.folders import find_folder, owning
 from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.other_launchers import run_by_launcher
@@ -113,26 +113,27 @@ def print_groups(multirun: Multirun) -> int:
 def run_fused(multirun: Multirun) -> int:
     """Runs the sweep with our launcher; returns the exit code."""
     from mnistjax.sweep.run import Options, Sweep
+    from mnistjax.sweep.view import report_sweep
 
     folder = multirun.folder
     resume_command = shell_join(["mnistjax", "-m", folder_word("sweep.resume", relative(folder))])
     ledger = multirun.ledger or start_ledger(multirun, resume_command)
-    driver = FusedLauncher.driver = Driver(Sweep(ledger, Options(**multirun.options)))
+    sweep = FusedLauncher.sweep = Sweep(ledger, Options(**multirun.options))
     for task, job in multirun.jobs.items():
-        driver.sweep.add(job, task)
+        sweep.add(job, task)
     try:
-        with owning(folder), driver.sweep:
+        with owning(folder), sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
             code = call_hydra(argv, folder=folder)
     except OSError as error:
         tell(f"the sweep could not be saved: {files.describe(error, folder)}")
-        driver.report()
+        report_sweep(sweep)
         tell(f"to continue: {resume_command}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # with the number of the signal
         tell(f"interrupted; to continue: {resume_command}")
-        return 128 + driver.signal
-    return code or driver.report()
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    return code or int(report_sweep(sweep) > 0 or sweep.refused)
 
 
 def start_ledger(multirun: Multirun, resume_command: str) -> Ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import math
@@ -21,6 +22,7 @@ from mnistjax.files import describe
 from mnistjax.words import explain_quotes
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
 TABLES = {  # group -> module of its table, function that lists names, one that lists options, entry points
@@ -108,15 +110,14 @@ def call_hydra(
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
     """The one-line error for an error of Hydra: about the first wrong override, else Hydra's own text."""
     import hydra
-    from hydra.core.global_hydra import GlobalHydra
 
     for word in overrides:
         if word.startswith("="):
             return unreadable(word)
-    loader, choices, others = GlobalHydra.instance().config_loader(), [], []
+    choices, others = [], []
     for override in parse_overrides(overrides):
         key, value, shown = override.key_or_group, override.value(), shorten(override.input_line)
-        options = loader.get_group_options(key)
+        options = list_choices(key)
         if override.is_sweep_override():
             return ConfigError(
                 f"{shown} has several values; add -m to run them all, or write {shorten(key)}=[...]"
@@ -139,6 +140,18 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
                 return ConfigError(f"{unknown_key(key, known)}{_owners(key)}")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
     return ConfigError(" ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines) or one_line(error))
+
+
+def list_choices(key: str) -> list[str]:
+    """The choices of a group, [] if the key is none. Hydra needs 7 ms for that, so the answer is cached."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return _list_choices(GlobalHydra.instance().config_loader(), key)
+
+
+@functools.lru_cache(1000)
+def _list_choices(loader: ConfigLoader, key: str) -> list[str]:
+    return loader.get_group_options(key)
 
 
 def unreadable(word: str) -> ConfigError:
@@ -226,13 +239,10 @@ def postpone(overrides: list[str], base: DictConfig) -> list[str]:
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
     A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes.
     """
-    from hydra.core.global_hydra import GlobalHydra
-
-    loader, words = GlobalHydra.instance().config_loader(), []
-    known = {key for key, _ in flatten(to_plain_config(base, resolve=False))}
+    words, known = [], {key for key, _ in flatten(to_plain_config(base, resolve=False))}
     for o in parse_overrides(overrides):
         fixed = o.is_hydra_override() or o.is_sweep_override() or o.is_delete()
-        if not (fixed or loader.get_group_options(o.key_or_group)):
+        if not (fixed or list_choices(o.key_or_group)):
             text = o.get_value_element_as_str()
             if not (text.startswith(("'", '"')) and o.key_or_group in known):
                 words.append(f"{o.get_key_element()}=choice({text})")

@@ -31,7 +31,7 @@ def check_hydra(cfg: DictConfig) -> None:
     check_value("hydra.verbose", cfg.hydra.verbose, VERBOSE)
     for kind in ("hydra_logging", "job_logging"):
         with errors_about(f"hydra/{kind}"):
-            try_logging(read_logging(cfg, kind))
+            check_logging(cfg, kind)
 
 
 @contextlib.contextmanager
@@ -43,25 +43,18 @@ def errors_about(name: str) -> Iterator[None]:
         raise ConfigError(f"{name} can't be created: {one_line(error)}") from None
 
 
-def read_logging(cfg: DictConfig, kind: str) -> dict[str, Any] | None:
-    """The resolved logging node, with the null device for its files: the run folder does not exist yet."""
+def check_logging(cfg: DictConfig, kind: str) -> None:
+    """Creates and closes the handlers of a logging node; raises the errors of `dictConfig`.
+
+    Their files are the null device, because the run folder does not exist yet.
+    """
     from omegaconf import OmegaConf
 
     if cfg.hydra[kind] is None:
-        return None
+        return
     cfg = copy.deepcopy(cfg)
     OmegaConf.update(cfg, "hydra.runtime.output_dir", os.curdir, force_add=True)
     node = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra[kind], resolve=True))
-    for handler in (node.get("handlers") or {}).values():
-        if "filename" in handler:
-            handler["filename"] = os.devnull
-    return node
-
-
-def try_logging(node: dict[str, Any] | None) -> None:
-    """Creates and closes the handlers of a logging configuration; raises the errors of `dictConfig`."""
-    if node is None:
-        return
     if node.get("version") != 1:
         raise ValueError(f"its version is {node.get('version')!r}; it must be 1")
     maker = DictConfigurator(node)
@@ -69,6 +62,8 @@ def try_logging(node: dict[str, Any] | None) -> None:
     for part, make in (parts | {"handlers": maker.configure_handler}).items():
         made = maker.config.setdefault(part, {})
         for name in made:
+            if "filename" in made[name]:
+                made[name]["filename"] = os.devnull
             made[name] = make(made[name])
     for handler in maker.config["handlers"].values():
         handler.close()

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from mnistjax.backend import prepare_backend
-from mnistjax.cli.overrides import compose, parse_overrides, to_plain_config
+from mnistjax.cli.overrides import compose, list_choices, parse_overrides, to_plain_config
 from mnistjax.compose import Settings, flatten, label, load, plan_run, read_settings
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
@@ -95,13 +95,10 @@ class Composer:
 
     def _plain(self, word: str) -> Any:
         """The parsed word if it sets one value of a key that is neither a group nor Hydra's, else None."""
-        from hydra.core.global_hydra import GlobalHydra
-
         if word not in self._parsed:
             (override,) = parse_overrides([word])
-            groups = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
             changes = not (override.is_add() or override.is_delete() or override.is_sweep_override())
-            plain = changes and not groups and not override.is_hydra_override()
+            plain = changes and not override.is_hydra_override() and not list_choices(override.key_or_group)
             self._parsed[word] = override if plain else None
         return self._parsed[word]
 

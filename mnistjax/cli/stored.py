@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnistjax.checks import shorten
-from mnistjax.cli.overrides import parse_overrides
+from mnistjax.cli.overrides import list_choices, parse_overrides
 from mnistjax.config import ConfigError
 from mnistjax.progress import relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger
@@ -34,8 +34,6 @@ def is_taken(override: Any) -> bool:
 
     A data folder is used only if it already contains our data.
     """
-    from hydra.core.global_hydra import GlobalHydra
-
     key, line = override.key_or_group, override.input_line
     if override.package is not None or "${" in line or len(key) > LONGEST_KEY:
         return False
@@ -44,7 +42,7 @@ def is_taken(override: Any) -> bool:
     text = line.partition("=")[2]
     if key == "data.dir":
         return (Path(text.strip("'\"")).expanduser() / "mnistjax").is_dir()
-    if GlobalHydra.instance().config_loader().get_group_options(key):
+    if list_choices(key):
         return re.fullmatch(r"[\w\-,() ]*", text) is not None  # no path to another file
     return True
 

@@ -15,7 +15,6 @@ class JobStarted(NamedTuple):
 
 class JobProgress(NamedTuple):
     number: int
-    epoch: int  # epochs finished
     examples_seen: int
     row: dict[str, Any] | None  # of a finished epoch
 

@@ -1,8 +1,11 @@
-"""The protocol of executors, which train the assignments of a sweep."""
+"""The protocol of executors, which train the assignments of a sweep, and the executor for debugging."""
 
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -11,8 +14,10 @@ from mnistjax import records
 from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.job import Job
-from mnistjax.sweep.events import Event, JobEnded
+from mnistjax.recorder import INSIDE_SEGMENT
+from mnistjax.sweep.events import Event, JobEnded, JobStarted, ProgramFailed
 from mnistjax.sweep.groups import Assignment, DataKey
+from mnistjax.sweep.trainer import Trainer
 
 POLL_SECONDS = 0.2  # at most, between two checks for signals and silent jobs
 STOP_SECONDS = 8.0  # without an event after a signal, until jobs are interrupted; a segment takes about 1 s
@@ -47,3 +52,44 @@ def end_job(job: Job, status: records.Status, reason: str, traceback: str | None
             reason=reason,
         )
     return JobEnded(job.number, status, reason, traceback)
+
+
+class InlineExecutor(Executor):
+    """Trains in a thread of this process, for debugging. A job that crashes or hangs stops the sweep."""
+
+    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        assignments = list(assignments)
+        jobs = {job.number: job for assignment in assignments for job in assignment.jobs}
+        active: dict[int, Job] = {}
+        events: queue.Queue[Event | None] = queue.Queue()
+
+        def train() -> None:
+            for assignment in assignments:
+                Trainer(assignment, datasets[assignment.data], events.put, stop).run()
+            events.put(None)
+
+        threading.Thread(target=train, daemon=True).start()
+        last = time.monotonic()
+        while True:
+            try:
+                event = events.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if stop() and active and time.monotonic() - last > STOP_SECONDS:
+                    for job in active.values():
+                        yield end_job(job, "interrupted", INSIDE_SEGMENT)
+                    return
+                continue
+            last = time.monotonic()
+            match event:
+                case None:
+                    return
+                case ProgramFailed(numbers, reason, traceback):
+                    for number in numbers:
+                        active.pop(number, None)
+                        yield JobEnded(number, "failed", reason, traceback)
+                    continue
+                case JobStarted(number):
+                    active[number] = jobs[number]
+                case JobEnded(number):
+                    active.pop(number, None)
+            yield event

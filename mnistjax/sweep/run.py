@@ -17,9 +17,8 @@ from mnistjax.job import Job
 from mnistjax.progress import tell
 from mnistjax.sweep.cluster import SubmititExecutor
 from mnistjax.sweep.events import Event, JobEnded, JobStarted
-from mnistjax.sweep.executor import Executor
+from mnistjax.sweep.executor import Executor, InlineExecutor
 from mnistjax.sweep.groups import Group, Mode, data_key, make_assignments, make_groups
-from mnistjax.sweep.inline import InlineExecutor
 from mnistjax.sweep.ledger import OVER, Entry, Ledger
 from mnistjax.sweep.mirror import Mirror, find_best
 from mnistjax.sweep.processes import ProcessExecutor
@@ -50,6 +49,7 @@ class Sweep:
         self._known = {entry.identity: entry.number for entry in ledger.entries.values()}
         self._next = max(ledger.entries, default=-1) + 1  # number of the next new job
         self._executor = make_executor(options, ledger.folder)
+        self.refused = False  # whether the disk refused some of Hydra's files
         self._groups: list[Group] = []
         self._mirror: Mirror | None = None
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job

@@ -213,6 +213,6 @@ def report_progress(job: Job, send: Send, queue: JobQueue) -> Callback:
             queue.mark_compiled(job.plan.spec)
         if progress.row is not None or now - sent >= PROGRESS_SECONDS:
             sent = now
-            send(JobProgress(job.number, progress.epoch, progress.examples_seen, progress.row))
+            send(JobProgress(job.number, progress.examples_seen, progress.row))
 
     return report

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mnistjax.job import Job
-from mnistjax.progress import Pace, live_bar
+from mnistjax.progress import Pace, live_bar, relative, tell
 from mnistjax.seeds import group_seeds
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
-from mnistjax.sweep.ledger import Entry, Ledger
+from mnistjax.sweep.ledger import RESULTS, Ledger
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mnistjax.sweep.run import Sweep
 
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 SHOWN = 12  # rows of the table
@@ -39,7 +41,7 @@ class Tally:
         match event:
             case JobStarted(number):
                 self.running.add(number)
-            case JobProgress(number, _, seen, row):
+            case JobProgress(number, seen, row):
                 self._advance(number, seen)
                 if row is not None:
                     best = row["val/accuracy"], self._jobs[number].name or ""
@@ -88,17 +90,16 @@ def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterato
     yield print_line
 
 
-def show_table(
-    console: Console, rows: Sequence[Mapping[str, Any]], monitor: str, *, binary: bool = False
-) -> None:
-    """Prints the mean over seeds of each configuration, the best by `monitor` first.
+def show_table(console: Console, sweep: Sweep) -> None:
+    """Prints the mean over seeds of each configuration, the best by the monitored metric first.
 
     The table of binary tasks has F1, which means more than accuracy there.
     """
     from rich.box import SIMPLE
     from rich.table import Table
 
-    ranked = group_seeds(rows, monitor)
+    monitor, binary = sweep.monitor, any(job.plan.spec.task == "binary" for job in sweep.jobs.values())
+    ranked = group_seeds(sweep.results(), monitor)
     keys = list(dict.fromkeys(key for seeds in ranked for key in seeds.config))
     metrics = [monitor, "test/accuracy", *(["test/f1"] if binary else [])]  # the interval is the last one's
     console.print(f"\nBy {monitor}, mean and standard deviation over seeds:", highlight=False)
@@ -129,11 +130,19 @@ def short_key(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-def list_failures(entries: Sequence[Entry], names: Mapping[int, str | None]) -> list[str]:
-    """A line for each job that is not done, with its name and the reason."""
-    return [
-        f"job {entry.number} ({names.get(entry.number) or ''}): {entry.status}"
-        + (f", {entry.reason}" if entry.reason else "")
-        for entry in entries
-        if entry.status != "done"
-    ]
+def report_sweep(sweep: Sweep) -> int:
+    """Prints the table of results and why jobs are not done; returns the number of these."""
+    from rich.console import Console
+
+    console = Console()
+    show_table(console, sweep)
+    place = f"{relative(sweep.ledger.folder)}/{RESULTS}"
+    console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
+    failed = [entry for entry in sweep.entries if entry.status != "done"]
+    if failed:
+        tell(f"{len(sweep.entries) - len(failed)} of {len(sweep.entries)} jobs done")
+    for entry in failed:
+        name = sweep.jobs[entry.number].name if entry.number in sweep.jobs else ""
+        reason = f", {entry.reason}" if entry.reason else ""
+        tell(f"job {entry.number} ({name}): {entry.status}{reason}")
+    return len(failed)
