@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, freeze, shorten, unknown
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
 from mnistjax.models.dense import MLP, Neuron
@@ -103,6 +104,7 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
 
 
 @functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
+@isolated()
 def list_collections(module: nn.Module) -> frozenset[str]:
     """The names of a module's variable collections: "params", and perhaps "batch_stats".
 
@@ -128,6 +130,7 @@ class Layer:
     parameters: int
 
 
+@isolated()
 def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
     """The layers of a model in the order of their calls, including layers that act only in training."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)

@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.linen.summary import tabulate
 from jax import Array
 
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError
 from mnistjax.models import trace_layers
 from mnistjax.zoo.ensemble import Ensemble
@@ -27,6 +28,7 @@ def features(model: nn.Module, variables: Any, images: Array) -> Array:
     return layers[-1].input
 
 
+@isolated()
 def summary(model: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -> str:
     """A table of a model's layers for one image: shapes, XLA's count of operations, parameters."""
     image = jnp.zeros((1, *image_shape), jnp.uint8)
