@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from mnistjax import files
-from mnistjax.data.arrays import SIDE, Arrays, DataError
+from mnistjax.data.arrays import CHUNK, SIDE, Arrays, DataError, read_content
 
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
 MOST = 2_000_000  # items in a file; more means that the header is damaged
-CHUNK = 1 << 20  # bytes read at once; also the most that gzip may add to a file's size
 # What opening, unzipping and parsing raise; zipfile raises RuntimeError for an encrypted file.
 UNREADABLE = (
     OSError,
@@ -97,7 +96,7 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most:
     length = 4 * (2 + len(item))
     count = _parse_header(bytes(read_content(stream, length)), name, item, most)
     expected = count * math.prod(item)
-    if size > length + expected + CHUNK:
+    if size > length + expected + CHUNK:  # gzip adds less
         limit = f"at most {length + expected:,} bytes, as its header says,"
         raise DataError(f"{name}: {limit} expected, found {size:,}")
     content = read_content(stream, expected)
@@ -128,14 +127,6 @@ def _parse_header(header: bytes, name: str, item: tuple[int, ...], most: int) ->
 def make_header(array: np.ndarray) -> bytes:
     """The header of a uint8 array in an IDX file."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-
-
-def read_content(stream: Any, size: int) -> bytearray:
-    """At most `size` bytes, in chunks: `stream.read(size)` would allocate them all before it reads any."""
-    content = bytearray()
-    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
-        content += chunk
-    return content
 
 
 def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str) -> None:

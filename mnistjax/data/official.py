@@ -7,18 +7,17 @@ Kaggle's CSV). Files of another known data set are recognised and left alone.
 
 import hashlib
 import io
-import math
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing
+from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing, read_npy
 
 LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
@@ -173,25 +172,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with idx.readable(str(path), "npz"), idx.open_file(path) as file, zipfile.ZipFile(file) as archive:
         for key, item in NPZ.items():
             with archive.open(f"{key}.npy") as stream:
-                arrays[f"{path}:{key}"] = _read_npy(stream, item)
+                arrays[f"{path}:{key}"] = read_npy(stream, item, np.dtype(np.uint8), MOST)
     return arrays
-
-
-def _read_npy(stream: Any, item: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array in a file of `np.save`; allocates as content is read, not what the header claims.
-
-    ValueError for other files. Version 1 limits the length of the header.
-    """
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype != np.uint8 or fortran or shape[1:] != item or not 0 < shape[0] <= MOST:
-        raise ValueError(f"{dtype} {shape}")
-    content = idx.read_content(stream, math.prod(shape))
-    if len(content) < math.prod(shape) or stream.read(1):  # at the end, this also checks the CRC
-        raise ValueError(f"not {math.prod(shape):,} bytes after the header")
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
