@@ -24,6 +24,10 @@ LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
 MOST = 60_000  # items of a part that is not read from an official archive
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
 NPZ = {"x_train": idx.IMAGE, "y_train": idx.LABEL, "x_test": idx.IMAGE, "y_test": idx.LABEL}
+CONVERTED = {  # files that Keras and Kaggle make of a data set; verified by CONTENTS
+    "mnist": ("mnist.npz", "mnist_train.csv", "mnist_test.csv"),
+    "fashion_mnist": ("fashion-mnist_train.csv", "fashion-mnist_test.csv"),
+}
 CONTENTS = {  # SHA-256 of the unpacked IDX files, in the order of PARTS; others are not known to us
     "mnist": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -83,7 +87,7 @@ def find_parts(
         raise problem
     there = "".join(f" ({path.name} is of {other})" for other, path in others.items())
     missing = [name for name, archive in own.items() if not archive.parts <= found.keys()]
-    forms = f", unpacked or not, or {', '.join(_converted(dataset))}" if dataset in CONTENTS else ""
+    forms = f", unpacked or not, or {', '.join(CONVERTED[dataset])}" if dataset in CONTENTS else ""
     text = f"{raw_dir}: the official files of {dataset} are not in it{there}: {', '.join(missing)} expected"
     raise (DataError if found else Missing)(f"{text} there or in its subfolder {dataset}{forms}")
 
@@ -97,17 +101,10 @@ def _candidates(
     folders = [raw_dir / place for place in places]
     for folder in folders:
         yield from ((path, True) for name in own for path in idx.find_forms(folder, name))
-        if dataset in CONTENTS:
-            converted = (folder / name for name in _converted(dataset))
-            yield from ((path, True) for path in converted if os.path.exists(path))
+        converted = (folder / name for name in CONVERTED.get(dataset, ()))
+        yield from ((path, True) for path in converted if os.path.exists(path))
     for folder in folders:
         yield from ((path, False) for name in foreign for path in idx.find_forms(folder, name))
-
-
-def _converted(dataset: str) -> tuple[str, ...]:
-    """The names of the files that Keras and Kaggle make of a data set."""
-    name = dataset.replace("_", "-")
-    return f"{name}.npz", f"{name}_train.csv", f"{name}_test.csv"
 
 
 def _identify(
