@@ -21,17 +21,8 @@ from mnistjax.data.arrays import CHUNK, SIDE, Arrays, DataError, read_content
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
 MOST = 2_000_000  # items in a file; more means that the header is damaged
-# What opening, unzipping and parsing raise; zipfile raises RuntimeError for an encrypted file.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
+# Also raised for a zip file without a member (KeyError) or with an encrypted one (RuntimeError).
+DAMAGED_ARCHIVE = zlib.error, lzma.LZMAError, zipfile.BadZipFile, KeyError, RuntimeError
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -39,6 +30,7 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
+ITEMS = {part: IMAGE if "images" in part else LABEL for part in FILES}
 
 
 def find_forms(folder: Path, name: str) -> list[Path]:
@@ -79,7 +71,7 @@ def readable(name: str, kind: str = "IDX") -> Iterator[None]:
         yield
     except DataError:
         raise
-    except UNREADABLE as error:
+    except (OSError, EOFError, ValueError, *DAMAGED_ARCHIVE) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
@@ -141,7 +133,7 @@ def load_files(raw_dir: Path | None) -> Arrays:
     """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label."""
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
-    found = {part: _find(raw_dir, name, IMAGE if "images" in part else LABEL) for part, name in FILES.items()}
+    found = {part: _find(raw_dir, name, ITEMS[part]) for part, name in FILES.items()}
     for half in ("train", "test"):
         check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
     parts = {part: array for part, (array, _) in found.items()}

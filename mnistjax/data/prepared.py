@@ -84,10 +84,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_array(path: Path) -> np.ndarray:
     """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file."""
-    item, dtype = (idx.IMAGE, np.uint8) if "images" in path.name else (idx.LABEL, np.int32)
+    dtype = np.dtype(np.uint8 if "images" in path.name else np.int32)
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
         try:
-            return read_npy(file, item, np.dtype(dtype), idx.MOST)
+            return read_npy(file, idx.ITEMS[path.stem], dtype, idx.MOST)
         except ValueError as error:
             raise files.DamagedFile(f"{path} is damaged: {error}") from None
 
