@@ -24,7 +24,23 @@ PLAIN = {  # settings that our programs need; they override the environment
     "jax_enable_x64": False,  # with 64 bits dropout draws other numbers
     "jax_numpy_dtype_promotion": "standard",  # Optax divides by an int32
     "jax_transfer_guard": "allow",  # NumPy arrays are passed to JAX
+    "jax_default_prng_impl": "threefry2x32",  # this and the next one decide which numbers a seed draws
+    "jax_threefry_partitionable": True,
 }
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """A context, or a decorator, with the settings in PLAIN for this thread.
+
+    So a user's JAX_ENABLE_X64, for example, changes no bit of what the library computes, and stays as it is.
+    """
+    import jax
+
+    with contextlib.ExitStack() as stack:
+        for name, value in PLAIN.items():
+            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
+        yield
 
 
 def prepare_backend() -> None:

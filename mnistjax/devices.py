@@ -28,7 +28,7 @@ LARGE_STEP_FLOPS = 1e8  # some milliseconds of a core
 
 def shard_mesh(spec: Spec, *, spread: bool = True) -> Mesh:
     """The devices of a run, from JAX's default one on: one for each shard, or only the default one."""
-    (default,) = jnp.zeros(()).devices()
+    (default,) = jax.device_put(0).devices()
     devices = jax.devices(default.platform)
     first = devices.index(default)
     return Mesh(np.array(devices[first : first + (count_shards(spec) if spread else 1)]), (SHARDS,))

@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, UInt8
 
+from mnistjax.backend import isolated
 from mnistjax.batches import slice_rows
 from mnistjax.config import Spec
 from mnistjax.devices import (
@@ -47,6 +48,7 @@ def evaluate(
     return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
 
 
+@isolated()
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
 def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """`evaluate` of arrays on the devices of a mesh, which share the work."""
@@ -55,6 +57,7 @@ def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: A
     return over_shards(function, mesh, (SAME, SAME, SAME, SPLIT))(variables, images, labels, starts)
 
 
+@isolated()
 @functools.partial(jax.jit, static_argnames="spec", compiler_options=WIDE)
 def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     """`evaluate` of W runs at once, whose variables are stacked."""
@@ -99,9 +102,10 @@ def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W"]) -> F
     mesh = shard_mesh(spec)
     variables = place(variables, mesh, shared=True)
     parts = [images[i : i + PREDICT_ROWS] for i in range(0, len(images), PREDICT_ROWS)]
-    return np.concatenate([np.asarray(_predict_on(mesh, spec, variables, part)) for part in parts])
+    return np.concatenate(jax.device_get([_predict_on(mesh, spec, variables, part) for part in parts]))
 
 
+@isolated()
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
 def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
     count, size = len(images), block_rows(spec, len(images))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
+from mnistjax.backend import isolated
 from mnistjax.config import Spec
 from mnistjax.data import order
 from mnistjax.step import build_model
@@ -64,6 +65,7 @@ def steps_left(spec: Spec, step: int) -> int:
 
 
 @functools.cache
+@isolated()
 def flops(spec: Spec) -> float:
     """Floating-point operations of one image's forward pass, as XLA counts them."""
     image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.uint8)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnistjax.backend import compile_clock
+from mnistjax.backend import compile_clock, isolated
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
 from mnistjax.layout import find_limit, order_seed, segment_rows, steps_left
@@ -142,6 +142,7 @@ def _free(lanes: Mapping[int, Any]) -> Iterator[int]:
 class _Lane:
     """What the host keeps of one run in a program."""
 
+    @isolated()
     def __init__(self, spec: Spec, run: Run, compiling: Sequence[float]) -> None:
         self.spec, self.run = spec, run
         self.records = list(run.rows)

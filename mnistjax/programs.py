@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
+from mnistjax.backend import isolated
 from mnistjax.batches import HostBatches, gather_rows, pad_split, pick, place_split, slice_rows
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import Dataset
@@ -69,7 +70,7 @@ def segment_program(spec: Spec, mesh: Mesh) -> Callable[..., State]:
     """The compiled `train_segment` of a Spec, whose shards are spread over the devices of a mesh."""
     train = functools.partial(train_segment, spec, axis=SHARDS if mesh.size > 1 else None)
     program = over_shards(train, mesh, (SAME, SAME, SAME, SPLIT, SAME))
-    return jax.jit(program, donate_argnums=2, compiler_options=WIDE)
+    return isolated()(jax.jit(program, donate_argnums=2, compiler_options=WIDE))
 
 
 def train_lane(
@@ -118,7 +119,7 @@ def lanes_program(spec: Spec, lanes: int) -> Callable[..., State]:
     """
     axes = (0, 0, 0, None, None, None if spec.shuffle == "shared" else 0, None)
     train = over_lanes(functools.partial(train_lane, spec), axes, lanes)
-    return jax.jit(train, donate_argnums=2, compiler_options=WIDE)
+    return isolated()(jax.jit(train, donate_argnums=2, compiler_options=WIDE))
 
 
 @runtime_checkable
@@ -183,6 +184,7 @@ class SingleProgram(Program):
     def has_room(self, lanes: int) -> bool:
         return lanes == 0
 
+    @isolated()
     def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
         hyper = jax.tree.map(np.float32, hyper)
         self._lanes[lane] = place((hyper, jax.random.key(seed)), self._mesh, shared=True)
@@ -241,6 +243,7 @@ class LanesProgram(Program):
     def has_room(self, lanes: int) -> bool:
         return lanes < self.width
 
+    @isolated()
     def put(self, lane: int, hyper: Hyper, seed: int, state: State) -> None:
         if not self._hypers:
             self._hypers, self._seeds = [hyper] * self.width, [seed] * self.width
@@ -249,6 +252,7 @@ class LanesProgram(Program):
         self._states = place(_put(self._states, lane, state), self._mesh)
         self._on_host = self._hypers_and_keys = None
 
+    @isolated()
     def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
         some = next(iter(rows.values()))
         self._rows = self._rows or [some] * self.width

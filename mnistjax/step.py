@@ -54,6 +54,7 @@ class Totals(NamedTuple):
     weight: Array  # () float32, number of images without padding
 
 
+Index = Array | int
 Gradient = Callable[..., tuple[Any, Totals]]
 """(params, totals, batch, index) -> gradients of the summed loss, and the totals with this batch added."""
 
@@ -111,14 +112,7 @@ def train_step(
 
 
 def batch_loss(
-    spec: Spec,
-    hyper: Hyper,
-    key: Array,
-    step: Array,
-    params: Any,
-    totals: Totals,
-    batch: Batch,
-    index: Array | int,
+    spec: Spec, hyper: Hyper, key: Array, step: Array, params: Any, totals: Totals, batch: Batch, index: Index
 ) -> tuple[Float32[Array, ""], Totals]:
     """The loss summed over a batch () in nats, and the totals with this batch added.
 
@@ -150,7 +144,7 @@ def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: 
     So a full batch is never copied as a whole, and a convolution's intermediates stay in a CPU's cache.
     """
 
-    def total(params: Any, totals: Totals, micro_batches: Any, index: Array | int) -> tuple[Any, Totals]:
+    def total(params: Any, totals: Totals, micro_batches: Any, index: Index) -> tuple[Any, Totals]:
         def add(carry: Any, micro_batch: Any) -> tuple[Any, None]:
             gradients, totals, index = carry
             more, totals = gradient(params, totals, read(micro_batch), index)

@@ -249,6 +249,8 @@ KINDS = {
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_TRANSFER_GUARD": "disallow",
     "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": "disallow",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
     "TFDS_DATA_DIR": "",
     "MNISTJAX_RAW_DIR": "",
 }

@@ -297,7 +297,7 @@ def test_kill_leaves_nothing_that_counts_as_prepared(small, tmp_path):
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert (home / "mnistjax/mnist.partial").exists()
-    assert not prepared.is_prepared("mnist", home)
+    assert not (home / "mnistjax/mnist").exists()
     dataset = data.load_data("mnist", data_dir=home, raw_dir=small)
     np.testing.assert_array_equal(dataset.test.images, draw("test")[0])
     assert not (home / "mnistjax/mnist.partial").exists()

@@ -16,6 +16,7 @@ from scipy import stats
 from lab_report import figures, record, reproduction, study
 from lab_report.conclusions import CONCLUSIONS, Finding
 from lab_report.estimates import Estimate, Share, estimate
+from lab_report.layers import list_layers
 from lab_report.study import EXPERIMENTS, pick
 from lab_report.tables import TABLES, Compared, Row, compare, judge, table_cells
 from mnistjax import create_model
@@ -23,7 +24,6 @@ from mnistjax.cli.overrides import base_overrides, compose, composing, expand
 from mnistjax.cli.prepare import Composer
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
-from mnistjax.models import list_layers
 from mnistjax.report.figures import save
 from mnistjax.report.runs import RunRecord
 from mnistjax.seeds import Spread

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from lab_report.layers import list_layers
 from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
 from mnistjax.layout import flops
-from mnistjax.models import ACTIVATIONS, MODELS, list_layers, model_options
+from mnistjax.models import ACTIVATIONS, MODELS, model_options
 from mnistjax.step import init
 from small import ODD, small_plan
 

@@ -48,7 +48,7 @@ def archives(dataset):
 def read(path, filename):
     """The parts in an official file, as a builder reads them."""
     (part,) = (part for part, name in NAMES.items() if name == filename)
-    return {part: (idx.read_file(path, idx.IMAGE if "images" in part else idx.LABEL), str(path))}
+    return {part: (idx.read_file(path, idx.ITEMS[part]), str(path))}
 
 
 def find(dataset, folder):

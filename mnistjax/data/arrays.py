@@ -4,14 +4,16 @@ N images, H = W = 28 pixels a side, K classes.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from mnistjax.config import ConfigError
 
 SIDE = 28  # pixels
+CHUNK = 1 << 20  # bytes read at once
 
 
 class DataError(ConfigError):
@@ -61,6 +63,32 @@ def _check_part(where: str, images, labels, *, classes: int, least: int) -> tupl
         raise DataError(f"{where}: at least {least} images expected, found {len(images)}")
     check_labels(where, labels, range(classes))
     return np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int32)
+
+
+def read_npy(stream: IO[bytes], item: tuple[int, ...], dtype: np.dtype, most: int) -> np.ndarray:
+    """The array of at most `most` items of this shape and type in a file of `np.save`; ValueError for others.
+
+    Allocates as content is read, not what the header claims. Only version 1, because it limits the header.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"version {version}")
+    shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream)
+    if found != dtype or fortran_order or shape[1:] != item or not 0 < shape[0] <= most:
+        raise ValueError(f"{found} {shape}")
+    size = math.prod(shape) * dtype.itemsize
+    content = read_content(stream, size)
+    if len(content) < size or stream.read(1):  # at the end of a zip file's member, this also checks its CRC
+        raise ValueError(f"not {size:,} bytes after the header")
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def read_content(stream: IO[bytes], size: int) -> bytearray:
+    """At most `size` bytes, in chunks: `stream.read(size)` would allocate them all before it reads any."""
+    content = bytearray()
+    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
+        content += chunk
+    return content
 
 
 def check_labels(where: str, labels: np.ndarray, allowed: range) -> None:

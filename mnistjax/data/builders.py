@@ -94,7 +94,7 @@ class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
     def read_archive(self, path: Path, filename: str) -> Parts:
         """The parts in an official file, which has this name in TFDS."""
         (part,) = (part for part, stem in idx.FILES.items() if filename.startswith(stem))
-        return {part: (idx.read_file(path, idx.IMAGE if "images" in part else idx.LABEL), str(path))}
+        return {part: (idx.read_file(path, idx.ITEMS[part]), str(path))}
 
     def _list_examples(
         self, count: int, images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str
@@ -132,24 +132,23 @@ class KMNIST(_WithoutTensorFlow, stock.KMNIST, skip_registration=True):
     url_infos = _pinned(stock.KMNIST)
 
 
-def _correct(config: stock.EMNISTConfig) -> stock.EMNISTConfig:
-    """`config` with all 145,600 letters of the archive, in 26 equal classes; TFDS takes only 103,600."""
-    if config.name != "letters":
-        return config
-    return stock.EMNISTConfig(
-        name="letters",
-        class_number=26,
-        train_examples=124_800,
-        test_examples=20_800,
-        description="EMNIST Letters",
-    )
+# All 145,600 letters of the archive, in 26 equal classes; TFDS takes only 103,600.
+LETTERS = stock.EMNISTConfig(
+    name="letters",
+    class_number=26,
+    train_examples=124_800,
+    test_examples=20_800,
+    description="EMNIST Letters",
+)
 
 
 class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
     """EMNIST, upright and with labels from 0. Paths are ARCHIVE/gzip/MEMBER, a file in the archive."""
 
     url_infos = _pinned(stock.EMNIST)
-    BUILDER_CONFIGS = [_correct(config) for config in stock.EMNIST.BUILDER_CONFIGS]  # noqa: RUF012 (TFDS's name)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's name)
+        LETTERS if config.name == LETTERS.name else config for config in stock.EMNIST.BUILDER_CONFIGS
+    ]
 
     builder_config: Any
 
@@ -169,9 +168,7 @@ class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
             for part, stem in idx.FILES.items():
                 member = f"gzip/emnist-{self.builder_config.name}-{stem.replace('t10k', 'test')}.gz"
                 with archive.open(member) as stream:
-                    array = idx.parse(
-                        stream, f"{path}/{member}", idx.IMAGE if "images" in part else idx.LABEL
-                    )
+                    array = idx.parse(stream, f"{path}/{member}", idx.ITEMS[part])
                 upright = array.swapaxes(1, 2) if array.ndim == 3 else array  # stored transposed
                 parts[part] = upright, f"{path}/{member}"
         return parts

@@ -16,23 +16,13 @@ from typing import Any
 import numpy as np
 
 from mnistjax import files
-from mnistjax.data.arrays import SIDE, Arrays, DataError
+from mnistjax.data.arrays import CHUNK, SIDE, Arrays, DataError, read_content
 
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
 MOST = 2_000_000  # items in a file; more means that the header is damaged
-CHUNK = 1 << 20  # bytes read at once; also the most that gzip may add to a file's size
-# What opening, unzipping and parsing raise; zipfile raises RuntimeError for an encrypted file.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
+# Also raised for a zip file without a member (KeyError) or with an encrypted one (RuntimeError).
+DAMAGED_ARCHIVE = zlib.error, lzma.LZMAError, zipfile.BadZipFile, KeyError, RuntimeError
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -40,6 +30,7 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
+ITEMS = {part: IMAGE if "images" in part else LABEL for part in FILES}
 
 
 def find_forms(folder: Path, name: str) -> list[Path]:
@@ -80,7 +71,7 @@ def readable(name: str, kind: str = "IDX") -> Iterator[None]:
         yield
     except DataError:
         raise
-    except UNREADABLE as error:
+    except (OSError, EOFError, ValueError, *DAMAGED_ARCHIVE) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
@@ -97,7 +88,7 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most:
     length = 4 * (2 + len(item))
     count = _parse_header(bytes(read_content(stream, length)), name, item, most)
     expected = count * math.prod(item)
-    if size > length + expected + CHUNK:
+    if size > length + expected + CHUNK:  # gzip adds less
         limit = f"at most {length + expected:,} bytes, as its header says,"
         raise DataError(f"{name}: {limit} expected, found {size:,}")
     content = read_content(stream, expected)
@@ -130,14 +121,6 @@ def make_header(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
 
 
-def read_content(stream: Any, size: int) -> bytearray:
-    """At most `size` bytes, in chunks: `stream.read(size)` would allocate them all before it reads any."""
-    content = bytearray()
-    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
-        content += chunk
-    return content
-
-
 def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str) -> None:
     """Raises DataError unless there are as many labels as images."""
     if len(images) != len(labels):
@@ -150,7 +133,7 @@ def load_files(raw_dir: Path | None) -> Arrays:
     """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label."""
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
-    found = {part: _find(raw_dir, name, IMAGE if "images" in part else LABEL) for part, name in FILES.items()}
+    found = {part: _find(raw_dir, name, ITEMS[part]) for part, name in FILES.items()}
     for half in ("train", "test"):
         check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
     parts = {part: array for part, (array, _) in found.items()}

@@ -7,24 +7,27 @@ Kaggle's CSV). Files of another known data set are recognised and left alone.
 
 import hashlib
 import io
-import math
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing
+from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing, read_npy
 
 LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
 MOST = 60_000  # items of a part that is not read from an official archive
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
 NPZ = {"x_train": idx.IMAGE, "y_train": idx.LABEL, "x_test": idx.IMAGE, "y_test": idx.LABEL}
+CONVERTED = {  # files that Keras and Kaggle make of a data set; verified by CONTENTS
+    "mnist": ("mnist.npz", "mnist_train.csv", "mnist_test.csv"),
+    "fashion_mnist": ("fashion-mnist_train.csv", "fashion-mnist_test.csv"),
+}
 CONTENTS = {  # SHA-256 of the unpacked IDX files, in the order of PARTS; others are not known to us
     "mnist": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -84,7 +87,7 @@ def find_parts(
         raise problem
     there = "".join(f" ({path.name} is of {other})" for other, path in others.items())
     missing = [name for name, archive in own.items() if not archive.parts <= found.keys()]
-    forms = f", unpacked or not, or {', '.join(_converted(dataset))}" if dataset in CONTENTS else ""
+    forms = f", unpacked or not, or {', '.join(CONVERTED[dataset])}" if dataset in CONTENTS else ""
     text = f"{raw_dir}: the official files of {dataset} are not in it{there}: {', '.join(missing)} expected"
     raise (DataError if found else Missing)(f"{text} there or in its subfolder {dataset}{forms}")
 
@@ -98,17 +101,10 @@ def _candidates(
     folders = [raw_dir / place for place in places]
     for folder in folders:
         yield from ((path, True) for name in own for path in idx.find_forms(folder, name))
-        if dataset in CONTENTS:
-            converted = (folder / name for name in _converted(dataset))
-            yield from ((path, True) for path in converted if os.path.exists(path))
+        converted = (folder / name for name in CONVERTED.get(dataset, ()))
+        yield from ((path, True) for path in converted if os.path.exists(path))
     for folder in folders:
         yield from ((path, False) for name in foreign for path in idx.find_forms(folder, name))
-
-
-def _converted(dataset: str) -> tuple[str, ...]:
-    """The names of the files that Keras and Kaggle make of a data set."""
-    name = dataset.replace("_", "-")
-    return f"{name}.npz", f"{name}_train.csv", f"{name}_test.csv"
 
 
 def _identify(
@@ -173,25 +169,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with idx.readable(str(path), "npz"), idx.open_file(path) as file, zipfile.ZipFile(file) as archive:
         for key, item in NPZ.items():
             with archive.open(f"{key}.npy") as stream:
-                arrays[f"{path}:{key}"] = _read_npy(stream, item)
+                arrays[f"{path}:{key}"] = read_npy(stream, item, np.dtype(np.uint8), MOST)
     return arrays
-
-
-def _read_npy(stream: Any, item: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array in a file of `np.save`; allocates as content is read, not what the header claims.
-
-    ValueError for other files. Version 1 limits the length of the header.
-    """
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype != np.uint8 or fortran or shape[1:] != item or not 0 < shape[0] <= MOST:
-        raise ValueError(f"{dtype} {shape}")
-    content = idx.read_content(stream, math.prod(shape))
-    if len(content) < math.prod(shape) or stream.read(1):  # at the end, this also checks the CRC
-        raise ValueError(f"not {math.prod(shape):,} bytes after the header")
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:

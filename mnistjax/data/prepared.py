@@ -18,7 +18,7 @@ import numpy as np
 
 from mnistjax import files
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest
+from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest, read_npy
 
 SHA256: dict[str, str | None] = {  # of the decoded arrays; None if we had no real files to compute it
     "mnist": "88131c2e075497167ca8604fc743fd2fd768752b08db312cc900e5e6ed2cd86c",
@@ -56,11 +56,6 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
         ) from None
 
 
-def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether the data set has been prepared; it may have been damaged since."""
-    return os.path.lexists(data_dir / "mnistjax" / name / "manifest.json")
-
-
 def read_arrays(name: str, folder: Path) -> Arrays:
     """The verified arrays in a folder; FileNotFoundError if none were prepared, Damaged if they changed."""
     if not os.path.lexists(folder / "manifest.json"):
@@ -88,37 +83,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file.
-
-    The file's size gives the number of items, and its header must equal the header for that number. So the
-    header is never parsed, and no more is allocated than the file holds.
-    """
-    dtype, item = (np.uint8, idx.IMAGE) if "images" in path.name else (np.int32, idx.LABEL)
-    dtype = np.dtype(dtype)
+    """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file."""
+    dtype = np.dtype(np.uint8 if "images" in path.name else np.int32)
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
-        content = os.fstat(file.fileno()).st_size - len(_header(dtype, (0, *item)))
-        count, rest = divmod(content, dtype.itemsize * int(np.prod(item)))
-        if rest or not 0 < count <= idx.MOST:
-            raise files.DamagedFile(f"{path} is damaged: {content:,} bytes after its header")
-        header = _header(dtype, (count, *item))
-        if file.read(len(header)) != header:
-            raise files.DamagedFile(f"{path} is damaged: its header is not one of {count:,} items")
-        return np.fromfile(file, dtype).reshape(count, *item)
-
-
-def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """The header that `np.save` writes for a contiguous array."""
-    stream = io.BytesIO()
-    described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, described)
-    return stream.getvalue()
+        try:
+            return read_npy(file, idx.ITEMS[path.stem], dtype, idx.MOST)
+        except ValueError as error:
+            raise files.DamagedFile(f"{path} is damaged: {error}") from None
 
 
 def write_arrays(folder: Path, arrays: Arrays) -> None:
     """Writes the arrays, then the manifest, which makes them count as prepared."""
     for part in PARTS:
-        array = getattr(arrays, part)
-        files.replace(folder / f"{part}.npy", _header(array.dtype, array.shape) + array.tobytes())
+        stream = io.BytesIO()
+        np.save(stream, getattr(arrays, part))
+        files.replace(folder / f"{part}.npy", stream.getvalue())
     manifest = {"sha256": digest(arrays), "class_names": arrays.class_names}
     files.replace(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 

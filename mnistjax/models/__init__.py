@@ -8,14 +8,14 @@ import dataclasses
 import fnmatch
 import functools
 import importlib.metadata
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, freeze, shorten, unknown
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
 from mnistjax.models.dense import MLP, Neuron
@@ -74,7 +74,7 @@ def find_model(name: str) -> type[nn.Module]:
 
 def model_options(name: str) -> dict[str, Any]:
     """The options that a config can set, with their defaults: flags, numbers, words and lists."""
-    return {option: default for option, default in _fields(name).items() if _is_plain(default)}
+    return {option: default for option, default in _fields(name).items() if is_plain(default)}
 
 
 def _fields(name: str) -> dict[str, Any]:
@@ -82,9 +82,10 @@ def _fields(name: str) -> dict[str, Any]:
     return {f.name: f.default for f in fields if f.init and f.name not in ("num_classes", "parent", "name")}
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether a value is a flag, a number, a word, None, or a tuple of such."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return value is None or type(value) in (bool, float, int, str)
 
 
@@ -103,6 +104,7 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
 
 
 @functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
+@isolated()
 def list_collections(module: nn.Module) -> frozenset[str]:
     """The names of a module's variable collections: "params", and perhaps "batch_stats".
 
@@ -115,65 +117,6 @@ def list_collections(module: nn.Module) -> frozenset[str]:
     if count > MOST_PARAMETERS:
         raise ConfigError(f"a model of {count:.1e} parameters is too large; at most {MOST_PARAMETERS:.1e}")
     return frozenset(variables)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A top-level layer of a model."""
-
-    name: str  # "Dense_0"
-    kind: str  # "Dense"
-    options: dict[str, Any]  # those that differ from their defaults, {"features": 128}
-    shape: tuple[int, ...]  # of the output for one image
-    parameters: int
-
-
-def list_layers(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
-    """The layers of a model in the order of their calls, including layers that act only in training."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-    variables, calls = trace_layers(lambda: jax.eval_shape(module.init, jax.random.key(0), image))
-    params = variables.get("params", {})
-    return [
-        Layer(
-            layer.path[0],
-            type(layer).__name__,
-            _changed_options(layer),
-            output.shape[1:],
-            sum(leaf.size for leaf in jax.tree.leaves(params.get(layer.path[0], {}))),
-        )
-        for layer, _, output in calls
-    ]
-
-
-class LayerCall(NamedTuple):
-    """A call of a layer, with its first argument and its output."""
-
-    layer: nn.Module
-    input: Any
-    output: Any
-
-
-def trace_layers(function: Callable[[], Any]) -> tuple[Any, list[LayerCall]]:
-    """A function's result, and the calls of a model's top-level layers during it, in their order."""
-    calls: list[LayerCall] = []
-
-    def record(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and len(context.module.path) == 1:
-            calls.append(LayerCall(context.module, args[0] if args else None, output))
-        return output
-
-    with nn.intercept_methods(record):
-        return function(), calls
-
-
-def _changed_options(layer: nn.Module) -> dict[str, Any]:
-    """The plain options of a layer whose values are not their defaults."""
-    fields = [f for f in dataclasses.fields(layer) if f.init and f.name not in ("parent", "name")]
-    changed = {f.name: getattr(layer, f.name) for f in fields if getattr(layer, f.name) != f.default}
-    return {name: value for name, value in changed.items() if _is_plain(value)}
 
 
 def _native(value: Any) -> Any:
@@ -192,7 +135,7 @@ def _like(option: str, value: Any, default: Any) -> Any:
         like = freeze(value)
     except RecursionError:
         raise ConfigError(f"{option} must not be lists nested so deeply") from None
-    if default is None or not _is_plain(default):
+    if default is None or not is_plain(default):
         return like
     like = _native(like)
     if isinstance(default, tuple) and not isinstance(like, tuple):

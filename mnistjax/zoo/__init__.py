@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from mnistjax import checkpoints, files, models, records
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, freeze, to_plain, unknown
 from mnistjax.zoo.card import CARD_FIELDS
 from mnistjax.zoo.card import Card as Card
@@ -35,6 +36,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob(f"*{SUFFIX}")), pattern))
 
 
+@isolated()
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and its card, by the name of a packaged model or the folder of a run.
 

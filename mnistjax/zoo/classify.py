@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.errors import ScopeParamShapeError
 from jax import Array
 
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError
 from mnistjax.metrics import probabilities
 from mnistjax.zoo.card import Card
@@ -19,18 +20,19 @@ from mnistjax.zoo.card import Card
 ROWS = 100  # images per block; the last block is padded, so one program serves any number of images
 
 
+@isolated()
 def classify(model: nn.Module, variables: Any, card: Card, images: np.ndarray | Array) -> np.ndarray:
     """The probabilities (N, classes) float32 of the classes in `card.class_names`.
 
     The first three arguments are what `load` returns. Images are (N, H, W) or (N, H, W, C): integers from 0
     to 255, or floats from 0 to 1. ConfigError for other images.
     """
-    images = _check_images(np.asarray(images))
+    images = _check_images(np.asarray(jax.device_get(images)))
     try:
         logits = find_logits(model, variables, images)
     except ScopeParamShapeError:
         raise ConfigError(f"images of {images.shape[1:]} do not fit the model") from None
-    return np.asarray(probabilities(card.task, logits))
+    return jax.device_get(probabilities(card.task, logits))
 
 
 def _check_images(images: np.ndarray) -> np.ndarray:
@@ -52,6 +54,7 @@ def _check_images(images: np.ndarray) -> np.ndarray:
     return images
 
 
+@isolated()
 def find_logits(model: nn.Module, variables: Any, images: np.ndarray) -> Array:
     """The logits (N, K) of images (N, H, W, C), uint8 or float in [0, 1]."""
     blocks = []

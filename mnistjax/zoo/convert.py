@@ -11,6 +11,7 @@ from flax.nnx import bridge
 from jax import Array
 from jax import export as jax_export
 
+from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, unknown
 from mnistjax.ops import portable
 
@@ -18,6 +19,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 FORMATS = ("stablehlo", "onnx")
 
 
+@isolated()
 def export(
     model: nn.Module,
     variables: Any,
@@ -56,6 +58,7 @@ def _to_onnx(logits: Any, image_shape: tuple[int, int, int]) -> bytes:
         return to_onnx(logits, [("B", *image_shape)], model_name="mnistjax").SerializeToString()
 
 
+@isolated()
 def to_nnx(
     model: nn.Module, variables: Any, *, image_shape: tuple[int, int, int] = (28, 28, 1)
 ) -> bridge.ToNNX:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 from scipy.optimize import minimize_scalar
 
+from mnistjax.backend import isolated
 from mnistjax.metrics import per_example_loss
 from mnistjax.zoo.classify import find_logits
 
@@ -29,7 +30,7 @@ class Ensemble(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         members = [self.member.clone(parent=self, name=f"member_{index}") for index in range(self.members)]
-        temperature = self.param("temperature", nn.initializers.ones, ())
+        temperature = self.param("temperature", nn.initializers.ones, (), jnp.float32)
         return mix(jnp.stack([member(images, train) for member in members])) / temperature
 
 
@@ -38,9 +39,10 @@ def mix(logits: Array) -> Array:
     if logits.shape[-1] == 1:
         yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1))
         return yes - no
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(jnp.float32(len(logits)))
 
 
+@isolated()
 def ensemble(
     model: nn.Module, members: Sequence[Any], task: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[Ensemble, dict[str, Any]]:

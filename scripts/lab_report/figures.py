@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mnistjax.models import Layer
+    from lab_report.layers import Layer
 
 LOWEST_LOSS = 1e-5  # on the axis of losses
 # Okabe and Ito's colours, safe for the colour-blind.

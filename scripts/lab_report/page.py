@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab_report.figures import architecture_figure, class_counts_figure, sample_grid, seed_curves
+from lab_report.layers import list_layers
 from lab_report.record import HOW_CONCLUSIONS, HOW_TABLES, Record, conclusion_cells, describe, table_texts
 from lab_report.study import SGD, VARIED, Study, pick_value
 from mnistjax import files, records
 from mnistjax.config import badness
 from mnistjax.finished import load_examples, reopen
-from mnistjax.models import list_layers
 from mnistjax.report.figures import confusion_matrix_figure, misclassified_grid, save
 from mnistjax.report.runs import RunRecord, done
 from mnistjax.step import build_model
