@@ -60,7 +60,8 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
         margin = EDGE + round(3 * find_blur(lightness))
         inside &= ndimage.maximum_filter(around, 2 * margin + 1) == 0
         ink = find_ink(lightness, inside)
-    ink = darken(_without_lines(ink))
+    rest = _without_lines(ink)
+    ink = darken(ink) if rest is ink else rest  # what is left of lines is faint, too
     labels, marks = find_marks(ink)
     groups = join_parts(labels, marks)
     tallest = max((box.height for _, box in groups), default=0)

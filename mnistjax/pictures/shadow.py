@@ -14,6 +14,7 @@ COARSE = 250  # pixels, the longer side of the picture in which shadows are look
 THICKNESS = 0.15  # strokes are thinner than this share of the picture's longer side
 DEPTH = 0.1  # the least difference in lightness between a shadow and the paper
 SMALLEST_SHARE = 0.03  # of the picture, that a shadow covers, and that it leaves
+NEAR = 0.03  # a digit is near a shadow within this share of the picture's longer side
 EDGE_SHARE = 0.25  # the largest share of the picture that is neither light nor dark; more is mere shading
 
 
@@ -29,7 +30,8 @@ def remove_shadow(lightness: np.ndarray) -> np.ndarray:
     flat = np.clip(lightness / np.maximum(_find_paper(lightness), 0.02), 0, 1)
     labels, boxes = label_marks(find_ink(flat, np.ones(flat.shape, bool)) >= NEAR_INK)
     shaded, at_edge = np.zeros((2, len(boxes) + 1), bool)
-    shaded[labels[shadow]] = True
+    reach = 2 * round(NEAR * max(lightness.shape)) + 1
+    shaded[labels[ndimage.maximum_filter(shadow, reach)]] = True
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         at_edge[edge] = True
     at_edge[0] = shaded[0] = False
@@ -46,14 +48,14 @@ def _find_shadow(lightness: np.ndarray) -> np.ndarray:
     dark, light = np.quantile(paper, [SMALLEST_SHARE, 1 - SMALLEST_SHARE])
     share = (paper - dark) / max(light - dark, 1e-6)
     shadow = share < 0.5
-    inner = coarse[erode(shadow, 3)]
+    inner = coarse[erode(share < 0.25, 3)]
     none = np.zeros(lightness.shape, bool)
     if light - dark < DEPTH or ((share > 0.3) & (share < 0.7)).mean() > EDGE_SHARE or not inner.size:
         return none
     labels = label_marks(shadow)[0]
     corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
     darkest, middle, lightest = np.quantile(inner, [0.005, 0.5, 0.995])
-    if not corners.any() or corners.all() or lightest - middle > middle - darkest:
+    if not corners.any() or corners.all() or lightest - middle > max(DEPTH, middle - darkest):
         return none
     shadow = np.isin(labels, corners[corners > 0])
     return np.kron(shadow, np.ones((step, step), bool))[: lightness.shape[0], : lightness.shape[1]]
