@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from mnistjax.config import ConfigError
 from mnistjax.pictures.decode import read_picture as read_picture
-from mnistjax.pictures.ink import SMALLEST, Box, darken, find_blur, find_ink
+from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, darken, find_blur, find_ink, label_marks
 from mnistjax.pictures.lines import find_lines
 from mnistjax.pictures.marks import SPECK, find_marks, find_surroundings, join_parts
 from mnistjax.pictures.normalize import normalize
@@ -81,6 +81,9 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
     if not lines.any():
         return ink
     rest = np.where(lines, 0, ink)
+    labels, _ = label_marks(rest >= NEAR_INK)
+    pieces = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))  # of lines
+    rest[np.isin(labels, pieces[pieces > 0])] = 0
     tallest = max((box.height for _, box in find_marks(rest)[1]), default=0)
     return rest if 0 < LONG * tallest < min(ink.shape) else ink
 

@@ -13,6 +13,7 @@ from mnistjax.pictures.ink import NEAR_INK, SMALLEST, erode, find_blur, find_ink
 COARSE = 250  # pixels, the longer side of the picture in which shadows are looked for
 THICKNESS = 0.15  # strokes are thinner than this share of the picture's longer side
 DEPTH = 0.1  # the least difference in lightness between a shadow and the paper
+DARKEST = 0.3  # the least lightness of a shadow, as a share of the paper's; darker is a table
 SMALLEST_SHARE = 0.03  # of the picture, that a shadow covers, and that it leaves
 NEAR = 0.03  # a digit is near a shadow within this share of the picture's longer side
 EDGE_SHARE = 0.25  # the largest share of the picture that is neither light nor dark; more is mere shading
@@ -50,7 +51,7 @@ def _find_shadow(lightness: np.ndarray) -> np.ndarray:
     shadow = share < 0.5
     inner = coarse[erode(share < 0.25, 3)]
     none = np.zeros(lightness.shape, bool)
-    if light - dark < DEPTH or ((share > 0.3) & (share < 0.7)).mean() > EDGE_SHARE or not inner.size:
+    if light - dark < DEPTH or dark < DARKEST * light or ((share > 0.3) & (share < 0.7)).mean() > EDGE_SHARE or not inner.size:
         return none
     labels = label_marks(shadow)[0]
     corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
