@@ -25,7 +25,7 @@ def normalize(ink: np.ndarray) -> np.ndarray:
     """
     from PIL import Image
 
-    sharp = _enlarge(_crop(np.clip(ink / FULL_INK, 0, 1)))
+    sharp = _crop(np.clip(_enlarge(ink) / FULL_INK, 0, 1))
     scale = BOX_SIDE / max(sharp.shape)
     inside = np.pad(sharp, 1 + round(STROKE[0] / scale)) >= 0.5
     depth: Any = ndimage.distance_transform_edt(inside)
