@@ -62,8 +62,9 @@ def darken(ink: np.ndarray) -> np.ndarray:
     """
     labels, boxes = label_marks(ink >= FAINT)
     dark = ink >= DARK
-    depth = np.asarray(ndimage.distance_transform_edt(ink >= NEAR_INK))
-    reach = max(2, round(2 * float(depth[dark].mean()))) if dark.any() else 2
+    inked = ink >= NEAR_INK
+    outline = inked & ~erode(inked, 1)
+    reach = max(2, round(inked.sum() / max(1, outline.sum())))  # half a stroke's thickness
     strongest = ndimage.maximum_filter(ink, 2 * reach + 1)
     belongs = find_most(ink, labels, len(boxes)) >= DARK
     belongs[0] = False
@@ -88,6 +89,11 @@ def label_marks(marked: np.ndarray) -> tuple[np.ndarray, list[Box]]:
     labels: Any = ndimage.label(marked, np.ones((3, 3)))
     found = ndimage.find_objects(labels[0])
     return labels[0], [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
+
+
+def edge_of(values: np.ndarray) -> np.ndarray:
+    """The values (2 H + 2 W - 4,) along the picture's edges."""
+    return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
 
 
 def find_most(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
