@@ -136,7 +136,7 @@ def show(
 
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    plain = {"redirect_stdout": False, "redirect_stderr": False}  # rich would wrap long lines
+    plain: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # rich wraps long lines
     hidden = not console.is_terminal or len(paths) == 1
     shown, done = 0, True
     with Progress(*columns, console=console, transient=True, disable=hidden, **plain) as bar:

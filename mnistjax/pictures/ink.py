@@ -68,8 +68,8 @@ def darken(ink: np.ndarray) -> np.ndarray:
     strongest = ndimage.maximum_filter(ink, 2 * reach + 1)
     belongs = find_most(ink, labels, len(boxes)) >= DARK
     belongs[0] = False
-    faint = belongs[labels] & (strongest < DARK)
-    faint = np.asarray(ndimage.binary_dilation(faint, np.ones((3, 3)), reach)) & belongs[labels] & ~dark
+    lonely = belongs[labels] & (strongest < DARK)  # far from dark strokes
+    faint = np.asarray(ndimage.maximum_filter(lonely, 2 * reach + 1), bool) & belongs[labels] & ~dark
     return np.where(faint, np.clip(ink / np.clip(strongest, FAINT, DARK), 0, 1), ink)
 
 

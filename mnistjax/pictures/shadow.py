@@ -34,9 +34,9 @@ def remove_shadow(lightness: np.ndarray) -> np.ndarray:
     tall, shaded, at_edge = np.zeros((3, len(boxes) + 1), bool)
     tall[1:] = [box.height >= SMALLEST for box in boxes]
     reach = 2 * round(NEAR * max(lightness.shape)) + 1
-    shaded[labels[ndimage.maximum_filter(shadow, reach)]] = True
+    shaded[labels[np.asarray(ndimage.maximum_filter(shadow, reach), bool)]] = True
     at_edge[edge_of(labels)] = True
-    if not (tall & shaded & ~at_edge).any():
+    if not np.any(tall & shaded & ~at_edge):
         return lightness
     at_edge[0] = False
     return np.where((shaded & at_edge)[labels], 1, flat)  # without the shadow's tips, thin as strokes
@@ -51,7 +51,7 @@ def _find_shadow(lightness: np.ndarray) -> np.ndarray:
     none = np.zeros(lightness.shape, bool)
     if light - dark < DEPTH or dark < DARKEST * light:
         return none
-    share = (paper - dark) / (light - dark)
+    share = np.asarray((paper - dark) / (light - dark))
     inner = coarse[erode(share < 0.25, 3)]
     if not inner.size or ((share > 0.3) & (share < 0.7)).mean() > EDGE_SHARE:
         return none
@@ -68,4 +68,4 @@ def _find_paper(lightness: np.ndarray) -> np.ndarray:
     """The lightness (H, W) without dark strokes."""
     size = 2 * round(THICKNESS / 2 * max(lightness.shape)) + 1
     smooth = ndimage.gaussian_filter(lightness, find_blur(lightness))
-    return ndimage.grey_closing(smooth, (size, size), mode="nearest")
+    return np.asarray(ndimage.grey_closing(smooth, (size, size), mode="nearest"))
