@@ -129,6 +129,7 @@ def test_a_terminal_shows_a_bar_and_the_same_digits(work, capsys, monkeypatch, f
     plain = capsys.readouterr()
     assert plain.err == ""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
     assert main(words) == 0
     out, err = capsys.readouterr()
     assert out == plain.out
