@@ -53,7 +53,8 @@ def _find_level_lines(inked: np.ndarray) -> np.ndarray:
     scale = max(1, -(-max(inked.shape) // COARSE))
     for slope, start in _find_straight(thin, inked & ~thin, scale):
         near = thin & (np.abs(y - slope * x - start) <= scale + 1)
-        usual = float(np.median(thickness[near])) if near.any() else most + 1
+        # A quarter, because much of a line can lie along the strokes of digits in a column.
+        usual = float(np.quantile(thickness[near], 0.25)) if near.any() else most + 1
         if usual <= most:
             found |= near & (thickness <= 1.5 * usual + 1)
     return found
