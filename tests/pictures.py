@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,8 +195,8 @@ def _lines(ink: np.ndarray, way: Way, random: np.random.Generator) -> np.ndarray
         space = random.uniform(0.2, 0.4) * way.height
         rows = tops[0] - space, tops[-1] + space
         columns = lefts[0] - space, lefts[-1] + space
-        away = [np.abs(y - row) for row in rows] + [np.abs(x - column) for column in columns]
-        return np.clip(thick / 2 + 0.5 - np.min(away, axis=0), 0, 1)
+        distances = [np.abs(y - row) for row in rows] + [np.abs(x - column) for column in columns]
+        return np.clip(thick / 2 + 0.5 - np.min(distances, axis=0), 0, 1)
     step = (0.45 if way.behind == "squares" else 1.2) * way.height * random.uniform(0.8, 1.2)
     start = random.uniform(0, step, 2)
 
@@ -298,9 +299,11 @@ def _smooth(points: np.ndarray) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def read_all(model: str, folder: Path, seed: int = 0) -> list[tuple[Path, int, list[int]]]:
+def read_all(
+    model: str, folder: Path, seed: int = 0, ways: Sequence[Way] = WAYS
+) -> list[tuple[Path, int, list[int]]]:
     """For each digit drawn in each way: its file, the digit, and the answer of `mnistjax-predict`."""
-    cases = {folder / f"{way.name} {digit}.png": (way, digit) for way in WAYS for digit in range(10)}
+    cases = {folder / f"{way.name} {digit}.png": (way, digit) for way in ways for digit in range(10)}
     for path, (way, digit) in cases.items():
         Image.fromarray(draw(str(digit), way, seed=10 * seed + digit)).save(path)
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -317,11 +320,12 @@ def draw_page(model: str, folder: Path, seed: int = 0) -> str:
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    read = read_all(model, folder, seed)
+    ways = WAYS + BROKEN + BACKGROUNDS
+    read = read_all(model, folder, seed, ways)
     title = f"{model} reads {sum(found == [digit] for _, digit, found in read)} of {len(read)} pictures"
-    figure = Figure(figsize=(11, 1.1 * len(WAYS)), layout="constrained")
+    figure = Figure(figsize=(11, 1.1 * len(ways)), layout="constrained")
     figure.suptitle(title)
-    for axes, (path, digit, found) in zip(figure.subplots(len(WAYS), 10).flat, read, strict=True):
+    for axes, (path, digit, found) in zip(figure.subplots(len(ways), 10).flat, read, strict=True):
         axes.imshow(Image.open(path), cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         if not digit:

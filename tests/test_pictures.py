@@ -21,7 +21,7 @@ from mnistjax.pictures import find_digits, read_picture
 from mnistjax.pictures.decode import MOST_BYTES
 from mnistjax.pictures.ink import find_ink
 from mnistjax.pictures.normalize import BOX_SIDE
-from pictures import PLAIN, WAYS, draw
+from pictures import BACKGROUNDS, BROKEN, PLAIN, WAYS, draw
 
 SCAN = b"\xff\xda"
 
@@ -161,8 +161,51 @@ def test_a_picture_with_too_many_marks_is_refused():
     for row in range(10, 890, 40):
         for column in range(10, 890, 40):
             picture[row : row + 12, column : column + 8] = 0
-    with pytest.raises(ConfigError, match=r"found 484 marks.*the limit is 100"):
+    with pytest.raises(ConfigError, match=r"found 484 marks.*the limit is 300"):
         digits_in(picture)
+
+
+@pytest.mark.parametrize("way", BROKEN + BACKGROUNDS, ids=lambda way: way.name)
+def test_gaps_faint_strokes_lines_and_shadows_neither_split_nor_add_digits(way):
+    found = [len(digits_in(draw(str(digit), way, seed=30 + digit))) for digit in range(10)]
+    assert found.count(1) >= 9, found  # 10 here, but for tilted squares
+
+
+def test_a_faint_stroke_is_as_dark_in_the_image_as_the_others():
+    for digit in "2345789":
+        dark, faint = (dataclasses.replace(PLAIN, faint=faint) for faint in (0.999, 0.3))
+        assert distance(image_of(draw(digit, dark)), image_of(draw(digit, faint))) < 4
+
+
+def test_a_shadow_hardly_changes_the_image():
+    for way in (way for way in BACKGROUNDS if way.behind == "shadow"):
+        for digit in "0134567":
+            plain = image_of(draw(digit, dataclasses.replace(way, behind=""), seed=5))
+            assert distance(image_of(draw(digit, way, seed=5)), plain) < 3
+
+
+@pytest.mark.parametrize("behind", ["", "lines"])
+def test_a_page_of_120_digits_is_found_line_by_line(behind):
+    page = draw("\n".join(12 * ["0123456789"]), dataclasses.replace(PLAIN, height=40, behind=behind))
+    boxes = [digit.box for digit in digits_in(page)]
+    assert len(boxes) == 120
+    for line in np.array(boxes).reshape(12, 10, 4):
+        assert (np.diff(line[:, 1]) > 0).all()
+
+
+def test_two_digits_close_to_each_other_are_not_one_broken_digit():
+    for text in ("11", "10", "77", "35"):
+        close = dataclasses.replace(PLAIN, height=60, width=0.06, step=0.74)
+        assert len(digits_in(draw(text, close))) == 2
+    upper, lower = (draw(digit, dataclasses.replace(PLAIN, margin=0.1)) for digit in "56")
+    assert len(digits_in(np.concatenate([upper, lower]))) == 2
+
+
+def test_a_small_digit_painted_without_grey_gets_the_grey_edges_of_mnists():
+    for digit in "0123456789":
+        painted = np.where(image_of(draw(digit)) > 127, 0, 255)
+        image = image_of(painted)
+        assert ((image > 25) & (image < 230)).sum() > 0.4 * (image > 25).sum()
 
 
 # Reading files

@@ -1,7 +1,7 @@
 """Finds the digits in people's pictures and turns them into images like MNIST's.
 
-The stages are `decode` (file -> lightness), `ink` (lightness -> ink), `marks` (ink -> digits) and `normalize`
-(digit -> image of 28 x 28).
+The stages are `decode` (file -> lightness), `shadow` (removes one), `ink` (lightness -> ink), `lines`
+(removes the paper's), `marks` (ink -> digits) and `normalize` (digit -> image of 28 x 28).
 
 H, W are the sides of the picture in pixels.
 """
@@ -15,14 +15,12 @@ from scipy import ndimage
 from mnistjax.config import ConfigError
 from mnistjax.pictures.decode import read_picture as read_picture
 from mnistjax.pictures.ink import SMALLEST, Box, darken, find_blur, find_ink
-from mnistjax.pictures.lines import find_lines
+from mnistjax.pictures.lines import remove_lines
 from mnistjax.pictures.marks import SPECK, find_marks, find_surroundings, join_parts
 from mnistjax.pictures.normalize import normalize
 from mnistjax.pictures.shadow import remove_shadow
 
 EDGE = 2  # pixels around a mark that may be partly ink
-LINE_INK = 0.2  # the least ink of a line's pixel
-LONG = 1.5  # a line is longer than this multiple of the tallest digit's height
 MOST_LAYERS = 4  # surroundings that are removed one after the other: a table, the sheet's edge, a frame
 
 
@@ -60,7 +58,8 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
         margin = EDGE + round(3 * find_blur(lightness))
         inside &= ndimage.maximum_filter(around, 2 * margin + 1) == 0
         ink = find_ink(lightness, inside)
-    ink = darken(_without_lines(ink))
+    rest = remove_lines(ink)
+    ink = darken(ink) if rest is ink else rest  # what is left of lines is faint, too
     labels, marks = find_marks(ink)
     groups = join_parts(labels, marks)
     tallest = max((box.height for _, box in groups), default=0)
@@ -72,16 +71,6 @@ def find_digits(lightness: np.ndarray) -> list[Digit]:
             edge = ndimage.binary_dilation(own, np.ones((3, 3)), EDGE) & (labels[wider] == 0)
             digits.append(Digit(normalize(np.where(own | edge, ink[wider], 0)), box))
     return _in_reading_order(digits)
-
-
-def _without_lines(ink: np.ndarray) -> np.ndarray:
-    """The ink (H, W) without lines, unless these are parts of digits: longer ones than a digit's height."""
-    lines = find_lines(ink >= LINE_INK)
-    if not lines.any():
-        return ink
-    rest = np.where(lines, 0, ink)
-    tallest = max((box.height for _, box in find_marks(rest)[1]), default=0)
-    return rest if 0 < LONG * tallest < min(ink.shape) else ink
 
 
 def _in_reading_order(digits: list[Digit]) -> list[Digit]:

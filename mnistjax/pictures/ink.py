@@ -12,6 +12,7 @@ SMALLEST = 6  # pixels, the height of the smallest readable digit
 FAINTEST = 0.06  # the contrast of the faintest ink, from 0 to 1
 NOISE_FACTOR = 7.0  # the ratio of the faintest ink's contrast to the paper's noise
 FAINT = 0.2  # the least ink of a stroke that is fainter than the rest of its digit
+DARK = 0.5  # strokes with more ink count as dark
 NEAR_INK = 0.35  # the least contrast of a mark's pixel, as a share of the strongest contrast
 
 
@@ -60,15 +61,16 @@ def darken(ink: np.ndarray) -> np.ndarray:
     What is near a dark stroke stays as it is: it is the stroke's blurred edge.
     """
     labels, boxes = label_marks(ink >= FAINT)
-    dark = ink >= NEAR_INK
-    depth = np.asarray(ndimage.distance_transform_edt(dark))
-    reach = max(2, round(2 * float(depth[dark].mean()))) if dark.any() else 2
+    dark = ink >= DARK
+    inked = ink >= NEAR_INK
+    outline = inked & ~erode(inked, 1)
+    reach = max(2, round(inked.sum() / max(1, outline.sum())))  # half a stroke's thickness
     strongest = ndimage.maximum_filter(ink, 2 * reach + 1)
-    belongs = find_most(ink, labels, len(boxes)) >= 0.5
+    belongs = find_most(ink, labels, len(boxes)) >= DARK
     belongs[0] = False
-    faint = belongs[labels] & (strongest < NEAR_INK)
-    faint = np.asarray(ndimage.binary_dilation(faint, np.ones((3, 3)), reach)) & belongs[labels] & ~dark
-    return np.where(faint, np.clip(ink / np.minimum(np.maximum(strongest, FAINT), NEAR_INK), 0, 1), ink)
+    lonely = belongs[labels] & (strongest < DARK)  # far from dark strokes
+    faint = np.asarray(ndimage.maximum_filter(lonely, 2 * reach + 1), bool) & belongs[labels] & ~dark
+    return np.where(faint, np.clip(ink / np.clip(strongest, FAINT, DARK), 0, 1), ink)
 
 
 def _strongest(contrast: np.ndarray, least: float) -> float:
@@ -87,6 +89,11 @@ def label_marks(marked: np.ndarray) -> tuple[np.ndarray, list[Box]]:
     labels: Any = ndimage.label(marked, np.ones((3, 3)))
     found = ndimage.find_objects(labels[0])
     return labels[0], [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
+
+
+def edge_of(values: np.ndarray) -> np.ndarray:
+    """The values (2 H + 2 W - 4,) along the picture's edges."""
+    return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
 
 
 def find_most(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -9,6 +9,11 @@ H, W are the sides of the picture in pixels.
 import numpy as np
 from scipy import ndimage
 
+from mnistjax.pictures.ink import NEAR_INK, edge_of, label_marks
+from mnistjax.pictures.marks import find_marks
+
+LINE_INK = 0.2  # the least ink of a line's pixel
+LONG = 1.5  # a line is longer than this multiple of the tallest digit's height
 STEEPEST = 0.12  # the largest slope of a line, pixels per pixel
 SLOPES = 49  # that are tried
 COARSE = 240  # pixels, the longer side of the picture in which lines are looked for
@@ -19,6 +24,18 @@ PARALLEL = 0.02  # the largest difference of slopes
 THIN = 0.5  # the least share of it that is thin
 THICKEST = 0.02  # of a line, as a share of the picture's longer side
 MOST_LINES = 60  # in each direction
+
+
+def remove_lines(ink: np.ndarray) -> np.ndarray:
+    """The ink (H, W) without lines, unless these can be parts of digits; the same array if there are none."""
+    lines = find_lines(ink >= LINE_INK)
+    if not lines.any():
+        return ink
+    rest = np.where(lines, 0, ink)
+    labels, _ = label_marks(rest >= NEAR_INK)
+    rest[np.isin(labels, edge_of(labels)) & (labels > 0)] = 0  # pieces of lines
+    tallest = max((box.height for _, box in find_marks(rest)[1]), default=0)
+    return rest if 0 < LONG * tallest < min(ink.shape) else ink
 
 
 def find_lines(inked: np.ndarray) -> np.ndarray:
@@ -36,7 +53,8 @@ def _find_level_lines(inked: np.ndarray) -> np.ndarray:
     scale = max(1, -(-max(inked.shape) // COARSE))
     for slope, start in _find_straight(thin, inked & ~thin, scale):
         near = thin & (np.abs(y - slope * x - start) <= scale + 1)
-        usual = float(np.median(thickness[near])) if near.any() else most + 1
+        # A quarter, because much of a line can lie along the strokes of digits in a column.
+        usual = float(np.quantile(thickness[near], 0.25)) if near.any() else most + 1
         if usual <= most:
             found |= near & (thickness <= 1.5 * usual + 1)
     return found
@@ -51,7 +69,9 @@ def _find_straight(thin: np.ndarray, thick: np.ndarray, scale: int) -> list[tupl
     height, width = (-(-side // scale) for side in thin.shape)
     slopes = np.linspace(-STEEPEST, STEEPEST, SLOPES)
     margin = int(STEEPEST * width) + 2
-    thin_counts, thick_counts = (_count_by_line(_coarsen(part, scale), slopes, margin) for part in (thin, thick))
+    thin_counts, thick_counts = (
+        _count_by_line(_coarsen(part, scale), slopes, margin) for part in (thin, thick)
+    )
     steep, starts = slopes[:, None] + 1e-6, np.arange(thin_counts.shape[1]) - margin
     ends = [np.clip((row - starts) / steep, 0, width) for row in (0, height)]
     length = np.abs(ends[1] - ends[0])

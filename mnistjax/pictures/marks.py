@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from mnistjax.config import ConfigError
-from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, erode, find_most, label_marks
+from mnistjax.pictures.ink import NEAR_INK, SMALLEST, Box, edge_of, erode, find_most, label_marks
 
-MOST_MARKS = 500  # per picture
+MOST_MARKS = 300  # per picture
 BREAK = 0.04  # the widest gap in a stroke, as a share of the digit's longer side
 BREAK_PIXELS, LARGEST_BREAK = 3.5, 0.16  # a gap of so many pixels counts, too, up to this share
 FULL = 0.7  # a mark higher than this share of the tallest one can be a digit beside another
@@ -86,8 +86,7 @@ def _enters(labels: np.ndarray, number: int, box: Box) -> bool:
     """Whether a mark covers a corner of the picture and lies along the picture's edges."""
     if number not in labels[[0, 0, -1, -1], [0, -1, 0, -1]]:
         return False
-    edges = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    return bool((edges == number).sum() >= ALONG * max(box.height, box.width))
+    return bool((edge_of(labels) == number).sum() >= ALONG * max(box.height, box.width))
 
 
 def _frames(labels: np.ndarray, number: int, box: Box, marks: list[Mark]) -> bool:
@@ -134,7 +133,8 @@ def _is_broken(labels: np.ndarray, one: Mark, other: Mark, tallest: int) -> bool
     """Whether a narrow gap separates two marks that are not two digits side by side."""
     (number, box), (other_number, other_box) = one, other
     whole = enclose([box, other_box])
-    gap = max(BREAK * max(whole.height, whole.width), min(BREAK_PIXELS, LARGEST_BREAK * max(whole.height, whole.width)))
+    side = max(whole.height, whole.width)
+    gap = max(BREAK * side, min(BREAK_PIXELS, LARGEST_BREAK * side))
     reach = math.ceil(gap) + 1
     top, left = max(box.top, other_box.top) - reach, max(box.left, other_box.left) - reach
     bottom, right = min(box.bottom, other_box.bottom) + reach, min(box.right, other_box.right) + reach
