@@ -12,6 +12,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from mnistjax.backend import prepare_backend
+from mnistjax.progress import LogFile
 
 # Shapes and types of arrays are checked when these are called.
 CHECKED = ["batches", "evaluation", "layout", "metrics", "programs", "step"]
@@ -41,6 +42,10 @@ def work(tmp_path, monkeypatch):
     # Hydra's set-up of logging closes all handlers, and absl's handler would close pytest's stream.
     monkeypatch.setattr(absl.logging.get_absl_handler().python_handler, "close", lambda: None)
     root = logging.getLogger()  # Hydra leaves open handlers on streams that the test closes
+    for handler in root.handlers[:]:  # a run outside of such a folder left it; a record would open it again
+        if isinstance(handler, LogFile):
+            root.removeHandler(handler)
+            handler.close()
     before, level = root.handlers[:], root.level
     yield folder
     for handler in root.handlers:

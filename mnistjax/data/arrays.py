@@ -73,7 +73,10 @@ def read_npy(stream: IO[bytes], item: tuple[int, ...], dtype: np.dtype, most: in
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise ValueError(f"version {version}")
-    shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # NumPy reads it as Python, so it raises TokenError, TypeError and others
+        raise ValueError(f"no header: {error}") from None
     if found != dtype or fortran_order or shape[1:] != item or not 0 < shape[0] <= most:
         raise ValueError(f"{found} {shape}")
     size = math.prod(shape) * dtype.itemsize
