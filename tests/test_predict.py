@@ -128,7 +128,7 @@ def test_a_terminal_shows_a_bar_and_the_same_digits(work, capsys, monkeypatch, f
     assert main(words) == 0
     plain = capsys.readouterr()
     assert plain.err == ""
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     assert main(words) == 0
     out, err = capsys.readouterr()
