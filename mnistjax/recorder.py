@@ -76,9 +76,20 @@ def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
     """
     from mnistjax.devices import count_shards, lane_mesh
 
-    versions = {name: version for name, version in find_versions().items() if name != "python"}
     devices = count_shards(spec) if width == 1 else lane_mesh(width).size
-    return {"lanes": width, "devices": devices, "processor": processor(), **versions}
+    return {"lanes": width, "devices": devices, "processor": processor(), **_find_packages()}
+
+
+def _find_packages() -> dict[str, str]:
+    return {name: version for name, version in find_versions().items() if name != "python"}
+
+
+def find_other_versions(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The versions under which a finished run ended, where they differ from today's, as in `find_change`."""
+    before, now = summary.get("versions"), _find_packages()
+    if not isinstance(before, Mapping):
+        return None
+    return find_change({name: before[name] for name in now if name in before}, now)
 
 
 def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
@@ -120,8 +131,14 @@ def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 def describe_change(change: Mapping[str, Any]) -> str:
     """An entry of `RunStart.continued` as text."""
-    words = [f"{key} {value} before, {change['now'][key]} now" for key, value in change["before"].items()]
-    return f"continues under other conditions, so its bits may differ: {', '.join(words)}"
+    return f"continues under other conditions, so its bits may differ: {describe_values(change)}"
+
+
+def describe_values(change: Mapping[str, Any]) -> str:
+    """The values of `find_change` as text."""
+    return ", ".join(
+        f"{key} {value} before, {change['now'][key]} now" for key, value in change["before"].items()
+    )
 
 
 def _load_checkpoint(folder: Path) -> checkpoints.Checkpoint | None:

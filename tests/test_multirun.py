@@ -19,6 +19,7 @@ from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
 from mnistjax.report.runs import read_runs
+from mnistjax.run_summary import find_versions
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
 INLINE = "sweep.executor=inline"  # no process to start
@@ -120,6 +121,24 @@ def test_a_damaged_job_is_named_and_trained_again_and_the_others_stay(damage, sw
     assert {path: path.read_bytes() for path in before} == before
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
     assert [job["attempts"] for job in ledger_of(sweep)["jobs"]] == [2, 1, 1]
+
+
+def test_a_resumed_sweep_says_which_jobs_ran_under_other_versions(sweep, capsys):
+    now = find_versions()
+    for number, versions in enumerate([{"jax": "0.1.2", "python": "3.9"}, {"python": "3.9"}]):
+        path = sweep / str(number) / "summary.json"
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({**summary, "versions": now | versions}))
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    assert "other versions" not in capsys.readouterr().err  # nothing was trained
+    (sweep / "2/summary.json").unlink()
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    said = capsys.readouterr().err
+    assert said.count("other versions") == 1
+    assert (
+        f"1 of the finished jobs ran under other versions, so bits may differ: jax 0.1.2 before, {now['jax']}"
+        in said
+    )
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from mnistjax.backend import cores
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.job import Job
 from mnistjax.progress import tell
+from mnistjax.recorder import describe_values, find_other_versions
 from mnistjax.sweep.cluster import SubmititExecutor
 from mnistjax.sweep.events import Event, JobEnded, JobStarted
 from mnistjax.sweep.executor import Executor, InlineExecutor
@@ -116,19 +118,28 @@ class Sweep:
         return list(self._waiting().values())
 
     def _check_done(self) -> None:
-        """Marks finished jobs with damaged or foreign files as failed, so that they are trained again."""
+        """Marks finished jobs with damaged or foreign files as failed, so that they are trained again.
+
+        Tells which of the others ran under other versions than those that are trained now.
+        """
+        changes: Counter[str] = Counter()
         for entry in self.entries:
             if entry.status not in OVER:
                 continue
             try:
-                status = records.read_record(self.ledger.job_folder(entry.number)).status
+                record = records.read_record(self.ledger.job_folder(entry.number))
+                status = record.status
                 if (status["status"], status["identity"]) == (entry.status, entry.identity):
+                    if change := find_other_versions(record.summary or {}):
+                        changes[describe_values(change)] += 1
                     continue
                 reason = f"its folder has another run, with status {status['status']}"
             except (ConfigError, OSError) as error:
                 reason = str(error)
             entry.status, entry.reason = "failed", reason
             tell(f"job {entry.number} is damaged and is trained again: {reason}")
+        for change, count in changes.items() if self._waiting() else ():
+            tell(f"{count:,} of the finished jobs ran under other versions, so bits may differ: {change}")
 
     def _name_jobs(self) -> None:
         """Names each job by its values that differ; a new job can change the names of all."""
