@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 
 from mnistjax.backend import prepare_backend
 from mnistjax.progress import LogFile
+from wandb_server import wandb_server as wandb_server
 
 # Shapes and types of arrays are checked when these are called.
 CHECKED = ["batches", "evaluation", "layout", "metrics", "programs", "step"]

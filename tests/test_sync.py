@@ -1,22 +1,15 @@
 """`mnistjax-sync` from end to end: W&B's real client over real HTTP, against a stand-in for its server.
 
-The stand-in answers the GraphQL queries Viewer, RunResumeStatus, UpsertBucket, CreateRunFiles, UpsertView2,
-upsertView, ProjectInternalId and GetProjects, takes the file stream, and drops uploads. Like W&B's
-server, it stores history lines by their offset and tells a resuming client their number and the last one.
-Nothing of mnistjax is replaced.
+The head of wandb_server.py says what is stood in for. Nothing of mnistjax is replaced.
 """
 
-import gzip
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,138 +21,11 @@ from mnistjax.tracking import make_run_id
 from small import SUMMARY
 
 GOLDEN = Path(__file__).with_name("views.json")
-HISTORY = "wandb-history.jsonl"
-LINE_COUNTS = ("logLineCount", "historyLineCount", "eventsLineCount")
-
-
-class StandIn:
-    """The memory of W&B's server."""
-
-    def __init__(self) -> None:
-        self.runs: dict[str, Any] = {}
-        self.views: list[dict[str, Any]] = []
-        self.hold_after: int | None = None  # history lines after which it stops reading
-        self.url = ""
-
-    def run(self, name: str) -> Any:
-        blank = {"lines": {}, "config": {}, "summary": {}, "exit": None, "fields": {}}
-        return self.runs.setdefault(name, SimpleNamespace(**blank))
-
-    def history(self, name: str) -> list[dict[str, Any]]:
-        lines = self.run(name).lines
-        assert sorted(lines) == list(range(len(lines)))  # no gap
-        return [json.loads(lines[number]) for number in sorted(lines)]
-
-    def answer(self, query: str, values: dict[str, Any]) -> dict[str, Any]:
-        entity = {"id": "1", "name": "someone"}
-        if "viewer" in query:
-            return {"viewer": {"id": "1", "entity": "someone", "username": "someone", "teams": {"edges": []}}}
-        if "upsertBucket" in query:
-            run = self.run(values["name"])
-            run.config |= json.loads(values["config"] or "{}")
-            run.fields |= {key: value for key, value in values.items() if value}
-            project = {"id": "2", "name": values["project"], "entity": entity}
-            bucket = {
-                "id": "3",
-                "name": values["name"],
-                "project": project,
-                "historyLineCount": len(run.lines),
-            }
-            return {"upsertBucket": {"bucket": bucket, "inserted": not run.lines}}
-        if "bucket(name" in query:
-            if values["name"] not in self.runs:
-                return {"model": {"id": "2", "name": values["project"], "entity": entity, "bucket": None}}
-            run = self.run(values["name"])
-            tail = [run.lines[number] for number in sorted(run.lines)[-1:]]
-            bucket = {"id": "3", "name": values["name"], "config": json.dumps(run.config), "tags": []}
-            bucket |= dict.fromkeys(LINE_COUNTS, 0) | {"historyLineCount": len(run.lines)}
-            bucket |= {"historyTail": json.dumps(tail), "eventsTail": "[]", "wandbConfig": '{"t": 1}'}
-            bucket |= {"summaryMetrics": json.dumps(run.summary)}
-            return {"model": {"id": "2", "name": values["project"], "entity": entity, "bucket": bucket}}
-        if "upsertView" in query:
-            self.views.append(values)
-            view = {key: values[key] for key in ("name", "displayName", "spec") if key in values}
-            return {"upsertView": {"view": {"id": "4", **view}, "inserted": True}}
-        if "query ProjectInternalId" in query:
-            return {"project": {"id": "2", "internalId": "2"}}
-        if "query GetProjects" in query:
-            own = {"id": "2", "name": "mine", "entityName": "someone", "createdAt": "2026-01-01"}
-            edges = [{"node": own | {"isBenchmark": False, "user": None}}]
-            return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
-        if "createRunFiles" in query:
-            files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in values["files"]]
-            return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
-        return {}
-
-    def stream(self, name: str, content: dict[str, Any]) -> None:
-        run = self.run(name)
-        files = content.get("files", {})
-        if HISTORY in files:
-            for number, line in enumerate(files[HISTORY]["content"], start=files[HISTORY]["offset"]):
-                if self.hold_after is not None and len(run.lines) >= self.hold_after:
-                    time.sleep(60)
-                run.lines[number] = line
-        for line in files.get("wandb-summary.json", {}).get("content", []):
-            run.summary = json.loads(line)
-        if content.get("complete"):
-            run.exit = content["exitcode"]
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """The stand-in, and an environment in which W&B's client talks to it."""
-    import wandb
-
-    state = StandIn()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def read(self) -> bytes:
-            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
-
-        def reply(self, content: Any) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            self.reply({})
-
-        def do_PUT(self) -> None:
-            self.read()
-            self.reply({})
-
-        def do_POST(self) -> None:
-            content = self.read()
-            if self.path == "/graphql":
-                asked = json.loads(content)
-                return self.reply({"data": state.answer(asked["query"], asked.get("variables") or {})})
-            if self.path.endswith("/file_stream"):
-                state.stream(self.path.split("/")[-2], json.loads(content))
-            self.reply({"exitcode": None, "limits": {}})
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    instance.daemon_threads = True
-    threading.Thread(target=instance.serve_forever, daemon=True).start()
-    state.url = f"http://127.0.0.1:{instance.server_port}"
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_BASE_URL", state.url)
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
-    monkeypatch.setenv("no_proxy", "*")
-    yield state
-    wandb.teardown()  # it keeps the address of the first server that it saw
-    instance.shutdown()
-    instance.server_close()
+def server(wandb_server):
+    return wandb_server
 
 
 def write_run(folder, identity, *, status: Any = "done", epochs=5, reason=None, **config):
