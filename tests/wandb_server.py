@@ -211,7 +211,9 @@ class StandIn(Artifacts):
         sweep.prior_runs += [run for run in wanted if run in self.runs and run not in sweep.prior_runs]
         if values.get("config"):
             sweep.config = values["config"]
-            sweep.queue = _grid(yaml.safe_load(sweep.config), [run.config for run in self._runs_of(sweep)])
+            named = [job for job in sweep.queue if "run_id" in job]  # from the test, or queued again
+            tried = [run.config for run in self._runs_of(sweep)]
+            sweep.queue = named + _grid(yaml.safe_load(sweep.config), tried)
         answer = {"id": f"sweep:{name}", "name": name, "project": project_fields(sweep.entity, sweep.project)}
         return {"upsertSweep": {"sweep": answer, "configValidationWarnings": []}}
 
