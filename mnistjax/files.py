@@ -207,7 +207,8 @@ def remove_temporaries(folder: Path) -> None:
 def check_links(folder: Path) -> None:
     """Raises ConfigError if a folder is a link or contains a link that leads out of it.
 
-    Otherwise a program that writes to the folder would write elsewhere.
+    Otherwise a program that writes to the folder would write elsewhere. W&B's client makes a link to its log,
+    which can be in another run's folder; no program opens that.
     """
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
@@ -215,6 +216,8 @@ def check_links(folder: Path) -> None:
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = os.path.join(place, name)
+            if name == "debug-core.log" and f"{os.sep}wandb{os.sep}" in place.removeprefix(str(folder)):
+                continue
             if os.path.islink(path) and not os.path.realpath(path).startswith(f"{top}{os.sep}"):
                 raise ConfigError(f"{path} is a link out of {folder}; remove it")
 

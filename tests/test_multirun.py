@@ -229,6 +229,25 @@ def test_under_an_agent_each_job_has_a_run_of_its_own(work, monkeypatch, capsys)
     assert all(job["wandb"] for job in ledger_of(work / "sweep")["jobs"])
 
 
+def test_a_job_is_trained_again_though_its_wandb_run_links_to_another_jobs_log(work, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = ["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]
+    assert main(words) == 0
+    logs = [path for path in Path("sweep").rglob("debug-core.log") if path.is_symlink()]
+    away = [
+        path for path in logs if not path.resolve().is_relative_to(Path("sweep", path.parts[1]).resolve())
+    ]
+    assert away
+    for job in ("0", "1"):
+        Path("sweep", job, "summary.json").unlink()
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    assert [job["status"] for job in ledger_of(work / "sweep")["jobs"]] == ["done"] * 2
+    Path("sweep/0/wandb/evil").symlink_to("/tmp")
+    Path("sweep/0/summary.json").unlink()
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 2
+    assert "is a link out of" in capsys.readouterr().err
+
+
 # Arguments of a stored sweep
 
 
