@@ -67,7 +67,8 @@ def test_the_package_imports_no_script():
 
 @pytest.mark.parametrize("file", [file for file in FILES if ">>> " in file.read_text()], ids=lambda f: f.stem)
 def test_examples_in_docstrings_hold(file):
-    module = importlib.import_module(f"mnistjax.{room_of(file)}")
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
     failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert not failed

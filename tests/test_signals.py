@@ -131,6 +131,7 @@ def living(group):
 
 
 def test_a_signal_is_noticed_and_a_second_one_interrupts():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     with stop_signals() as stop, stop.limit(lambda number: pytest.fail("nothing hangs")):
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
