@@ -9,18 +9,19 @@ import os
 import signal
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnistjax import records
+from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, one_line
-from mnistjax.finished import find_examples
+from mnistjax.finished import describe_model, find_collection, find_examples
 from mnistjax.job import Job, Outcome, find_outcome
 from mnistjax.progress import relative, show_progress, show_results, tell
 from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, describe_change, open_run
-from mnistjax.run_summary import summarize_run
+from mnistjax.run_summary import describe_data, summarize_run
 from mnistjax.signals import stop_signals
-from mnistjax.tracking import Tracker, make_run_id
-from mnistjax.words import shell_join
+from mnistjax.tracking import Tracker, find_options, find_tags, make_run_id
+from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
     from mnistjax.run import Callback, Result, Run
@@ -41,12 +42,20 @@ class ActiveRun:
         """`callbacks` are called after the recorder and W&B. The caller closes `lock` at the end."""
         self.job, self.start, self.lock = job, start, lock or contextlib.ExitStack()
         self.recorder = Recorder(job, start)
-        self.run_id = make_run_id(job.plan.identity, start.started)
-        names = {"group": job.group, "name": job.name}
-        self.tracker = Tracker(
-            job.folder, config=job.config, run_id=self.run_id, **names, **job.tracker_options()
-        )
+        options: dict[str, Any] = job.tracker_options() | {
+            "run_id": make_run_id(job.plan.identity, start.started)
+        }
+        options = find_options(start.given, options) | {"group": job.group, "name": job.name}
+        options["tags"] = find_tags(dict(flatten(job.config)) | {"data.name": job.data.name}, options["tags"])
+        new = start.given is not None and not start.rows
+        self.tracker = Tracker(job.folder, config=job.config, job_type="train", new=new, **options)
+        self.tracker.use_data(describe_data(job.data))
         self.callbacks = [self.recorder, self.tracker, *callbacks]
+
+    @property
+    def on_agent(self) -> bool:
+        """Whether an agent of W&B has started this process, and can start it again."""
+        return bool(self.start.given and self.start.given.sweep)
 
     @functools.cached_property
     def run(self) -> Run:
@@ -114,8 +123,11 @@ def train_job(job: Job, start: RunStart) -> Outcome:
         if end.traceback:
             log.error("the run failed\n%s", end.traceback)
         if end.summary and examples:
-            active.tracker.show(examples, end.summary, job.folder, active.run_id)
-        active.tracker.finish(end.status, end.summary)
+            active.tracker.show(examples, end.summary)
+            collection = find_collection(job.overrides, job.plan.spec.model, job.plan.data)
+            active.tracker.log_model(describe_model(job.folder, collection, job.settings["wandb.registry"]))
+        preempted = active.on_agent and signal.SIGTERM in stop.received and end.status == "interrupted"
+        active.tracker.finish(end.status, end.summary, preempted=preempted)
     if end.summary:
         places = find_places(job.folder, active.tracker.address)
         show_results(console, end.summary, job.data.class_names, places)
@@ -125,7 +137,8 @@ def train_job(job: Job, start: RunStart) -> Outcome:
 def abandon(active: ActiveRun, number: int) -> None:
     """Ends the process inside a segment that takes too long after a signal; keeps the last checkpoint."""
     active.recorder.close(RunEnd("interrupted", INSIDE_SEGMENT))
-    active.tracker.finish("interrupted", wait=False)
+    preempted = active.on_agent and number == signal.SIGTERM
+    active.tracker.finish("interrupted", wait=preempted, preempted=preempted)
     tell(f"{signal.Signals(number).name}: stopped; to continue: {active.job.resume_command()}")
     os._exit(128 + number)
 
@@ -150,7 +163,6 @@ def describe_start(job: Job, start: RunStart) -> str:
 def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
     """The places of the records and of the W&B run, by name."""
     if wandb_address and not wandb_address.startswith("http"):
-        place = relative(Path(wandb_address))
-        place = f"./{place}" if place.startswith("-") else place  # wandb would read it as an option
+        place = path_argument(relative(Path(wandb_address)))
         wandb_address = f"offline; to upload: {shell_join(['wandb', 'sync', place])}"
     return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}

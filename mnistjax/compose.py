@@ -51,10 +51,11 @@ SCHEMA: dict[str, Check] = {
     "wandb.project": PROJECT,
     "wandb.entity": optional(PROJECT),
     "wandb.tags": TAGS,
+    "wandb.registry": optional(PROJECT),
     "sweep.mode": choice("auto", "map", "vmap", "chunk"),
     "sweep.lanes": whole(1, "auto"),
     "sweep.max_jobs": whole(1),
-    "sweep.plan": FLAG,
+    "sweep.plan": Check(lambda x: type(x) is bool or x == "wandb", "true, false or wandb"),
     "sweep.resume": optional(TEXT),
     "sweep.timeout": whole(1),
     "sweep.fail_fast": FLAG,
@@ -90,6 +91,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
+    values.setdefault("wandb.registry", None)  # older runs lack it
     check_keys(values, SCHEMA | (BINARY if values.get("task.name") == "binary" else {}))
     groups = read_groups(config)
     for key, value in flatten(config):

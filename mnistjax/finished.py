@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mnistjax import records
+from mnistjax.checkpoints import CHECKPOINT
 from mnistjax.compose import label, plan_run, read_settings
-from mnistjax.config import ConfigError, Plan
+from mnistjax.config import ConfigError, Plan, to_plain
 from mnistjax.data import Dataset, find_data
-from mnistjax.tracking import Examples
+from mnistjax.tracking import Examples, Model
 
 
 def reopen(folder: Path) -> tuple[Plan, Dataset]:
@@ -44,3 +46,17 @@ def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
 
     test = dataset.test
     return Examples(test.images, test.labels, predict(plan.spec, variables, test.images), dataset.class_names)
+
+
+def find_collection(overrides: Iterable[str], model: str, data: str) -> str:
+    """The name of the collection of a single run's model: its experiment, else its model and data set."""
+    names = [word.removeprefix("experiment=") for word in overrides if word.startswith("experiment=")]
+    return names[-1] if names else f"{model}-{data}"
+
+
+def describe_model(folder: Path, collection: str, registry: str | None, *aliases: str) -> Model:
+    """The model of the finished run in a folder, as W&B gets it."""
+    from mnistjax import zoo
+
+    card = {key: value for key, value in to_plain(zoo.describe_run(folder)).items() if key != "name"}
+    return Model(collection, folder / CHECKPOINT, card, aliases, registry)

@@ -11,6 +11,7 @@ from mnistjax.compose import Settings, differing_keys
 from mnistjax.config import ConfigError, Plan
 from mnistjax.data import Dataset
 from mnistjax.progress import relative, tell
+from mnistjax.tracking import GivenRun
 from mnistjax.words import folder_word, shell_join
 
 
@@ -28,6 +29,7 @@ class Job:
     folder: Path = Path()  # absolute path of the run folder
     group: str | None = None  # group of the W&B run: the id of the sweep
     name: str | None = None  # name of the W&B run: the values that differ between the jobs of the sweep
+    given: GivenRun | None = None  # the W&B run, if another program has made it for this job
 
     @property
     def data(self) -> Dataset:

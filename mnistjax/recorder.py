@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from mnistjax.files import DamagedFile
 from mnistjax.job import Job
 from mnistjax.progress import relative, tell
 from mnistjax.run_summary import find_versions
+from mnistjax.tracking import GivenRun
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress, Snapshot
@@ -53,6 +55,7 @@ class RunStart(NamedTuple):
     rows: list[dict[str, Any]]
     conditions: Mapping[str, Any]  # from `find_conditions`
     continued: list[dict[str, Any]]  # epochs after which the conditions changed, with old and new values
+    given: GivenRun | None = None  # the W&B run, if its id is not ours
 
 
 class RunEnd(NamedTuple):
@@ -92,20 +95,24 @@ def find_other_versions(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     return find_change({name: before[name] for name in now if name in before}, now)
 
 
-def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
+def restore(plan: Plan, folder: Path, width: int = 1, given: GivenRun | None = None) -> RunStart:
     """The start of the run in a folder: its checkpoint and the rows up to it. Removes later rows.
 
-    DamagedFile, and no change, if its files do not belong together.
+    Only a run that begins now uses the W&B run `given`. DamagedFile, and no change, if the files do not
+    belong together.
     """
     status, conditions = records.read_status(folder), find_conditions(plan.spec, width)
     if status is None:
-        return RunStart(records.now(), None, [], conditions, [])
+        return RunStart(records.now(), None, [], conditions, [], given)
+    kept = GivenRun(**status["wandb"]) if status.get("wandb") else None
+    if given and given != kept:
+        tell(f"{relative(folder)} has a W&B run of its own; the run {given.id} is not used")
     rows, checkpoint = records.read_rows(folder), _load_checkpoint(folder)
     if checkpoint is None:
         if status["epoch"]:
             tell(f"{relative(folder)} has no checkpoint; it starts again")
         records.truncate_rows(folder, 0)
-        return RunStart(status["started"], None, [], conditions, [])
+        return RunStart(status["started"], None, [], conditions, [], kept)
     meta = check_meta(checkpoint, plan)
     epoch, snapshot = meta["epoch"], read_snapshot(plan, checkpoint)
     if len(rows) < epoch:
@@ -118,7 +125,7 @@ def restore(plan: Plan, folder: Path, width: int = 1) -> RunStart:
     if change := find_change(meta.get("conditions", conditions), conditions):
         continued.append({"epoch": epoch, **change})
         tell(f"{relative(folder)} {describe_change(continued[-1])}")
-    return RunStart(status["started"], snapshot, rows[:epoch], conditions, continued)
+    return RunStart(status["started"], snapshot, rows[:epoch], conditions, continued, kept)
 
 
 def find_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
@@ -258,13 +265,15 @@ class Recorder:
             del self._unwritten[0]
 
     def _write_status(self, status: records.Status, **more: Any) -> None:
-        more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": self._start.started}
-        records.write_status(self._folder, status, continued=self._start.continued, **more)
+        start = self._start
+        more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": start.started}
+        wandb = asdict(start.given) if start.given else None
+        records.write_status(self._folder, status, continued=start.continued, wandb=wandb, **more)
 
 
 def open_run(job: Job, width: int = 1) -> RunStart:
     """Restores the run in the job's locked folder, writes the status "running", and returns its start."""
-    start = restore(job.plan, job.folder, width)
+    start = restore(job.plan, job.folder, width, job.given)
     Recorder(job, start).open()
     return start
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax.backend import processor
 from mnistjax.config import conf_dir
+from mnistjax.data import Dataset
 from mnistjax.job import Job
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> 
 
     plan, dataset = job.plan, job.data
     assert result.test is not None
-    data = {"name": dataset.name, "sha256": dataset.sha256, "class_counts": dataset.class_counts}
-    data["class_names"] = list(dataset.class_names)
     return {
         **{f"test/{name}": value for name, value in result.test.items()},
         "kept_epoch": result.kept_epoch,
@@ -34,7 +33,7 @@ def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> 
         "lanes": result.lanes,
         "compile_seconds": result.compile_seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
-        "data": data | ({"banner": dataset.banner} if dataset.banner else {}),
+        "data": describe_data(dataset),
         "spec": plan.spec,
         "hyper": plan.hyper,
         "stopping": plan.stopping,
@@ -50,6 +49,13 @@ def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> 
             "processor": processor(),
         },
     }
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """The field `data` of a summary: the data set's name, SHA-256, and its classes with their counts."""
+    facts = {"name": dataset.name, "sha256": dataset.sha256, "class_counts": dataset.class_counts}
+    facts |= {"class_names": list(dataset.class_names)}
+    return facts | ({"banner": dataset.banner} if dataset.banner else {})
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from mnistjax.config import ConfigError, shorten
 
 OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir")
+NAME = re.compile(r"^(data|task|model|optimizer|schedule)\.name=")  # how the config and W&B show a choice
 WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
 # A value that the user has quoted for Hydra.
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
@@ -33,8 +34,9 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
     """The words for Hydra's parser, with quotes around text that has characters which its grammar lacks.
 
     Folders may contain any characters, except that with -m commas separate the values of a data folder. In
-    other values, quotes, brackets, functions and ${...} are Hydra's. ConfigError for a word that is not text,
-    or too long for the parser.
+    other values, quotes, brackets, functions and ${...} are Hydra's. The key of a group's name,
+    model.name=mlp, is its choice, model=mlp. ConfigError for a word that is not text, or too long for the
+    parser.
 
     >>> read_words(["hydra.run.dir=a,b", "wandb.entity=müller", "wandb.tags=[a=b,c d]", "seed=1"])
     ["hydra.run.dir='a,b'", "wandb.entity='müller'", "wandb.tags=['a=b',c d]", 'seed=1']
@@ -42,7 +44,7 @@ def read_words(words: list[str], *, multirun: bool = False) -> list[str]:
     for word in words:
         check_text(word)
         check_size(word)
-    return [_read_word(word, multirun) for word in words]
+    return [NAME.sub(r"\1=", _read_word(word, multirun), count=1) for word in words]
 
 
 def check_text(word: str) -> None:
@@ -130,6 +132,11 @@ def folder_word(key: str, folder: str | Path) -> str:
     value = str(folder)
     special = _is_hydras(key, value, multirun=True) or "${" in value
     return f"{key}={quote(value) if special else value}"
+
+
+def path_argument(path: str) -> str:
+    """A path as an argument of a command, which would read one with a dash at its start as an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def shell_join(words: Iterable[str]) -> str:

@@ -45,12 +45,12 @@ def test_a_name_that_is_too_long_is_no_folder(work, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb-workspaces
-def test_the_title_of_many_folders_fits_at_wandb(monkeypatch):
+def test_the_title_of_many_folders_fits_at_wandb(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "check_login", lambda: None)
     runs = [made_run(0), made_run(1)]
     args = argparse.Namespace(project="mine", entity="someone")
-    views = report.make_views(runs, make_data(runs), args, ", ".join(["multirun"] * 50))
-    titles = [views["workspace"].name, views["report"].title]
+    views = report.make_views(runs, make_data(runs), args, ", ".join(["multirun"] * 50), tmp_path)
+    titles = [views.workspace.name, views.report.title]
     assert titles[0] == titles[1]
     assert len(titles[0].encode()) <= 128
 

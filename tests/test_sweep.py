@@ -419,14 +419,16 @@ def logged(folder):
 def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     words = ["optimizer=adam,momentum", "seed=0,1,2", "wandb.mode=offline", "wandb.tags=[a]"]
     assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep"]) == 0
-    (job,) = (item["run"] for item in logged("sweep/4") if item["type"] == "run")
-    assert (job["display_name"], job["tags"]) == ("momentum seed=1", ["a"])
+    job = [item["run"] for item in logged("sweep/4") if item["type"] == "run"][-1]
+    tags = ["a", "mlp", "digits", "multiclass", "momentum", "done"]
+    assert (job["display_name"], job["job_type"], job["tags"]) == ("momentum seed=1", "train", tags)
     ledger = json.loads(Path("sweep/sweep.json").read_text())
     for place, folder in ((ledger["wandb"], "sweep"), (ledger["jobs"][4]["wandb"], "sweep/4")):
         assert list(Path(folder).glob("wandb/offline-run-*")) == [Path("sweep", place)]
     own = logged("sweep")
-    (run,) = (item["run"] for item in own if item["type"] == "run")
+    run = [item["run"] for item in own if item["type"] == "run"][-1]
     assert run["run_group"] == job["run_group"] == ledger["id"]
+    assert (run["job_type"], run["tags"]) == ("sweep", ["a", "done"])
     rows = [item["history"]["item"] for item in own if item["type"] == "history"]
     assert [row["jobs/over"] for row in rows if "jobs/done" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["by_seed.nrows"] for row in rows if "by_seed.nrows" in row] == [2]
@@ -434,7 +436,12 @@ def test_wandb_has_each_job_and_the_sweep_with_its_best(work):
     ranked = sorted(results("sweep"), key=lambda row: float(row["val/loss"]))
     best = {f"job {row['number']}/test/samples.count" for row in ranked[:3]}
     assert {key for row in rows for key in row if key.endswith("test/samples.count")} == best
-    assert sum(item["type"] == "artifact" for item in own) >= 3
+    models = [
+        item["artifact"] for item in own if item["type"] == "artifact" and item["artifact"]["type"] == "model"
+    ]
+    assert {model["name"] for model in models} == {f"sweep-{ledger['id']}"}
+    aliases = [{"latest", f"job-{row['number']}"} for row in reversed(ranked[:3])]
+    assert [{*model["aliases"]} for model in models] == [*aliases[:2], aliases[2] | {"best"}]
     assert any(Path("sweep/wandb").glob("offline-run-*/files/media"))
     assert not any(Path("sweep").glob("[0-5]/wandb/offline-run-*/files/media"))
 

@@ -76,7 +76,8 @@ def test_each_row_arrives_once_however_often_it_is_synced(server, tmp_path):
     assert run.summary["test/accuracy"] == 0.9
     assert run.config["model"]["value"] == {"name": "mlp"}
     assert run.fields["project"] == "mine"
-    assert run.fields["tags"] == ["a"]
+    assert run.fields["tags"] == ["a", "mlp", "mnist", "done"]
+    assert run.fields["jobType"] == "train"
     assert list(server.runs) == [name]
 
 
@@ -125,7 +126,10 @@ def test_a_sweep_arrives_as_a_group_and_its_failures_as_such(server, tmp_path):
     ]
     ledger.save()
     assert call(tmp_path / "sweep") == 1  # one has not ended
-    assert set(server.runs) == set(names)
+    own = make_run_id("2026-01-01", "2026-01-01")
+    assert set(server.runs) == {*names, own}
+    assert (server.run(own).fields["jobType"], server.run(own).exit) == ("sweep", 1)
+    assert [line["jobs/over"] for line in server.history(own) if "jobs/done" in line] == [1, 2, 3]
     found = [server.run(name) for name in names]
     assert [run.exit for run in found] == [0, 1, 1]
     assert [run.summary["status"] for run in found] == states[:3]
@@ -178,6 +182,12 @@ def test_the_dashboard_becomes_a_workspace_and_a_report(server, tmp_path):
         pytest.fail(f"{GOLDEN} was written; check it")
     assert found == json.loads(GOLDEN.read_text())
     assert (tmp_path / "sweep/report/index.html").exists()
+    first = [view.get("id") for view in server.views]
+    assert call(tmp_path / "sweep", "--wandb", command="report") == 0
+    assert first == [None] * 2
+    saved = json.loads((tmp_path / "sweep/report/wandb.json").read_text())
+    assert [view["id"] for view in server.views[2:]] == [saved["workspace"], saved["report"]]
+    assert server.views[2]["name"] == saved["workspace_name"]
 
 
 def without_ids(spec: Any) -> Any:

@@ -104,7 +104,10 @@ def test_an_offline_run_has_everything_that_the_records_have(tmp_path, home, lin
         "test/confusion_matrix": np.eye(10, dtype=int).tolist(),
         "device": "cpu",
     }
-    tracker.show(examples(), summary, folder, "abc")
+    tracker.show(examples(), summary)
+    card = {"test_accuracy": 0.75}
+    tracker.log_model(tracking.Model("a b", folder / "checkpoint.safetensors", card, ["job-3"], "mine"))
+    tracker.use_data({"name": "mnist", "sha256": "12ab"})
     tracker.finish("done", summary)
     assert lines == []
     assert str(tracker.address).startswith(str(folder / "wandb" / "offline-run-"))
@@ -112,7 +115,7 @@ def test_an_offline_run_has_everything_that_the_records_have(tmp_path, home, lin
     assert "WANDB_DATA_DIR" not in os.environ
 
     items = read_back(folder)
-    (run,) = of_type(items, "run")
+    run = of_type(items, "run")[0]
     assert run["config"]["update"].items() >= config.items()
     assert {key: run[key] for key in ("run_id", "project", "run_group", "display_name", "tags")} == {
         "run_id": "abc",
@@ -121,6 +124,7 @@ def test_an_offline_run_has_everything_that_the_records_have(tmp_path, home, lin
         "display_name": "n",
         "tags": ["a"],
     }
+    assert of_type(items, "run")[-1]["tags"] == ["a", "done"]
     history = [row["item"] for row in of_type(items, "history")]
     rows = [{k: v for k, v in item.items() if not k.startswith("_")} for item in history]
     assert rows[:3] == [moment(epoch).row for epoch in (1, 2, 3)]
@@ -136,8 +140,14 @@ def test_an_offline_run_has_everything_that_the_records_have(tmp_path, home, lin
     assert last["test/misclassified.captions"][0].startswith("true ")
     assert last["test/confusion_matrix_table.nrows"] == 100
     artifacts = {artifact["name"]: artifact for artifact in of_type(items, "artifact")}
-    (content,) = artifacts["checkpoint-abc"]["manifest"]["contents"]
+    (content,) = artifacts["a-b"]["manifest"]["contents"]
     assert content["local_path"] == str(folder / "checkpoint.safetensors")
+    assert sorted(artifacts["a-b"]["aliases"]) == ["job-3", "latest"]
+    assert json.loads(artifacts["a-b"]["metadata"]) == card
+    (content,) = artifacts["mnist"]["manifest"]["contents"]
+    assert content["ref"] == "sha256:12ab"
+    assert artifacts["mnist"]["use_after_commit"]
+    assert "use_after_commit" not in artifacts["a-b"]
     assert of_type(items, "exit")[0].get("exit_code", 0) == 0
 
 
@@ -183,7 +193,7 @@ def assert_harmless(tmp_path, tracker, lines, reason):
     start = time.perf_counter()
     for epoch in range(1, 100):
         tracker(moment(epoch))
-    tracker.show(examples(), {"test/loss": 1.0}, tmp_path, "abc")
+    tracker.show(examples(), {"test/loss": 1.0})
     tracker.finish("done", {"test/loss": 1.0})
     assert time.perf_counter() - start < 0.5
     assert len(lines) == 1
@@ -242,7 +252,7 @@ def test_names_fit_and_stay_different(tmp_path, lines, length):
     tracker = track(tmp_path / "run", lines, name=names[0], group=names[1])
     tracker.finish("done")
     assert lines == []
-    (run,) = of_type(read_back(tmp_path / "run"), "run")
+    run = of_type(read_back(tmp_path / "run"), "run")[-1]
     assert (run["display_name"], run["run_group"]) == (short[0], short[1])
 
 
@@ -283,11 +293,28 @@ def test_a_server_that_is_not_wandbs_ends_tracking(tmp_path, lines, server):
 def test_a_failing_picture_is_reported_once(tmp_path, lines):
     tracker = track(tmp_path / "run", lines)
     broken = tracking.Examples(np.zeros((1, 28, 28)), np.array([99]), np.ones((1, 10)), NAMES)
-    tracker.show(broken, {}, tmp_path / "run", "abc")
+    tracker.show(broken, {})
     tracker.finish("done")
     assert len(lines) == 1
     assert "IndexError" in lines[0]
     assert of_type(read_back(tmp_path / "run"), "exit")[0]["exit_code"] == 1
+
+
+def test_a_refused_addition_does_not_end_the_run(tmp_path, lines):
+    tracker = track(tmp_path / "run", lines)
+    tracker.log_model(tracking.Model("m", tmp_path / "missing.safetensors", {}))
+    tracker.use_data({"name": "mnist"})
+    tracker(moment(1))
+    tracker.finish("done")
+    assert [line.partition(" of ")[0] for line in lines] == [
+        "W&B did not take the model",
+        "W&B did not take the data set",
+    ]
+    assert "missing.safetensors" in lines[0]
+    assert tracker.failed
+    items = read_back(tmp_path / "run")
+    assert len(of_type(items, "history")) == 1
+    assert of_type(items, "exit")[0].get("exit_code", 0) == 0
 
 
 def test_a_full_queue_ends_tracking_not_training(tmp_path, lines, monkeypatch):

@@ -57,6 +57,7 @@ class Artifacts:
         self.url = ""
         self.artifacts: dict[tuple[str, str], list[Version]] = {}
         self.drafts: dict[str, Version] = {}  # created, not committed
+        self.merged: dict[str, Version] = {}  # drafts that another version is equal to
         self.blobs: dict[str, bytes] = {}  # by MD5 in base64
         self.used: dict[str, list[Version]] = {}
         self.links: list[Link] = []
@@ -109,9 +110,13 @@ class Artifacts:
         version = self._find(values["artifactID"])
         if self.drafts.pop(version.id, None):
             versions = self.artifacts.setdefault((version.type, version.name), [])
-            version.index = len(versions)
-            versions.append(version)
-            self._move(version.asked, version)
+            if same := [other for other in versions if other.digest == version.digest]:
+                self.merged[version.id] = same[0]  # two runs made it at the same time
+                self._move(version.asked, same[0])
+            else:
+                version.index = len(versions)
+                versions.append(version)
+                self._move(version.asked, version)
         return {"commitArtifact": {"artifact": {"id": version.id, "digest": version.digest}}}
 
     def update_artifact(self, values: Values) -> Values:
@@ -171,9 +176,8 @@ class Artifacts:
         return [version for versions in self.artifacts.values() for version in versions]
 
     def _find(self, identity: str) -> Version:
-        return next(
-            version for version in (*self.drafts.values(), *self._versions()) if version.id == identity
-        )
+        known = {version.id: version for version in (*self.drafts.values(), *self._versions())}
+        return (known | self.merged)[identity]
 
     def _named(self, name: str) -> Version | None:
         """The version of a name like `model:best` or `model:v0`."""

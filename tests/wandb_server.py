@@ -141,6 +141,10 @@ class StandIn(Artifacts):
     # Runs.
 
     def upsert_bucket(self, values: Values) -> Values:
+        if values.get("id"):  # the public API changes a run; its state stays
+            run = self.run(values["id"].removeprefix("run-"))
+            run.fields |= {key: values[key] for key in ("tags", "groupName", "jobType") if key in values}
+            return {"upsertBucket": {"bucket": _public_fields(run)}}
         run = self.run(values["name"])
         inserted = not run.started
         if run.state != "running":
@@ -152,6 +156,22 @@ class StandIn(Artifacts):
         bucket = {"id": f"run-{run.name}", "name": run.name, "project": project, "sweepName": run.sweep}
         bucket |= {"displayName": run.fields.get("displayName"), "historyLineCount": len(run.lines)}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def read_run(self, values: Values) -> Values:
+        run = self.runs.get(values["name"])
+        return {"project": {"run": _public_fields(run) if run else None}}
+
+    def read_runs(self, values: Values) -> Values:
+        """Answers with the runs of a group with a tag, which is all that mnistjax asks for."""
+        wanted = json.loads(values.get("filters") or "{}")
+        runs = [
+            run
+            for run in self.runs.values()
+            if run.fields.get("groupName") == wanted["group"] and wanted["tags"] in run.fields.get("tags", [])
+        ]
+        edges = [{"node": _public_fields(run), "cursor": run.name} for run in runs]
+        page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "2", "runCount": len(runs), "readOnly": False, "runs": page}}
 
     def resume_status(self, values: Values) -> Values:
         model = project_fields(values.get("entity"), values.get("project")) | {"bucket": None}
@@ -289,8 +309,8 @@ class StandIn(Artifacts):
         return {"project": {"id": "2", "internalId": "2"}}
 
     def read_projects(self, values: Values) -> Values:
-        own = {"id": "2", "name": "mine", "entityName": ENTITY, "createdAt": DATE[:10]}
-        edges = [{"node": own | {"isBenchmark": False, "user": None}}]
+        own = {"id": "2", "entityName": ENTITY, "createdAt": DATE[:10], "isBenchmark": False, "user": None}
+        edges = [{"node": own | {"name": name}} for name in ("mine", "mnistjax")]
         return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
 
     def answer(self, name: str, values: Values) -> Values:
@@ -320,7 +340,9 @@ ANSWERS: dict[str, Callable[[StandIn, Values], Values]] = {
     "Heartbeat": StandIn.heartbeat,
     "OrganizationCoreWeaveOrganizationID": StandIn.organization,
     "ProjectInternalId": StandIn.project_id,
+    "Run": StandIn.read_run,
     "RunResumeStatus": StandIn.resume_status,
+    "Runs": StandIn.read_runs,
     "ServerFeaturesQuery": StandIn.server_features,
     "SweepWithRuns": StandIn.read_sweep,
     "UpsertBucket": StandIn.upsert_bucket,
@@ -348,6 +370,18 @@ def _value_of(config: Values, key: str) -> Any:
     for part in rest:
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _public_fields(run: Run) -> Values:
+    """What the public API reads of a run."""
+    names = ("sweepName", "commit", "description", "notes", "systemMetrics", "historyKeys")
+    fields = dict.fromkeys(names) | {"id": f"run-{run.name}", "name": run.name, "projectId": "2"}
+    fields |= {"tags": run.fields.get("tags", []), "displayName": run.fields.get("displayName")}
+    fields |= {"group": run.fields.get("groupName"), "jobType": run.fields.get("jobType")}
+    fields |= {"state": run.state, "config": json.dumps(run.config), "readOnly": False}
+    fields |= {"createdAt": DATE, "heartbeatAt": DATE, "historyLineCount": len(run.lines)}
+    user = {"name": ENTITY, "username": ENTITY}
+    return fields | {"summaryMetrics": json.dumps(run.summary), "user": user}
 
 
 def _run_fields(run: Run) -> Values:

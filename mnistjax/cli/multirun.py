@@ -31,7 +31,7 @@ from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger, check_unused, load_ledger
-from mnistjax.tracking import leave_agent
+from mnistjax.tracking import describe_sweep, leave_run
 from mnistjax.words import folder_word, quote, shell_join
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Multirun:
 
 def run_multirun(words: list[str], resume: str | None) -> int:
     """Runs a new sweep, or continues the one in the folder `resume`; returns the exit code."""
-    if line := leave_agent():
+    if line := leave_run():
         tell(line)
     # The worker trains, so this process must not reserve a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -102,11 +102,28 @@ def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
     from mnistjax.sweep.groups import describe_groups, make_groups
 
+    if multirun.cfg.sweep.plan == "wandb":
+        return print_sweep(multirun)
     options = multirun.options
     jobs = {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
         print("\n".join(describe_groups(groups, jobs)))
+    return find_answer_code()
+
+
+def print_sweep(multirun: Multirun) -> int:
+    """Prints the file that `wandb sweep` makes a Sweep of the same jobs from; returns the exit code."""
+    import yaml
+
+    if not multirun.tasks:
+        raise ConfigError(
+            "sweep.plan=wandb needs the jobs beforehand, so it works with Hydra's basic sweeper only"
+        )
+    settings = multirun.jobs[multirun.tasks[0]].settings
+    place = {key: settings[f"wandb.{key}"] for key in ("project", "entity")}
+    config = describe_sweep(multirun.tasks, settings["train.monitor"], **place)
+    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000), end="")
     return find_answer_code()
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnistjax import files
 from mnistjax.checks import PROJECT, check_value, optional
@@ -14,7 +14,10 @@ from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.tracking import check_login, default_entity, shorten_name
+from mnistjax.tracking import check_login, default_entity, read_views, shorten_name, write_views
+
+if TYPE_CHECKING:
+    from mnistjax.report.workspace import Views
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +71,7 @@ def run(argv: Sequence[str] | None) -> int:
     runs = read_runs(args.folders)
     data = make_data(runs)
     title = ", ".join(folder.resolve().name for folder in args.folders)
-    views = make_views(runs, data, args, title) if args.wandb else {}
+    views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
     try:
         page, missing = write_report(runs, data, out, title=title)
@@ -77,20 +80,29 @@ def run(argv: Sequence[str] | None) -> int:
     if missing:
         tell(f"without misclassified images: {missing}")
     tell(f"{len(runs):,} runs -> {relative(page)}")
-    for name, view in views.items():
+    return save_views(views, out) if views else 0
+
+
+def save_views(views: Views, out: Path) -> int:
+    """Saves the views at W&B and their ids beside the report; returns the exit code."""
+    for name, view in (("workspace", views.workspace), ("report", views.report)):
         try:
             view.save()
         except Exception as error:  # W&B's client can raise any type
             tell(f"W&B did not save the {name}: {one_line(error)}")
             return 1
         tell(f"W&B {name} -> {view.url}")
+    write_views(out, views.describe())
     return 0
 
 
 def make_views(
-    runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str
-) -> dict[str, Any]:
-    """The unsaved W&B workspace and report of the runs' sweeps, or of the whole project for other runs."""
+    runs: Sequence[RunRecord], data: dict[str, Any], args: argparse.Namespace, title: str, out: Path
+) -> Views:
+    """The unsaved W&B workspace and report of the runs' sweeps, or of the whole project for other runs.
+
+    They will replace those that were saved for the report in the folder `out` before.
+    """
     from mnistjax.report import workspace
 
     projects = sorted({str(run.config.get("wandb.project", "mnistjax")) for run in runs})
@@ -106,4 +118,6 @@ def make_views(
         title=shorten_name(f"mnistjax {title}"),
         sweeps=sorted(shorten_name(str(sweep)) for sweep in sweeps) if None not in sweeps else (),
     )
-    return workspace.make_views(data, place)
+    views = workspace.make_views(data, place)
+    views.replace(read_views(out, place.entity, place.project))
+    return views

@@ -19,6 +19,7 @@ from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
 from mnistjax.progress import printable, tell
 from mnistjax.recorder import open_run
+from mnistjax.tracking import take_run
 from mnistjax.words import quote
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     for key in ("sweep.plan", "sweep.resume"):
         if values.get(key):
             raise ConfigError(f"{key} needs -m")
+    given = take_run()
     folder, prepare = find_folder(cfg, "run"), Preparer()
     job = prepare(config, words)
     prepare.announce()
-    given = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
-    if job.settings["resume"] and not given:
+    placed = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
+    if job.settings["resume"] and not placed:
         folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
-    job = replace(job, folder=folder)
+    job = replace(job, folder=folder, given=given)
     if outcome := find_outcome(job, resume=job.settings["resume"]):
         if outcome.code == 0:
             print(printable(str(outcome.reason)))

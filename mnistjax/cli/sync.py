@@ -1,21 +1,32 @@
-"""The command `mnistjax-sync`: sends runs from their records to Weights & Biases, each row exactly once."""
+"""The command `mnistjax-sync`: sends runs and sweeps from their records to Weights & Biases.
+
+Each row, image and model arrives once, however often the command runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from mnistjax import files, records
-from mnistjax.backend import import_jax
+from mnistjax.backend import import_jax, prepare_backend
 from mnistjax.cli import check_surroundings, errors_to_code
 from mnistjax.cli.report import check_arguments, make_parser
+from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
+from mnistjax.finished import describe_model, find_collection, load_examples, reopen
 from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.tracking import Tracker, check_login, make_run_id
+from mnistjax.sweep.ledger import Ledger, load_ledger
+from mnistjax.sweep.mirror import Mirror
+from mnistjax.sweep.results import read_result
+from mnistjax.tracking import GivenRun, Tracker, check_login, find_options, find_run_id, find_tags
 
 PARALLEL = 8  # runs at a time; most of the time they wait for W&B's server
 PATIENCE = 120.0  # seconds that W&B may take for a run
+WORDS = ".hydra/overrides.yaml"  # the overrides of a single run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         import_jax()
         args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
         check_arguments(args)
-        return sync(read_runs(args.folders), args.project, args.entity) or find_answer_code()
+        place = {"project": args.project, "entity": args.entity}
+        return sync(read_runs(args.folders), place) or find_answer_code()
     return exit.code
 
 
-def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> int:
-    """Sends the finished runs, under the ids that they would have online; returns the exit code."""
+def sync(runs: Sequence[RunRecord], place: Mapping[str, str | None]) -> int:
+    """Sends the runs that have ended, under the ids that they would have online, and then their sweeps.
+
+    `place` is the project and the entity, None for those of the runs. Returns the exit code.
+    """
     check_login()
     over = [run for run in runs if run.begun and run.status != "running" and not run.damaged]
     for run in runs:
@@ -38,31 +53,96 @@ def sync(runs: Sequence[RunRecord], project: str | None, entity: str | None) -> 
             tell(f"{run.folder}: {run.reason}")
     if left := len(runs) - len(over):
         tell(f"{left:,} of {len(runs):,} runs are unfinished or damaged; they are left out")
-
-    def send(run: RunRecord) -> bool:
-        try:
-            files.check_links(run.folder)  # W&B's client writes to the folder
-        except ConfigError as error:
-            tell(str(error))
-            return False
-        tracker = Tracker(
-            run.folder,
-            config=records.read_config(run.folder),
-            run_id=make_run_id(str(run.identity), str(run.started)),
-            mode="online",
-            project=project or run.config.get("wandb.project", "mnistjax"),
-            entity=entity or run.config.get("wandb.entity"),
-            tags=run.config.get("wandb.tags") or (),
-            group=run.sweep,
-            name=run.name,
-            patience=PATIENCE,
-            tell=tell,
-        )
-        tracker.replay(run.rows)
-        tracker.finish(run.status, run.summary)
-        return not tracker.failed
-
+    if any(run.summary for run in over):
+        prepare_backend()  # for the predictions that W&B gets
     with ThreadPoolExecutor(PARALLEL) as pool:
-        arrived = sum(pool.map(send, over))
+        arrived = sum(pool.map(lambda run: send_run(run, place), over))
     tell(f"{arrived:,} of {len(over):,} runs are at W&B")
-    return int(arrived < len(runs))
+    sweeps = dict.fromkeys(run.folder.parent for run in over if run.sweep)
+    lacking = [folder for folder in sweeps if not send_sweep(folder, place)]
+    return int(arrived < len(runs) or bool(lacking))
+
+
+def find_place(config: Mapping[str, Any], place: Mapping[str, str | None]) -> dict[str, Any]:
+    """The options of a Tracker: the project and the entity of `place`, else of a config, by dotted key."""
+    return {
+        "project": place["project"] or config.get("wandb.project", "mnistjax"),
+        "entity": place["entity"] or config.get("wandb.entity"),
+        "tags": config.get("wandb.tags") or (),
+        "mode": "online",
+        "patience": PATIENCE,
+        "tell": tell,
+    }
+
+
+def send_run(run: RunRecord, place: Mapping[str, str | None]) -> bool:
+    """Sends a run; returns whether W&B has all of it."""
+    try:
+        files.check_links(run.folder)  # W&B's client writes to the folder
+        status = records.read_status(run.folder) or {}
+        config = records.read_config(run.folder)
+    except (ConfigError, OSError) as error:
+        tell(str(error))
+        return False
+    options = find_place(run.config, place) | {"run_id": find_run_id(status)}
+    if given := status.get("wandb"):
+        known = {key: value for key, value in place.items() if value}
+        options = find_options(GivenRun(**{**given, **known}), options)
+    data = run.summary.get("data", {})
+    tags = find_tags(
+        {**run.config, "data.name": data.get("name", run.config.get("data.name"))}, options["tags"]
+    )
+    names = {"group": run.sweep, "name": run.name, "job_type": "train"}
+    tracker = Tracker(run.folder, config=config, **{**options, "tags": tags}, **names)
+    if data:
+        tracker.use_data(data)
+    tracker.replay(run.rows)
+    if run.summary and not run.sweep:
+        send_model(run, tracker)
+    tracker.finish(run.status, run.summary)
+    return not tracker.failed
+
+
+def send_model(run: RunRecord, tracker: Tracker) -> None:
+    """Sends the images and the model of a finished single run."""
+    try:
+        words = [str(word) for word in files.read_yaml(run.folder / WORDS, limit=files.MIB) or []]
+    except (ConfigError, OSError, TypeError):
+        words = []
+    collection = find_collection(words, run.config["model.name"], run.summary["data"]["name"])
+    try:
+        tracker.log_model(describe_model(run.folder, collection, run.config.get("wandb.registry")))
+        tracker.show(load_examples(*reopen(run.folder), run.folder), run.summary)
+    except (ConfigError, OSError) as error:
+        tell(f"warning: W&B does not get all of {run.folder}: {error}")
+
+
+def send_sweep(folder: Path, place: Mapping[str, str | None]) -> bool:
+    """Sends the run of a sweep, with its tables, best jobs and Sweep; returns whether W&B has all of it."""
+    try:
+        with records.lock(folder):
+            ledger = load_ledger(folder)
+            jobs = {number: ledger.job_folder(number) for number in ledger.entries}
+            first = next(job for job in jobs.values() if (job / records.STATUS).exists())
+            config = dict(flatten(records.read_config(first)))
+            monitor, registry = config.get("train.monitor", "val/loss"), config.get("wandb.registry")
+            results = [read_result(entry, jobs[entry.number]) for entry in ledger.entries.values()]
+            mirror = Mirror(ledger, monitor, registry, **find_place(config, place))
+            mirror.replay(sort_by_end(ledger, results))
+            sent = mirror.finish(results, lambda number: reopen(jobs[number]))
+            ledger.save()
+            return sent
+    except (ConfigError, OSError) as error:
+        tell(f"{folder}: {error}")
+        return False
+
+
+def sort_by_end(ledger: Ledger, results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the jobs that are over, in the order of their ends."""
+    ends: dict[int, str] = {}
+    for row in results:
+        if row["status"] in ("done", "diverged", "failed"):
+            status = records.read_status(ledger.job_folder(row["number"])) or {}
+            ends[row["number"]] = str(status.get("ended"))
+    over = [row for row in results if row["number"] in ends]
+    return sorted(over, key=lambda row: (ends[row["number"]], row["number"]))

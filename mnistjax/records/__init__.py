@@ -24,6 +24,7 @@ from mnistjax.checks import Check
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.files import DamagedFile
 from mnistjax.records.fields import (
+    GIVEN_RUN,
     STATUS_FIELDS,
     SUMMARY_FIELDS,
     Status,
@@ -147,13 +148,16 @@ def write_status(
     ended: str | None = None,
     reason: str | None = None,
     continued: Sequence[Mapping[str, Any]] = (),
+    wandb: Mapping[str, str | None] | None = None,
 ) -> None:
     """Writes `status.json`, with this process's id and host. Times are ISO 8601 in UTC.
 
-    `continued` lists the epochs after which the run continued under other conditions; left out if empty.
+    `continued` lists the epochs after which the run continued under other conditions, and `wandb` is the W&B
+    run if another program has made it. Both are left out if empty.
     """
     content = {"status": status, "reason": reason, "epoch": epoch, "started": started, "ended": ended}
     content |= {"continued": continued} if continued else {}
+    content |= {"wandb": wandb} if wandb else {}
     content |= {"identity": identity, "pid": os.getpid(), "host": socket.gethostname()}
     write_json(Path(folder) / STATUS, content)
 
@@ -165,7 +169,10 @@ def now() -> str:
 
 def read_status(folder: str | Path) -> dict[str, Any] | None:
     """`status.json`, or None if it is missing."""
-    return _read_fields(Path(folder) / STATUS, STATUS_FIELDS)
+    path = Path(folder) / STATUS
+    status = _read_fields(path, STATUS_FIELDS)
+    check_fields(str(path), {"wandb": None, **(status or {})}, {"wandb": GIVEN_RUN})
+    return status
 
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:

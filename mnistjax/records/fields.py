@@ -35,6 +35,16 @@ STATUS_FIELDS: dict[str, Check] = {
     "ended": checks.optional(checks.TIME),
     "identity": checks.TEXT,
 }
+GIVEN = {
+    "id": checks.PROJECT,
+    **dict.fromkeys(("sweep", "project", "entity"), checks.optional(checks.PROJECT)),
+}
+GIVEN_RUN = checks.optional(
+    Check(
+        lambda x: isinstance(x, dict) and x.keys() == GIVEN.keys() and all(GIVEN[k].holds(x[k]) for k in x),
+        "a W&B run: its id, sweep, project and entity",
+    )
+)
 ROW_FIELDS: dict[str, Check] = {
     "epoch": checks.whole(1),
     "examples_seen": checks.whole(0),

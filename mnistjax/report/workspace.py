@@ -29,8 +29,36 @@ class Place:
     sweeps: Sequence[str] = ()  # ids; empty for all runs of the project
 
 
-def make_views(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """The Workspace and the Report for the data of `dashboard.make_data`; their method `save` uploads them.
+@dataclass(frozen=True, eq=False)
+class Views:
+    """A Workspace and a Report of wandb-workspaces; their method `save` uploads them."""
+
+    workspace: Any
+    report: Any
+    place: Place
+
+    def replace(self, saved: Mapping[str, str]) -> None:
+        """Makes `save` replace the views of an earlier `describe`, if it is not empty."""
+        if saved:
+            self.workspace._internal_id = saved["workspace"]  # as `Workspace.from_url` sets them
+            self.workspace._internal_name = saved["workspace_name"]
+            self.report.id = saved["report"]
+
+    def describe(self) -> dict[str, str]:
+        """The ids and URLs of the saved views."""
+        return {
+            "entity": self.place.entity,
+            "project": self.place.project,
+            "workspace": self.workspace._internal_id,
+            "workspace_name": self.workspace._internal_name,
+            "workspace_url": self.workspace.url,
+            "report": self.report.id,
+            "report_url": self.report.url,
+        }
+
+
+def make_views(data: Mapping[str, Any], place: Place) -> Views:
+    """The Workspace and the Report for the data of `dashboard.make_data`.
 
     Curves are means over runs that differ only in their seed, in the band of their range. The Report begins
     with the table over seeds and the unfinished runs as text.
@@ -65,7 +93,7 @@ def make_views(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
     panels = [*_curves(wr, data), *_comparison(wr, data), *_images(wr)]  # a view changes its panels
     blocks = [wr.MarkdownBlock(describe(data)), wr.PanelGrid(runsets=[runs], panels=panels)]
     report = wr.Report(**where, title=place.title, width="fluid", blocks=blocks)
-    return {"workspace": workspace, "report": report}
+    return Views(workspace, report, place)
 
 
 def describe(data: Mapping[str, Any]) -> str:

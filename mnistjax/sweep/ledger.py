@@ -43,6 +43,14 @@ LEDGER_FIELDS: dict[str, Check] = {
     "created": checks.TIME,
     "ended": checks.optional(checks.TIME),
     "wandb": checks.optional(checks.ANY_TEXT),
+    "wandb_sweep": checks.optional(
+        Check(
+            lambda x: (
+                type(x) is dict and x.keys() == {"id", "url", "sha256"} and checks.TEXTS.holds([*x.values()])
+            ),
+            "a Sweep of W&B with its id, url and sha256",
+        )
+    ),
     "arguments": checks.TEXTS,
     "machine": checks.MAPPING,
     "groups": checks.list_of(checks.MAPPING, "a list of groups"),
@@ -79,6 +87,7 @@ class Ledger:
     machine: dict[str, Any] = field(default_factory=dict)
     ended: str | None = None
     wandb: str | None = None  # the W&B run of the sweep
+    wandb_sweep: dict[str, str] | None = None  # its Sweep at W&B: id, url, and a SHA-256 of the runs in it
 
     def save(self) -> None:
         """Replaces `sweep.json`."""
@@ -102,6 +111,7 @@ def load_ledger(folder: Path) -> Ledger:
         raise ConfigError(f"{path} can't be read: {files.describe(error, path)}") from None
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} is damaged: a mapping is expected")
+    content.setdefault("wandb_sweep", None)  # older ledgers lack it
     records.check_fields(str(path), content, LEDGER_FIELDS)
     entries: dict[int, Entry] = {}
     for job in content["jobs"]:

@@ -1,98 +1,135 @@
-"""The W&B run of a sweep: curves of its progress, tables of its results, and its best jobs."""
+"""The W&B run of a sweep: curves of its progress, tables of its results, its best jobs, and its Sweep."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mnistjax import records
-from mnistjax.config import ConfigError, badness, to_plain
-from mnistjax.finished import load_examples
-from mnistjax.job import Job
+from mnistjax.config import ConfigError, Plan, badness, to_plain
+from mnistjax.data import Dataset
+from mnistjax.finished import describe_model, load_examples
 from mnistjax.progress import tell
 from mnistjax.seeds import seeds_table
-from mnistjax.sweep.ledger import Ledger
-from mnistjax.tracking import Tracker, find_address, make_run_id
+from mnistjax.sweep.ledger import Entry, Ledger
+from mnistjax.tracking import Tracker, describe_sweep, find_address, find_run_id, keep_safe, make_run_id
 
-BEST = 3  # jobs whose images and checkpoints are sent to W&B; those of all jobs would be too many
+BEST = 3  # jobs whose images and models are sent to W&B; those of all jobs would be too many
 
 
 class Mirror:
     """The W&B run of a sweep."""
 
-    def __init__(self, ledger: Ledger, job: Job) -> None:
-        """`job` is any job of the sweep: they share their W&B options."""
-        self._ledger, self._monitor = ledger, job.plan.stopping.monitor
-        self._enabled = job.wandb_mode != "disabled"
-        groups = to_plain(ledger.groups)
+    def __init__(self, ledger: Ledger, monitor: str, registry: str | None, **options: Any) -> None:
+        """`options` are those of the Tracker that the jobs share."""
+        self._ledger, self._monitor, self._registry = ledger, monitor, registry
+        self._place = {key: options.get(key) for key in ("project", "entity")}
         self._tracker = Tracker(
             ledger.folder,
-            config={"sweep": ledger.arguments, "groups": groups, "machine": ledger.machine},
+            config={"sweep": ledger.arguments, "groups": to_plain(ledger.groups), "machine": ledger.machine},
             run_id=make_run_id(ledger.id, ledger.created),
             group=ledger.id,
             name=f"sweep {ledger.id}",
             job_type="sweep",
             step_metric="jobs/over",
-            **job.tracker_options(),
+            **options,
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Adds a point to the sweep's curves when the job of this row of `results.csv` has ended."""
+        self._tracker.log(self._point(row, self._count_statuses()))
+
+    def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Sends the points of these jobs, in the order of their ends, that W&B lacks."""
+        counts: Counter[str] = Counter()
+        points = []
+        for row in rows:
+            counts[row["status"]] += 1
+            points.append(self._point(row, counts))
+        self._tracker.replay(points, first=0)
+
+    def finish(
+        self, rows: Sequence[Mapping[str, Any]], reopen: Callable[[int], tuple[Plan, Dataset]] | None = None
+    ) -> bool:
+        """Adds tables, the best jobs and the Sweep, closes the run, and writes all addresses into the ledger.
+
+        `reopen` gives the plan and the data set of a finished job; without it no job is sent. Returns whether
+        W&B has all of it.
+        """
+        best = find_best(rows, self._monitor) if reopen and self._tracker.enabled else []
+        for number in reversed(best):  # the best is the latest version
+            self._show(number, is_best=number == best[0], reopen=reopen)
+        self._tracker.log_tables({"jobs": rows, "by_seed": seeds_table(rows, self._monitor)})
+        ids: dict[int, str] = {
+            entry.number: run_id for entry in self._entries if (run_id := self._find_run_id(entry))
+        }
+        if best:
+            self._tracker.mark_best(self._ledger.id, [ids[number] for number in best if number in ids])
+        digest = hashlib.sha256(" ".join(ids.values()).encode()).hexdigest()
+        known = self._ledger.wandb_sweep
+        if ids and not (known and known["sha256"] == digest):
+            words = [keep_safe(entry.overrides) for entry in self._entries]
+            config = describe_sweep(words, self._monitor, name=f"sweep {self._ledger.id}", **self._place)
+            self._tracker.save_sweep(config, [*ids.values()], known["id"] if known else None)
         counts = self._count_statuses()
+        done = counts["done"] == len(self._ledger.entries)
+        self._tracker.finish(
+            "done" if done else "failed", {f"jobs/{status}": n for status, n in counts.items()}
+        )
+        if saved := self._tracker.sweep:
+            self._ledger.wandb_sweep = {"id": saved[0], "url": saved[1], "sha256": digest}
+        self._find_addresses(self._tracker.address, ids)
+        return not self._tracker.failed
+
+    @property
+    def _entries(self) -> list[Entry]:
+        return list(self._ledger.entries.values())
+
+    def _count_statuses(self) -> Counter[str]:
+        return Counter(entry.status for entry in self._entries)
+
+    def _point(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
         failed = counts["failed"] + counts["diverged"]
         over = {"jobs/over": counts["done"] + failed, "jobs/done": counts["done"], "jobs/failed": failed}
         metrics = {f"job/{key}": row[key] for key in (self._monitor, "test/accuracy") if row[key] != ""}
-        self._tracker.log({**over, "job": row["number"], **metrics})
+        return {**over, "job": row["number"], **metrics}
 
-    def finish(self, rows: Sequence[Mapping[str, Any]], best: Iterable[Job]) -> None:
-        """Adds tables and the best jobs, closes the run, and writes all W&B addresses into the ledger."""
-        if self._enabled:
-            for job in best:
-                self._show(job)
-        self._tracker.log_tables({"jobs": rows, "by_seed": seeds_table(rows, self._monitor)})
-        counts = self._count_statuses()
-        done = counts["done"] == len(self._ledger.entries)
-        summary = {f"jobs/{status}": count for status, count in counts.items()}
-        self._tracker.finish("done" if done else "failed", summary)
-        self._find_addresses(self._tracker.address)
-
-    def _count_statuses(self) -> Counter[str]:
-        return Counter(entry.status for entry in self._ledger.entries.values())
-
-    def _show(self, job: Job) -> None:
-        """Sends the images and the checkpoint of a finished job."""
+    def _show(self, number: int, *, is_best: bool, reopen: Any) -> None:
+        """Sends the data set, the images and the model of a finished job."""
+        folder, aliases = self._ledger.job_folder(number), [f"job-{number}", *["best"] * is_best]
         try:
-            examples = load_examples(job.plan, job.data, job.folder)
-            summary = records.read_summary(job.folder) or {}
+            summary = records.read_summary(folder) or {}
+            registry = self._registry if is_best else None
+            model = describe_model(folder, f"sweep-{self._ledger.id}", registry, *aliases)
+            self._tracker.use_data(summary["data"])
+            self._tracker.log_model(model)
+            plan, data = reopen(number)
+            self._tracker.show(load_examples(plan, data, folder), summary, prefix=f"job {number}/")
         except (ConfigError, OSError) as error:
-            tell(f"warning: W&B gets no images of job {job.number}: {error}")
-            return
-        if run_id := self._find_run_id(job.number):
-            self._tracker.show(examples, summary, job.folder, run_id, prefix=f"job {job.number}/")
+            tell(f"warning: W&B does not get all of job {number}: {error}")
 
-    def _find_addresses(self, own: str | None) -> None:
+    def _find_addresses(self, own: str | None, ids: Mapping[int, str]) -> None:
         """Puts the addresses of the W&B runs into the ledger; `own` is the address of the sweep's run."""
         ledger = self._ledger
-        if own:
-            ledger.wandb = own.removeprefix(f"{ledger.folder}/")
-        for entry in ledger.entries.values():
-            run_id = self._find_run_id(entry.number)
-            address = find_address(ledger.job_folder(entry.number), run_id, own) if run_id else None
+        own = own or ledger.wandb  # W&B's client may not know the address of a run that it continues
+        ledger.wandb = own and own.removeprefix(f"{ledger.folder}/")
+        for number, run_id in ids.items():
+            address = find_address(ledger.job_folder(number), run_id, own)
             if address:
-                entry.wandb = address.removeprefix(f"{ledger.folder}/")
+                ledger.entries[number].wandb = address.removeprefix(f"{ledger.folder}/")
 
-    def _find_run_id(self, number: int) -> str | None:
+    def _find_run_id(self, entry: Entry) -> str | None:
         """The id of a job's W&B run; None if the job was not started or its status can't be read."""
         try:
-            status = records.read_status(self._ledger.job_folder(number))
+            status = records.read_status(self._ledger.job_folder(entry.number))
         except (ConfigError, OSError):
             return None
-        identity = self._ledger.entries[number].identity
-        return make_run_id(identity, status["started"]) if status else None
+        return find_run_id(status) if status else None
 
 
 def find_best(rows: Iterable[Mapping[str, Any]], monitor: str) -> list[int]:
-    """The numbers of the BEST finished jobs by a validation metric."""
+    """The numbers of the BEST finished jobs by a validation metric, the best first."""
     done = [row for row in rows if row["status"] == "done"]
     return [row["number"] for row in sorted(done, key=lambda row: badness(monitor, row[monitor]))[:BEST]]

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from mnistjax import files, records
 from mnistjax.backend import cores
-from mnistjax.config import ConfigError, to_plain
+from mnistjax.config import ConfigError, Plan, to_plain
+from mnistjax.data import Dataset
+from mnistjax.finished import reopen
 from mnistjax.job import Job
 from mnistjax.progress import tell
 from mnistjax.recorder import describe_values, find_other_versions
@@ -22,7 +24,7 @@ from mnistjax.sweep.events import Event, JobEnded, JobStarted
 from mnistjax.sweep.executor import Executor, InlineExecutor
 from mnistjax.sweep.groups import Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweep.ledger import OVER, Entry, Ledger
-from mnistjax.sweep.mirror import Mirror, find_best
+from mnistjax.sweep.mirror import Mirror
 from mnistjax.sweep.processes import ProcessExecutor
 from mnistjax.sweep.results import read_result, short_name, varying, write_results
 
@@ -74,11 +76,13 @@ class Sweep:
             self.ledger.ended = records.now()
             self.save()
             if self._mirror:
-                rows = self.results()
-                mine = [row for row in rows if row["number"] in self.jobs]
-                best = [] if error[0] else find_best(mine, self.monitor)
-                self._mirror.finish(rows, [self.jobs[number] for number in best])
+                self._mirror.finish(self.results(), None if error[0] else self._reopen)
                 self.ledger.save()
+
+    def _reopen(self, number: int) -> tuple[Plan, Dataset]:
+        """The plan and the data set of a finished job, which an earlier command may have run."""
+        job = self.jobs.get(number)
+        return (job.plan, job.data) if job else reopen(self.ledger.job_folder(number))
 
     @property
     def entries(self) -> list[Entry]:
@@ -114,7 +118,10 @@ class Sweep:
         self._name_jobs()
         self.save()
         if not self._mirror and self.jobs:
-            self._mirror = Mirror(self.ledger, next(iter(self.jobs.values())))
+            job = next(iter(self.jobs.values()))  # they share their W&B options
+            self._mirror = Mirror(
+                self.ledger, self.monitor, job.settings["wandb.registry"], **job.tracker_options()
+            )
         return list(self._waiting().values())
 
     def _check_done(self) -> None:

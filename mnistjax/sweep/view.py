@@ -12,6 +12,8 @@ from mnistjax.progress import Pace, live_bar, relative, tell
 from mnistjax.seeds import group_seeds
 from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
 from mnistjax.sweep.ledger import RESULTS, Ledger
+from mnistjax.tracking import read_views
+from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,6 +132,19 @@ def short_key(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
 
 
+def find_places(ledger: Ledger) -> dict[str, str]:
+    """Where W&B shows a sweep, by name, or the command that brings it there; empty without W&B."""
+    folder = path_argument(relative(ledger.folder))
+    if not ledger.wandb:
+        return {}
+    if not ledger.wandb.startswith("http"):
+        return {"W&B": f"offline; to upload all: {shell_join(['mnistjax-sync', folder])}"}
+    views = read_views(ledger.folder / "report")
+    shown = {name: views[f"{name}_url"] for name in ("workspace", "report")} if views else {}
+    more = {"views": f"for a workspace and a report: {shell_join(['mnistjax-report', folder, '--wandb'])}"}
+    return {"W&B": ledger.wandb_sweep["url"] if ledger.wandb_sweep else ledger.wandb, **(shown or more)}
+
+
 def report_sweep(sweep: Sweep) -> int:
     """Prints the table of results and why jobs are not done; returns the number of these."""
     from rich.console import Console
@@ -138,6 +153,8 @@ def report_sweep(sweep: Sweep) -> int:
     show_table(console, sweep)
     place = f"{relative(sweep.ledger.folder)}/{RESULTS}"
     console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
+    for name, place in find_places(sweep.ledger).items():
+        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
     failed = [entry for entry in sweep.entries if entry.status != "done"]
     if failed:
         tell(f"{len(sweep.entries) - len(failed)} of {len(sweep.entries)} jobs done")

@@ -7,30 +7,42 @@ works through a bounded queue. If anything fails there, the user gets one line a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnistjax.checkpoints import CHECKPOINT
 from mnistjax.config import one_line
+from mnistjax.tracking.agent import GivenRun as GivenRun
+from mnistjax.tracking.agent import find_options as find_options
+from mnistjax.tracking.agent import leave_run as leave_run
+from mnistjax.tracking.agent import take_run as take_run
+from mnistjax.tracking.artifacts import Model as Model
+from mnistjax.tracking.artifacts import log_model, make_dataset, make_model
 from mnistjax.tracking.login import check_login as check_login
 from mnistjax.tracking.login import default_entity as default_entity
 from mnistjax.tracking.login import find_server
-from mnistjax.tracking.login import leave_agent as leave_agent
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
-from mnistjax.tracking.media import make_artifact, make_images, make_table
-from mnistjax.tracking.private import QUIET, release_service
+from mnistjax.tracking.media import make_images, make_table
+from mnistjax.tracking.private import QUIET, release_service, save_sweep, silence, use_new_artifact
+from mnistjax.tracking.sweeps import describe_sweep as describe_sweep
+from mnistjax.tracking.sweeps import find_tags as find_tags
+from mnistjax.tracking.sweeps import keep_safe as keep_safe
+from mnistjax.tracking.sweeps import mark_best
+from mnistjax.tracking.views import read_views as read_views
+from mnistjax.tracking.views import write_views as write_views
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress
 
 QUEUE = 10_000  # rows that may wait for W&B
+STATUSES = ("done", "failed", "diverged", "interrupted")  # the last tag of a run
 EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
 LONGEST_NAME = 128  # bytes of the name and the group of a run at W&B
 OPEN_RUNS = 32  # at a time in a process; other runs wait, and lose nothing
@@ -42,6 +54,12 @@ _places = threading.BoundedSemaphore(OPEN_RUNS)
 def make_run_id(*parts: str) -> str:
     """The id of a W&B run, a hash of the parts."""
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def find_run_id(status: Mapping[str, Any]) -> str:
+    """The id of the W&B run of the run with this `status.json`."""
+    given = status.get("wandb")
+    return given["id"] if given else make_run_id(status["identity"], status["started"])
 
 
 def shorten_name(name: str) -> str:
@@ -68,7 +86,8 @@ class Tracker:
     """A callback that mirrors one run to W&B. Its files are in `<folder>/wandb/`.
 
     No method raises. Only `finish` and `join` wait for W&B, at most `patience` seconds. If tracking stops
-    early, `tell` gets one line.
+    early, `tell` gets one line. `sweep` is the id of the run's Sweep. A `new` run takes nothing over from a
+    run with its id at the server.
     """
 
     def __init__(
@@ -84,12 +103,15 @@ class Tracker:
         group: str | None = None,
         name: str | None = None,
         job_type: str | None = None,
+        sweep: str | None = None,
+        new: bool = False,
         step_metric: str = "epoch",
         patience: float = 30.0,
         tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
         self.address: str | None = None  # the run's URL, or its folder while offline
-        self.failed = False  # whether tracking stopped early
+        self.failed = False  # whether W&B lacks something
+        self.sweep: tuple[str, str] | None = None  # the id and the URL of the Sweep after `save_sweep`
         self._folder = Path(folder).absolute()
         self._patience = patience
         self._tell = tell
@@ -98,9 +120,11 @@ class Tracker:
         options = {"project": project, "entity": entity, "tags": list(tags), "job_type": job_type}
         options |= {"group": group and shorten_name(group), "name": name and shorten_name(name)}
         options |= {"config": dict(config), "id": run_id, "mode": mode}
-        arguments = options, step_metric
+        options["resume"] = "allow" if mode == "online" and not new else None
+        arguments = options, step_metric, sweep
         self._thread = threading.Thread(target=self._work, args=arguments, name="wandb", daemon=True)
-        if mode == "disabled":
+        self.enabled = mode != "disabled"
+        if not self.enabled:
             self._stopped.set()
         else:
             self._thread.start()
@@ -112,13 +136,13 @@ class Tracker:
             # Committed at once, because a kill would lose a row that waits for the next one.
             self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
 
-    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the rows of the epochs that W&B lacks."""
+    def replay(self, rows: Iterable[Mapping[str, Any]], first: int = 1) -> None:
+        """Sends the rows of the steps `first`, `first + 1`, ... that W&B lacks."""
 
         def send(run: Any) -> None:
-            for row in rows:
-                if row["epoch"] >= run.starting_step:
-                    run.log({k: _number(v) for k, v in row.items()}, step=row["epoch"], commit=True)
+            for step, row in enumerate(rows, start=first):
+                if step >= run.starting_step:
+                    run.log({k: _number(v) for k, v in row.items()}, step=step, commit=True)
 
         self._send(send)
 
@@ -127,34 +151,79 @@ class Tracker:
         self._send(lambda run: run.log(dict(values), commit=True))
 
     def log_tables(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Sends tables, given as rows by name."""
+        """Sends tables, given as rows by name, unless W&B has them already."""
+        content = hashlib.sha256(repr(tables).encode()).hexdigest()
 
         def send(run: Any) -> None:
-            with _files_below(self._folder):
-                run.log({name: make_table(rows) for name, rows in tables.items()})
+            if run.summary.get("tables/sha256") != content:
+                with _files_below(self._folder):
+                    run.log({name: make_table(rows) for name, rows in tables.items()})
+                run.summary.update({"tables/sha256": content})
 
         self._send(send)
 
-    def show(
-        self, examples: Examples, summary: Mapping[str, Any], folder: Path, run_id: str, *, prefix: str = ""
+    def show(self, examples: Examples, summary: Mapping[str, Any], *, prefix: str = "") -> None:
+        """Sends a finished run's images and confusion matrix, unless W&B has them already."""
+
+        def send(run: Any) -> None:
+            if f"{prefix}test/samples" not in run.summary.keys():  # noqa: SIM118 (not a mapping)
+                images = {f"{prefix}{key}": value for key, value in make_images(summary, examples).items()}
+                with _files_below(self._folder):
+                    run.log(images)
+
+        self._send(send)
+
+    def log_model(self, model: Model) -> None:
+        """Sends a finished run's checkpoint as a version of its collection."""
+
+        def send(run: Any) -> None:
+            with _files_below(self._folder):
+                artifact = make_model(model)
+            log_model(run, artifact, model)
+
+        self._try("the model", send)
+
+    def use_data(self, data: Mapping[str, Any]) -> None:
+        """Sends the data set, in the form of a run's summary, as the input of the run."""
+
+        def send(run: Any) -> None:
+            with _files_below(self._folder):
+                artifact = make_dataset(data)
+            use_new_artifact(run, artifact)
+
+        self._try("the data set", send)
+
+    def save_sweep(self, config: Mapping[str, Any], runs: Sequence[str], known: str | None) -> None:
+        """Makes a Sweep of these runs, or adds them to the `known` one; sets `sweep`. Only online."""
+
+        def send(run: Any) -> None:
+            if not run.offline:
+                self.sweep = save_sweep(config, runs, known, entity=run.entity, project=run.project)
+
+        self._try("the Sweep", send)
+
+    def mark_best(self, group: str, best: Sequence[str]) -> None:
+        """Gives the tag `best` to these runs of a group, and to no others of it. Only online."""
+        tag = functools.partial(mark_best, group=shorten_name(group), best=best)
+        self._try("the tags of the best", lambda run: None if run.offline else tag(run))
+
+    def finish(
+        self,
+        status: str,
+        summary: Mapping[str, Any] | None = None,
+        *,
+        wait: bool = True,
+        preempted: bool = False,
     ) -> None:
-        """Sends a finished run's images and confusion matrix, and its checkpoint as an artifact."""
+        """Closes the run with its status and summary. W&B gives a `preempted` run to another agent."""
 
         def send(run: Any) -> None:
-            images = {f"{prefix}{key}": value for key, value in make_images(summary, examples).items()}
-            with _files_below(self._folder):
-                run.log(images)
-                if (folder / CHECKPOINT).exists():
-                    run.log_artifact(make_artifact(run_id, folder / CHECKPOINT))
-
-        self._send(send)
-
-    def finish(self, status: str, summary: Mapping[str, Any] | None = None, *, wait: bool = True) -> None:
-        """Closes the run with its status and summary."""
-
-        def send(run: Any) -> None:
-            plain = {k: _number(v) for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
+            values = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
+            plain = {k: _number(v) for k, v in values.items() if k not in run.config.keys()}  # noqa: SIM118
             run.summary.update({**plain, "status": status})
+            run.tags = (*(tag for tag in run.tags if tag not in STATUSES), status)
+            if preempted:
+                run.mark_preempting()
             run.finish(exit_code=EXIT_CODES.get(status, 1))
 
         self._send(send)
@@ -172,6 +241,22 @@ class Tracker:
             release_service(kill=True)
         self._stopped.set()
 
+    def _try(self, what: str, task: Callable[[Any], None]) -> None:
+        """Queues a call that adds something to the run. If it fails, `tell` gets a line, and the run goes on.
+
+        The call may wait for the server, so it holds no lock meanwhile.
+        """
+
+        def attempt(run: Any) -> None:
+            try:
+                task(run)
+            except Exception as error:
+                self.failed = True
+                with contextlib.suppress(OSError, ValueError):  # a closed terminal
+                    self._tell(f"W&B did not take {what} of {self._folder}: {one_line(error)[:200]}")
+
+        self._send(attempt)
+
     def _send(self, task: Callable[[Any], None] | None) -> None:
         """Queues a call for the thread; None ends the thread."""
         if not self._stopped.is_set():
@@ -188,13 +273,13 @@ class Tracker:
             with contextlib.suppress(OSError, ValueError):  # a closed terminal
                 self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records continue")
 
-    def _work(self, options: dict[str, Any], step_metric: str) -> None:
+    def _work(self, options: dict[str, Any], step_metric: str, sweep: str | None) -> None:
         """Opens the run and works through the queue, in the thread of this tracker."""
         run = None
         _places.acquire()
         try:
-            run = _open(self._folder, options, step_metric, self._patience)
-            self.address = run.url if options["mode"] == "online" else str(Path(run.dir).parent)
+            run = _open(self._folder, options, step_metric, sweep, self._patience)
+            self.address = run.url or None if options["mode"] == "online" else str(Path(run.dir).parent)
             while (task := self._queue.get()) is not None and not self._stopped.is_set():
                 task(run)
         except Exception as error:  # no error may reach training
@@ -208,10 +293,11 @@ class Tracker:
             _places.release()
 
 
-def _open(folder: Path, options: dict[str, Any], step_metric: str, patience: float) -> Any:
+def _open(folder: Path, options: dict[str, Any], step_metric: str, sweep: str | None, patience: float) -> Any:
     """Opens the W&B run with these options; waits at most `patience` seconds."""
     import wandb
 
+    silence()
     online = options["mode"] == "online"
     _, has_key = find_server()
     if online and not has_key:
@@ -222,11 +308,11 @@ def _open(folder: Path, options: dict[str, Any], step_metric: str, patience: flo
         init_timeout=patience,
         finish_timeout=0.8 * patience,  # shorter than ours, so that W&B gives up first
         finish_timeout_raises=True,
+        sweep_id=sweep,
         **QUIET,
     )
-    resume = "allow" if online else None
     with _files_below(folder):
-        run = wandb.init(dir=folder, reinit="create_new", resume=resume, settings=settings, **options)
+        run = wandb.init(dir=folder, reinit="create_new", settings=settings, **options)
     run.define_metric(step_metric)
     run.define_metric("*", step_metric=step_metric)
     return run

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from mnistjax.config import ConfigError, one_line, unknown
 from mnistjax.probe import probe
-from mnistjax.tracking.private import find_settings
+from mnistjax.tracking.private import silence
 
 MODES = {mode: mode for mode in ("auto", "online", "offline", "disabled")}
 MODES |= {"run": "online", "shared": "online", "dryrun": "offline"}  # wandb's other words in WANDB_MODE
-AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")  # set by `wandb agent`
 LOGIN_TIMEOUT = 10.0  # seconds
 
 
@@ -61,26 +60,12 @@ def default_entity() -> str:
     return str(entity)
 
 
-def leave_agent() -> str | None:
-    """Removes the variables of `wandb agent` from the environment; returns a line for the user, or None.
-
-    With these variables every run of the process would get the agent's id, and the jobs of a sweep would
-    overwrite one another.
-    """
-    found = [name for name in AGENT if os.environ.pop(name, None)]
-    if not found:
-        return None
-    return f"the run of W&B's agent is not used: each job of a sweep has its own ({', '.join(found)} unset)"
-
-
 def find_server() -> tuple[str, bool]:
     """The server's URL, and whether environment, netrc or wandb's settings hold credentials for it."""
     import wandb
 
-    settings = find_settings()
-    settings.silent = True  # else `login` asks the server who has logged in
+    settings = silence()  # else `login` asks the server who has logged in
     settings.mode = "online"  # else `login` returns false; each run is told its own mode
-    wandb.termsetup(settings, None)
     return settings.base_url, wandb.login(prompt=False, verify=False)
 
 

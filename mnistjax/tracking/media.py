@@ -1,8 +1,7 @@
-"""Images, tables and checkpoints in W&B's types."""
+"""Images and tables in W&B's types."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,13 +59,3 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
             caption = f"true {true}, predicted {predicted} ({probability:.2f})"
             media.setdefault(key, []).append(wandb.Image(examples.images[index], caption=caption))
     return media
-
-
-def make_artifact(run_id: str, checkpoint: Path) -> Any:
-    """The artifact with a finished run's checkpoint."""
-    import wandb
-
-    artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model")
-    # The file never changes again, so it is not copied to the staging folder or the cache.
-    artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
-    return artifact

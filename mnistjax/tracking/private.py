@@ -4,8 +4,10 @@ A test uses each of them, and fails if a version of wandb has moved one.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Settings with which a run has nothing but what we send.
@@ -24,6 +26,55 @@ def find_settings() -> Any:
     from wandb.sdk import wandb_setup
 
     return wandb_setup.singleton().settings
+
+
+def silence() -> Any:
+    """Makes wandb print nothing, and returns its settings."""
+    import wandb
+
+    settings = find_settings()
+    settings.silent = True
+    wandb.termsetup(settings, None)
+    return settings
+
+
+def use_new_artifact(run: Any, artifact: Any) -> None:
+    """Logs a new artifact as an input of the run; the public `use_artifact` refuses that offline."""
+    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
+def save_sweep(
+    config: Mapping[str, Any], runs: Sequence[str], sweep: str | None, *, entity: str, project: str
+) -> tuple[str, str]:
+    """Makes a Sweep of these runs, or adds them to the Sweep with this id; returns its id and its URL.
+
+    The public `wandb.sweep` makes only new ones, prints, and changes the environment.
+    """
+    import wandb
+    from wandb.apis.public.sweeps import _sweep_with_runs, _upsert_sweep
+    from wandb.util import app_url
+
+    api: Any = wandb.Api()
+    place: dict[str, Any] = {"entity": entity, "project": project}
+    with kept_environment("WANDB_ENTITY", "WANDB_PROJECT"):
+        known = _sweep_with_runs(api, sweep, "{}", **place)["id"] if sweep else None
+        saved, _ = _upsert_sweep(api, dict(config), obj_id=known, prior_runs=[*runs], **place)
+    where = f"{saved['project']['entity']['name']}/{saved['project']['name']}"
+    return str(saved["name"]), f"{app_url(api.settings['base_url'])}/{where}/sweeps/{saved['name']}"
+
+
+@contextlib.contextmanager
+def kept_environment(*names: str) -> Iterator[None]:
+    """Restores these variables at the end."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def find_process() -> subprocess.Popen[bytes] | None:
