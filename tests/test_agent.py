@@ -128,6 +128,18 @@ def test_an_agent_runs_the_jobs_of_a_printed_sweep(path, wandb_server):
     found = [records.read_status(file.parent) for file in Path("outputs").rglob("status.json")]
     assert {status["wandb"]["id"] for status in found if status} == set(wandb_server.runs)
 
+    wandb_server.sweeps[name].queue = [{"run_id": "again", "args": {"model.hidden": "[8]"}}]
+    assert start_agent(name).wait(100) == 0
+    again = wandb_server.runs["again"]
+    assert len([*Path("outputs").rglob("status.json")]) == 2  # nothing was trained
+    assert (again.sweep, again.exit, again.summary["status"]) == (name, 0, "done")
+    assert again.summary["test/accuracy"] == runs[0].summary["test/accuracy"]
+    rows = [
+        [line["val/loss"] for line in wandb_server.history(id) if "val/loss" in line]
+        for id in ("again", runs[0].name)
+    ]
+    assert rows[0] == rows[1]
+
 
 @pytest.mark.slow
 def test_a_preempted_run_is_queued_again_and_continues(path, wandb_server):

@@ -1,4 +1,7 @@
-"""A sweep at W&B, from end to end: W&B's real client over HTTP, against a stand-in for its server."""
+"""A sweep at W&B, from end to end: W&B's real client over HTTP, against a stand-in for its server.
+
+People ask for the Sweep of a multirun in wandb#11390, wandb#10225 and lightning-hydra-template#58.
+"""
 
 import json
 import os

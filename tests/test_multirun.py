@@ -218,6 +218,7 @@ def test_the_ledger_has_addresses_even_if_wandb_starts_later_than_the_jobs_end(w
 
 @pytest.mark.slow
 def test_under_an_agent_each_job_has_a_run_of_its_own(work, monkeypatch, capsys):
+    """With the agent's id, each job would overwrite the one before: wandb#5119, wandb#2331."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "r1")

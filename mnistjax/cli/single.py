@@ -19,7 +19,7 @@ from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
 from mnistjax.progress import printable, tell
 from mnistjax.recorder import open_run
-from mnistjax.tracking import take_run
+from mnistjax.tracking import GivenRun, take_run
 from mnistjax.words import quote
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     if outcome := find_outcome(job, resume=job.settings["resume"]):
         if outcome.code == 0:
             print(printable(str(outcome.reason)))
+            if given and job.wandb_mode == "online":
+                send_again(folder, given)
         return exit_code([("", outcome)])
 
     from mnistjax.devices import has_large_steps
@@ -59,6 +61,15 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
         start, hydra = open_run(job), use_config(cfg, folder)
         result = hydra.run("config", lambda _: train_job(job, start), words)
     return exit_code([("", cast(Outcome, result.return_value))])
+
+
+def send_again(folder: Path, given: GivenRun) -> None:
+    """Sends the finished run in a folder to the run of an agent, which would stay empty otherwise."""
+    from mnistjax.cli.sync import send_run
+    from mnistjax.report.runs import read_run
+
+    if send_run(read_run(folder), {"project": None, "entity": None}, given):
+        tell(f"W&B has its records as run {given.id}, too")
 
 
 def use_config(cfg: DictConfig, folder: Path) -> Hydra:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def find_place(config: Mapping[str, Any], place: Mapping[str, str | None]) -> di
     }
 
 
-def send_run(run: RunRecord, place: Mapping[str, str | None]) -> bool:
-    """Sends a run; returns whether W&B has all of it."""
+def send_run(run: RunRecord, place: Mapping[str, str | None], given: GivenRun | None = None) -> bool:
+    """Sends a run, to the W&B run `given` instead of its own if there is one; returns whether W&B has all."""
     try:
         files.check_links(run.folder)  # W&B's client writes to the folder
         status = records.read_status(run.folder) or {}
@@ -85,9 +86,9 @@ def send_run(run: RunRecord, place: Mapping[str, str | None]) -> bool:
         tell(str(error))
         return False
     options = find_place(run.config, place) | {"run_id": find_run_id(status)}
-    if given := status.get("wandb"):
+    if given or status.get("wandb"):
         known = {key: value for key, value in place.items() if value}
-        options = find_options(GivenRun(**{**given, **known}), options)
+        options = find_options(replace(given or GivenRun(**status["wandb"]), **known), options)
     data = run.summary.get("data", {})
     tags = find_tags(
         {**run.config, "data.name": data.get("name", run.config.get("data.name"))}, options["tags"]
