@@ -34,6 +34,16 @@ def test_the_run_of_the_environment_is_taken_once():
     assert take_run() is None
 
 
+@pytest.mark.usefixtures("agent", "work")
+@pytest.mark.parametrize("name", ["WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_ENTITY"])
+def test_a_name_that_wandb_refuses_is_one_line(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, "a/b")
+    assert main(RUN) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {name} must be a name of at most 128 characters")
+    assert not Path("run").exists()
+
+
 @pytest.mark.usefixtures("agent")
 def test_a_sweep_leaves_the_run_of_the_environment():
     assert "WANDB_SWEEP_ID, WANDB_RUN_ID, WANDB_SWEEP_PARAM_PATH unset" in str(leave_run())

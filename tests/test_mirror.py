@@ -144,6 +144,20 @@ def test_an_online_sweep_is_complete_once_also_after_growing_and_sync(home, wand
     assert views["report_url"] in said
 
 
+def test_a_sweep_with_another_name_is_not_changed(home, wandb_server):
+    """The ledger of a stranger could name a Sweep of the user's."""
+    call(*SWEEP, "seed=0,1", "hydra.sweep.dir=mine")
+    (mine,) = wandb_server.sweeps.values()
+    before = mine.config, list(mine.prior_runs)
+    call(*SWEEP, "seed=2,3", "hydra.sweep.dir=theirs", WANDB_MODE="offline")
+    content = ledger("theirs") | {"wandb_sweep": {"id": mine.name, "url": "", "sha256": ""}}
+    Path("theirs/sweep.json").write_text(json.dumps(content))
+    call("theirs", command=".sync")
+    assert (mine.config, mine.prior_runs) == before
+    assert len(wandb_server.sweeps) == 2
+    assert ledger("theirs")["wandb_sweep"]["id"] != mine.name
+
+
 def test_an_offline_sweep_is_complete_after_the_command_that_it_names(home, wandb_server):
     said = call(*SWEEP, "seed=0,1", "hydra.sweep.dir=sweep", WANDB_MODE="offline")
     assert "offline; to upload all: mnistjax-sync sweep" in said

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mnistjax.checks import PROJECT, check_value, optional
+
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")  # set by `wandb agent`
 
 
@@ -23,12 +25,16 @@ class GivenRun:
 def take_run() -> GivenRun | None:
     """The run that the environment names, if any. Removes the variables, so that no other run gets its id.
 
-    wandb would also add the agent's parameters to the config, which has them already.
+    wandb would also add the agent's parameters to the config, which has them already. ConfigError for a name
+    that W&B would refuse.
     """
     found = {name: os.environ.pop(name, None) for name in AGENT}
     if not found["WANDB_RUN_ID"]:
         return None
     places = {name: os.environ.get(f"WANDB_{name.upper()}") for name in ("project", "entity")}
+    names = {**found, "WANDB_PROJECT": places["project"], "WANDB_ENTITY": places["entity"]}
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_ENTITY"):
+        check_value(name, names[name], optional(PROJECT))
     return GivenRun(found["WANDB_RUN_ID"], found["WANDB_SWEEP_ID"], **places)
 
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 # Settings with which a run has nothing but what we send.
 QUIET: dict[str, Any] = {
     "disable_code": True,
@@ -46,7 +48,7 @@ def use_new_artifact(run: Any, artifact: Any) -> None:
 def save_sweep(
     config: Mapping[str, Any], runs: Sequence[str], sweep: str | None, *, entity: str, project: str
 ) -> tuple[str, str]:
-    """Makes a Sweep of these runs, or adds them to the Sweep with this id; returns its id and its URL.
+    """Makes a Sweep of these runs, or adds them to the Sweep with this id and name; returns its id and URL.
 
     The public `wandb.sweep` makes only new ones, prints, and changes the environment.
     """
@@ -57,7 +59,9 @@ def save_sweep(
     api: Any = wandb.Api()
     place: dict[str, Any] = {"entity": entity, "project": project}
     with kept_environment("WANDB_ENTITY", "WANDB_PROJECT"):
-        known = _sweep_with_runs(api, sweep, "{}", **place)["id"] if sweep else None
+        found = _sweep_with_runs(api, sweep, "{}", **place) if sweep else None
+        same = found and yaml.safe_load(found["config"]).get("name") == config["name"]
+        known = found["id"] if found and same else None  # else it is gone, or another one
         saved, _ = _upsert_sweep(api, dict(config), obj_id=known, prior_runs=[*runs], **place)
     where = f"{saved['project']['entity']['name']}/{saved['project']['name']}"
     return str(saved["name"]), f"{app_url(api.settings['base_url'])}/{where}/sweeps/{saved['name']}"
