@@ -8,16 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnistjax import files
+from mnistjax import files, records
 from mnistjax.checks import PROJECT, check_value, optional
 from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.tracking import check_login, default_entity, read_views, shorten_name, write_views
+from mnistjax.sweep.ledger import load_ledger
+from mnistjax.tracking import (
+    check_login,
+    default_entity,
+    read_views,
+    save_sweep,
+    shorten_name,
+    write_views,
+)
 
 if TYPE_CHECKING:
-    from mnistjax.report.workspace import Views
+    from mnistjax.report.workspace import Place, Views
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +88,29 @@ def run(argv: Sequence[str] | None) -> int:
     if missing:
         tell(f"without misclassified images: {missing}")
     tell(f"{len(runs):,} runs -> {relative(page)}")
-    return save_views(views, out) if views else 0
+    return save_views(views, out) or save_sweeps(runs, views.place) if views else 0
+
+
+def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:
+    """Makes the Sweeps at W&B of online sweeps that lack theirs; returns the exit code."""
+    from mnistjax.sweep.mirror import find_run_ids, find_sweep_change
+
+    folders = {run.folder.parent: run.config.get("train.monitor", "val/loss") for run in runs if run.sweep}
+    for folder, monitor in folders.items():
+        where = {"entity": place.entity, "project": place.project}
+        try:
+            with records.lock(folder):
+                ledger = load_ledger(folder)
+                online = str(ledger.wandb).startswith("http")
+                change = find_sweep_change(ledger, find_run_ids(ledger), monitor, **where) if online else None
+                if change:
+                    ledger.wandb_sweep = change.describe(*save_sweep(*change, **where))
+                    ledger.save()
+                    tell(f"W&B Sweep -> {ledger.wandb_sweep['url']}")
+        except Exception as error:  # W&B's client can raise any type
+            tell(f"W&B did not save the Sweep of {folder}: {one_line(error)}")
+            return 1
+    return 0
 
 
 def save_views(views: Views, out: Path) -> int:

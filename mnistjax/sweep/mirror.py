@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnistjax import records
 from mnistjax.config import ConfigError, Plan, badness, to_plain
@@ -62,24 +63,19 @@ class Mirror:
         for number in reversed(best):  # the best is the latest version
             self._show(number, is_best=number == best[0], reopen=reopen)
         self._tracker.log_tables({"jobs": rows, "by_seed": seeds_table(rows, self._monitor)})
-        ids: dict[int, str] = {
-            entry.number: run_id for entry in self._entries if (run_id := self._find_run_id(entry))
-        }
+        ids = find_run_ids(self._ledger)
         if best:
             self._tracker.mark_best(self._ledger.id, [ids[number] for number in best if number in ids])
-        digest = hashlib.sha256(" ".join(ids.values()).encode()).hexdigest()
-        known = self._ledger.wandb_sweep
-        if ids and not (known and known["sha256"] == digest):
-            words = [keep_safe(entry.overrides) for entry in self._entries]
-            config = describe_sweep(words, self._monitor, name=f"sweep {self._ledger.id}", **self._place)
-            self._tracker.save_sweep(config, [*ids.values()], known["id"] if known else None)
+        change = find_sweep_change(self._ledger, ids, self._monitor, **self._place)
+        if change:
+            self._tracker.save_sweep(change.config, change.runs, change.known)
         counts = self._count_statuses()
         done = counts["done"] == len(self._ledger.entries)
         self._tracker.finish(
             "done" if done else "failed", {f"jobs/{status}": n for status, n in counts.items()}
         )
-        if saved := self._tracker.sweep:
-            self._ledger.wandb_sweep = {"id": saved[0], "url": saved[1], "sha256": digest}
+        if change and self._tracker.sweep:
+            self._ledger.wandb_sweep = change.describe(*self._tracker.sweep)
         self._find_addresses(self._tracker.address, ids)
         return not self._tracker.failed
 
@@ -120,13 +116,44 @@ class Mirror:
             if address:
                 ledger.entries[number].wandb = address.removeprefix(f"{ledger.folder}/")
 
-    def _find_run_id(self, entry: Entry) -> str | None:
-        """The id of a job's W&B run; None if the job was not started or its status can't be read."""
-        try:
-            status = records.read_status(self._ledger.job_folder(entry.number))
-        except (ConfigError, OSError):
-            return None
-        return find_run_id(status) if status else None
+
+class SweepChange(NamedTuple):
+    """What a sweep's Sweep at W&B lacks."""
+
+    config: dict[str, Any]
+    runs: list[str]  # ids of the jobs' runs
+    known: str | None  # the id of the Sweep, None if it is to be made
+
+    def describe(self, id: str, url: str) -> dict[str, str]:
+        """The Sweep as the ledger has it."""
+        return {"id": id, "url": url, "sha256": hash_runs(self.runs)}
+
+
+def hash_runs(runs: Iterable[str]) -> str:
+    """The SHA-256 of the ids of runs."""
+    return hashlib.sha256(" ".join(runs).encode()).hexdigest()
+
+
+def find_sweep_change(
+    ledger: Ledger, ids: Mapping[int, str], monitor: str, **place: str | None
+) -> SweepChange | None:
+    """What the Sweep of a ledger lacks; None if it has the runs with these `ids`, or if there are none."""
+    known, runs = ledger.wandb_sweep, [*ids.values()]
+    if not runs or (known and known["sha256"] == hash_runs(runs)):
+        return None
+    words = [keep_safe(entry.overrides) for entry in ledger.entries.values()]
+    config = describe_sweep(words, monitor, name=f"sweep {ledger.id}", **place)
+    return SweepChange(config, runs, known["id"] if known else None)
+
+
+def find_run_ids(ledger: Ledger) -> dict[int, str]:
+    """The ids of the W&B runs of the jobs that were started and whose status can be read."""
+    ids: dict[int, str] = {}
+    for number in ledger.entries:
+        with contextlib.suppress(ConfigError, OSError):
+            if status := records.read_status(ledger.job_folder(number)):
+                ids[number] = find_run_id(status)
+    return ids
 
 
 def find_best(rows: Iterable[Mapping[str, Any]], monitor: str) -> list[int]:

@@ -30,7 +30,8 @@ from mnistjax.tracking.login import find_server
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_images, make_table
-from mnistjax.tracking.private import QUIET, release_service, save_sweep, silence, use_new_artifact
+from mnistjax.tracking.private import QUIET, release_service, silence, use_new_artifact
+from mnistjax.tracking.private import save_sweep as save_sweep
 from mnistjax.tracking.sweeps import describe_sweep as describe_sweep
 from mnistjax.tracking.sweeps import find_tags as find_tags
 from mnistjax.tracking.sweeps import keep_safe as keep_safe
