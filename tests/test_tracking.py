@@ -37,6 +37,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("NETRC", raising=False)
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
+    wandb.teardown()  # another test of this process may have left a session with its own settings
     yield folder
     wandb.teardown()
 
