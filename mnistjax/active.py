@@ -49,7 +49,8 @@ class ActiveRun:
         options["tags"] = find_tags(dict(flatten(job.config)) | {"data.name": job.data.name}, options["tags"])
         new = start.given is not None and not start.rows
         self.tracker = Tracker(job.folder, config=job.config, job_type="train", new=new, **options)
-        self.tracker.use_data(describe_data(job.data))
+        if self.tracker.enabled:  # counting the classes takes time
+            self.tracker.use_data(describe_data(job.data))
         self.callbacks = [self.recorder, self.tracker, *callbacks]
 
     @property

@@ -12,7 +12,8 @@ from mnistjax.config import ConfigError, shorten
 
 OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir")
-NAME = re.compile(r"^(data|task|model|optimizer|schedule)\.name=")  # how the config and W&B show a choice
+GROUPS = ("data", "task", "model", "optimizer", "schedule")  # the config has the choice at GROUP.name
+NAME = re.compile(rf"^({'|'.join(GROUPS)})\.name=")
 WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
 # A value that the user has quoted for Hydra.
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)

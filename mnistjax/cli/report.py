@@ -96,8 +96,8 @@ def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:
     from mnistjax.sweep.mirror import find_run_ids, find_sweep_change
 
     folders = {run.folder.parent: run.config.get("train.monitor", "val/loss") for run in runs if run.sweep}
+    where = {"entity": place.entity, "project": place.project}
     for folder, monitor in folders.items():
-        where = {"entity": place.entity, "project": place.project}
         try:
             with records.lock(folder):
                 ledger = load_ledger(folder)

@@ -16,7 +16,7 @@ from mnistjax.cli.overrides import list_choices, parse_overrides
 from mnistjax.config import ConfigError
 from mnistjax.progress import relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger
-from mnistjax.words import folder_word, shell_join
+from mnistjax.words import GROUPS, folder_word, shell_join
 
 NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
@@ -24,8 +24,7 @@ NEEDED = {  # start of a word -> stored words that are refused unless the comman
 }
 FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # left out silently
 LONGEST_KEY = 100  # characters
-GROUPS = ("data", "task", "model", "optimizer", "schedule", "experiment")
-JOB_KEYS = (*GROUPS, "augment", "train", "wandb", "seed")
+JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "wandb", "seed")
 SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")
 
 

@@ -167,7 +167,8 @@ class Tracker:
         """Sends a finished run's images and confusion matrix, unless W&B has them already."""
 
         def send(run: Any) -> None:
-            if f"{prefix}test/samples" not in run.summary.keys():  # noqa: SIM118 (not a mapping)
+            known = run.summary.keys()
+            if f"{prefix}test/samples" not in known:
                 images = {f"{prefix}{key}": value for key, value in make_images(summary, examples).items()}
                 with _files_below(self._folder):
                     run.log(images)
@@ -220,7 +221,8 @@ class Tracker:
 
         def send(run: Any) -> None:
             values = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
-            plain = {k: _number(v) for k, v in values.items() if k not in run.config.keys()}  # noqa: SIM118
+            known = run.config.keys()
+            plain = {k: _number(v) for k, v in values.items() if k not in known}
             run.summary.update({**plain, "status": status})
             run.tags = (*(tag for tag in run.tags if tag not in STATUSES), status)
             if preempted:

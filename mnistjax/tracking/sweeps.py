@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-GROUPS = ("data", "task", "model", "optimizer", "schedule")  # a choice is at GROUP.name in the config
+from mnistjax.words import GROUPS
+
 KEYS = (*GROUPS, "experiment", "augment", "train", "seed")  # they describe jobs
 NUMBER = re.compile(r"-?\d+|-?\d*\.?\d+(e-?\d+)?")
 
