@@ -932,7 +932,7 @@ def test_a_data_set_from_an_entry_point(table, monkeypatch, tmp_path):
     ("train", "names", "expected"),
     [
         ((np.zeros((9, 28, 28)), np.zeros(9, int)), "ab", "uint8"),
-        ((np.zeros((9, 28, 27), np.uint8), np.zeros(9, int)), "ab", r"\(9, 28, 27\)"),
+        ((np.zeros((9, 28, 27), np.uint8), np.zeros(9, int)), "ab", r"images of \(28, 27\) as"),
         ((np.zeros((9, 28, 28), np.uint8), np.zeros(8, int)), "ab", "9 integer labels"),
         ((np.zeros((9, 28, 28), np.uint8), np.zeros(9)), "ab", "9 integer labels"),
         ((np.zeros((9, 28, 28), np.uint8), np.full(9, 2)), "ab", "labels 0 to 1 expected, found 2"),

@@ -1,6 +1,6 @@
 """Data sets: an open table of uint8 images and int32 labels, fixed splits, the order of an epoch.
 
-N images, H = W = 28 pixels a side, K classes.
+N images, H W their sides in pixels, C channels, K classes. Grey images are (N, H, W), others (N, H, W, C).
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from mnistjax.config import ConfigError, unknown
 from mnistjax.data import idx, prepared
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.digits import load_digits
+from mnistjax.data.splits import SPLIT_SEED
 
-SPLIT_SEED = 48_12  # of training and validation; independent of the run's seed
 ENTRY_POINTS = "mnistjax.datasets"
 BANNER = """\
 NOT MNIST: training on the 1,797 small digits embedded in scikit-learn.
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Split:
     """Images and their labels, read-only."""
 
-    images: np.ndarray  # (N, H, W) uint8
+    images: np.ndarray  # (N, H, W) or (N, H, W, C) uint8
     labels: np.ndarray  # (N,) int32
 
 
@@ -54,6 +54,12 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """H, W, C: a grey image has one channel."""
+        height, width, channels, *_ = (*self.train.images.shape[1:], 1)
+        return height, width, channels
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -105,8 +111,8 @@ def register_dataset(name: str, load: Callable[[], tuple[Part, Part, Sequence[st
     """Adds a data set to the table.
 
     `load()` returns `(train_images, train_labels), (test_images, test_labels), class_names`, with images
-    uint8 (N, 28, 28) and labels 0..K-1. The validation part is split off the training part. A package can
-    declare `load` in its entry-point group "mnistjax.datasets" instead.
+    uint8 (N, H, W) or (N, H, W, C) and labels 0..K-1. The validation part is split off the training part. A
+    package can declare `load` in its entry-point group "mnistjax.datasets" instead.
     """
     if name in _OURS:
         raise ConfigError(f"data set {name!r} is built in; choose another name")
@@ -214,16 +220,24 @@ def _load_auto(data_dir: Path) -> Dataset:
 def _load(name: str, load: Load, data_dir: Path, raw_dir: Path | None, banner: str | None = None) -> Dataset:
     """The checked and split data set, once per process."""
     arrays = check_arrays(name, load(data_dir, raw_dir))
-    train, val = split(len(arrays.train_labels))
+    order = () if arrays.val_labels is not None else split(len(arrays.train_labels))
     return Dataset(
         name=name,
-        train=_freeze(arrays.train_images[train], arrays.train_labels[train]),
-        val=_freeze(arrays.train_images[val], arrays.train_labels[val]),
-        test=_freeze(arrays.test_images, arrays.test_labels),
+        **_split_parts(arrays, order),
         class_names=arrays.class_names,
-        sha256=digest(arrays, (train, val)),
+        sha256=digest(arrays, order),
         banner=banner,
     )
+
+
+def _split_parts(arrays: Arrays, order: Sequence[np.ndarray]) -> dict[str, Split]:
+    """The read-only parts: those of the arrays, or with the training part split by `order`."""
+    test = _freeze(arrays.test_images, arrays.test_labels)
+    if arrays.val_images is not None and arrays.val_labels is not None:
+        train = _freeze(arrays.train_images, arrays.train_labels)
+        return {"train": train, "val": _freeze(arrays.val_images, arrays.val_labels), "test": test}
+    train, val = (_freeze(arrays.train_images[rows], arrays.train_labels[rows]) for rows in order)
+    return {"train": train, "val": val, "test": test}
 
 
 def _freeze(images: np.ndarray, labels: np.ndarray) -> Split:

@@ -1,6 +1,6 @@
 """The decoded arrays of a data set, checked and hashed.
 
-N images, H = W = 28 pixels a side, K classes.
+N images, H W their sides in pixels, C channels, K classes. Grey images are (N, H, W), others (N, H, W, C).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from mnistjax.config import ConfigError
 
-SIDE = 28  # pixels
+SIDE = 28  # pixels, of MNIST and the data sets in its format
 CHUNK = 1 << 20  # bytes read at once
 
 
@@ -29,16 +29,28 @@ class Missing(DataError):
 
 
 class Arrays(NamedTuple):
-    """A data set as it is stored, before the training part is split."""
+    """A data set as it is stored. If it has no validation part, one is split off the training part."""
 
-    train_images: np.ndarray  # (N, H, W) uint8
+    train_images: np.ndarray  # (N, H, W) or (N, H, W, C) uint8
     train_labels: np.ndarray  # (N,) int32
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]  # K
+    val_images: np.ndarray | None = None
+    val_labels: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()  # files that could not be used, each with the reason
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The arrays by name: those of PARTS, and of VAL_PARTS if there are any."""
+        found = {name: getattr(self, name) for name in (*PARTS, *VAL_PARTS)}
+        return {name: array for name, array in found.items() if array is not None}
 
 
-PARTS = Arrays._fields[:4]
+PARTS, VAL_PARTS = Arrays._fields[:4], Arrays._fields[5:7]
+
+
+TITLES = {"train": ("training", 5), "test": ("test", 1), "val": ("validation", 1)}  # with the fewest images
 
 
 def check_arrays(name: str, arrays: Arrays) -> Arrays:
@@ -46,16 +58,29 @@ def check_arrays(name: str, arrays: Arrays) -> Arrays:
     names = tuple(map(str, arrays.class_names))
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"data set {name!r}: at least 2 different class names expected, found {list(names)}")
-    train = _check_part(f"data set {name!r}, training part", *arrays[:2], classes=len(names), least=5)
-    test = _check_part(f"data set {name!r}, test part", *arrays[2:4], classes=len(names), least=1)
-    return Arrays(*train, *test, names)
+    checked: dict[str, np.ndarray] = {}
+    for part, (title, least) in TITLES.items():
+        images, labels = (getattr(arrays, f"{part}_{kind}") for kind in ("images", "labels"))
+        if images is None and labels is None and part == "val":
+            continue
+        where = f"data set {name!r}, {title} part"
+        images, labels = _check_part(where, images, labels, classes=len(names), least=least)
+        checked |= {f"{part}_images": images, f"{part}_labels": labels}
+        if images.shape[1:] != (shape := checked["train_images"].shape[1:]):
+            raise DataError(
+                f"{where}: images of {shape} as in the training part expected, found {images.shape[1:]}"
+            )
+    return Arrays(**checked, class_names=names, left_out=arrays.left_out)
 
 
 def _check_part(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Contiguous images and labels; DataError if shapes, types, labels or their number are wrong."""
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
-        raise DataError(f"{where}: images must be uint8 (N, 28, 28), found {images.dtype} {images.shape}")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        allowed = "uint8 (N, H, W) or (N, H, W, C)"
+        raise DataError(f"{where}: images must be {allowed}, found {images.dtype} {images.shape}")
+    if images.shape[3:] == (1,):
+        images = images[..., 0]
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         expected = f"{len(images)} integer labels"
         raise DataError(f"{where}: {expected} expected, found {labels.dtype} {labels.shape}")
@@ -105,7 +130,7 @@ def check_labels(where: str, labels: np.ndarray, allowed: range) -> None:
 def digest(arrays: Arrays, order: Sequence[np.ndarray] = ()) -> str:
     """SHA-256 over class names, types, shapes and bytes of the arrays, and over the `order` of a split."""
     sha256 = hashlib.sha256("\n".join(arrays.class_names).encode())
-    for array in (*arrays[:4], *order):
+    for array in (*arrays.parts.values(), *order):
         sha256.update(f"\n{array.dtype.str} {array.shape}\n".encode())
         sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from mnistjax.data.arrays import SIDE, Arrays
+from mnistjax.data.splits import choose_fifth
 
 TEST_SEED = 20_1797  # of the choice of test images; independent of the run's seed
 BOX = 20  # pixels a side of the box that MNIST's digits fill
@@ -14,7 +15,7 @@ def load_digits() -> Arrays:
 
     pixels, labels = load_embedded(return_X_y=True)  # (1797, 64) float64, whole numbers 0..16
     images, labels = enlarge(np.asarray(pixels, np.int64).reshape(-1, 8, 8)), np.asarray(labels, np.int32)
-    test = choose_test(labels)
+    test = choose_fifth(labels, TEST_SEED)
     names = tuple(map(str, range(10)))
     return Arrays(images[~test], labels[~test], images[test], labels[test], names)
 
@@ -30,13 +31,3 @@ def enlarge(images: np.ndarray) -> np.ndarray:
     boxes = weights @ images @ weights.T  # (N, 20, 20), values 0..1600
     margin = (SIDE - BOX) // 2
     return np.pad((boxes * 255 + 800) // 1600, [(0, 0), (margin, margin), (margin, margin)]).astype(np.uint8)
-
-
-def choose_test(labels: np.ndarray) -> np.ndarray:
-    """A mask of the test part: always the same fifth of each class."""
-    mask = np.zeros(len(labels), bool)
-    random = np.random.RandomState(TEST_SEED)  # its stream is frozen, see `order`
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        mask[random.permutation(members)[: round(len(members) / 5)]] = True
-    return mask
