@@ -4,7 +4,8 @@ The host gathers for single runs, while the device trains on the batches before:
 takes longer on CPU than a neuron's training, and NumPy copies whole images on a core that would be idle. For
 many lanes the device gathers.
 
-N training images, S shards of a batch, P micro-batches of a shard, M images of a micro-batch.
+N training images of (H, W) or (H, W, C), S shards of a batch, P micro-batches of a shard, M images of a
+micro-batch.
 """
 
 from typing import Any
@@ -87,9 +88,9 @@ def pick(tree: Any, index: Array, axis: int = 0) -> Any:
 
 
 def gather_rows(
-    images: UInt8[Array, "N H W"], labels: Int32[Array, " N"], rows: Int32[Array, "..."]
+    images: UInt8[Array, "N H W *C"], labels: Int32[Array, " N"], rows: Int32[Array, "..."]
 ) -> Batch:
-    """The images (N, H, W) and labels of rows (...); a row ~r stands for r as padding, of weight 0.
+    """The images and labels of rows (...); a row ~r stands for r as padding, of weight 0.
 
     Flat images behind a barrier: XLA would else gather in the model's image shape, pixel by pixel, and an
     epoch of the neuron takes twice as long on CPU.
@@ -102,7 +103,7 @@ def gather_rows(
 
 
 def slice_rows(
-    images: UInt8[Array, "N H W"], labels: Int32[Array, " N"], start: Int32[Array, ""], size: int
+    images: UInt8[Array, "N H W *C"], labels: Int32[Array, " N"], start: Int32[Array, ""], size: int
 ) -> Batch:
     """Rows start to start + size.
 
@@ -118,7 +119,7 @@ def slice_rows(
 def pad_split(part: Split, count: int) -> Split:
     """At least `count` images: black ones, which an evaluation does not count, are added."""
     missing = max(0, count - len(part.images))
-    images = np.pad(part.images, ((0, missing), (0, 0), (0, 0)))
+    images = np.pad(part.images, [(0, missing)] + [(0, 0)] * (part.images.ndim - 1))
     return Split(images, np.pad(part.labels, (0, missing), constant_values=PADDING))
 
 

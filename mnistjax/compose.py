@@ -29,7 +29,7 @@ from mnistjax.checks import (
     whole,
 )
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
-from mnistjax.data import Dataset, load_data, to_binary
+from mnistjax.data import Dataset, list_options, load_data, to_binary
 from mnistjax.files import describe
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     """
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
     values.setdefault("wandb.registry", None)  # older runs lack it
-    check_keys(values, SCHEMA | (BINARY if values.get("task.name") == "binary" else {}))
+    check_keys(values, find_schema(values))
     groups = read_groups(config)
     for key, value in flatten(config):
         check_size(key, value)
@@ -103,6 +103,14 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
     with naming_keys(groups["model_options"]):
         return Settings(values, choose(**groups))
+
+
+def find_schema(values: Mapping[str, Any]) -> dict[str, Check]:
+    """The checks of all keys, with those of the task and of the data set's own options."""
+    name = values.get("data.name")
+    options = list_options(name) if isinstance(name, str) else {}
+    own = {f"data.{option}": check for option, (check, _) in options.items()}
+    return SCHEMA | own | (BINARY if values.get("task.name") == "binary" else {})
 
 
 def read_groups(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +206,9 @@ def naming_keys(options: Iterable[str]) -> Iterator[None]:
 
 def load(settings: Settings) -> Dataset:
     """The data set, which is prepared if necessary; ConfigError if it is unavailable."""
-    return load_data(settings["data.name"], data_dir=settings["data.dir"], raw_dir=settings["data.raw_dir"])
+    options = {option: settings[f"data.{option}"] for option in list_options(settings["data.name"])}
+    folders = {"data_dir": settings["data.dir"], "raw_dir": settings["data.raw_dir"]}
+    return load_data(settings["data.name"], **folders, **options)
 
 
 def label(dataset: Dataset, settings: Settings) -> Dataset:

@@ -40,7 +40,7 @@ def count_shards(spec: Spec) -> int:
     One if a step costs less than adding the devices' gradients, or if the model carries batch statistics,
     which each micro-batch takes from the one before.
     """
-    if not has_large_steps(spec) or list_collections(build_model(spec)) != {"params"}:
+    if not has_large_steps(spec) or list_collections(build_model(spec), spec.image_shape) != {"params"}:
         return 1
     return min(-(-spec.batch_size // spec.micro_batch), jax.device_count())
 

@@ -1,6 +1,6 @@
 """Evaluation of many images: sums over blocks of them, each image counted once; class probabilities.
 
-N images, S shards of them, W lanes, K classes.
+N images of (H, W) or (H, W, C), S shards of them, W lanes, K classes.
 """
 
 import functools
@@ -40,10 +40,10 @@ WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
 def evaluate(
     spec: Spec,
     variables: Any,
-    images: UInt8[np.ndarray | Array, "N H W"],
+    images: UInt8[np.ndarray | Array, "N H W *C"],
     labels: Int32[np.ndarray | Array, " N"],
 ) -> Sums:
-    """The sums over images (N, H, W) uint8, each counted once; those labelled PADDING are not counted."""
+    """The sums over images (N, ...) uint8, each counted once; those labelled PADDING are not counted."""
     mesh = shard_mesh(spec)
     return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
 
@@ -69,12 +69,12 @@ def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> 
 def sum_blocks(
     spec: Spec,
     variables: Any,
-    images: UInt8[Array, "N H W"],
+    images: UInt8[Array, "N H W *C"],
     labels: Int32[Array, " N"],
     starts: Int32[Array, "S blocks"],
     axis: str | None = None,
 ) -> Sums:
-    """The sums over the blocks of images (N, H, W) uint8 that begin at `starts` (S, blocks)."""
+    """The sums over the blocks of images (N, ...) uint8 that begin at `starts` (S, blocks)."""
     size = block_rows(spec, len(images))
 
     def add(sums: Sums, start: Array) -> tuple[Sums, None]:
@@ -97,8 +97,8 @@ def block_starts(spec: Spec, count: int, shards: int = 1) -> Int32[Array, "S blo
     return size * jnp.arange(blocks * shards, dtype=jnp.int32).reshape(shards, blocks)
 
 
-def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W"]) -> Float32[np.ndarray, "N K"]:
-    """Class probabilities (N, K) float32 of images (N, H, W), K = 2 for a binary task; on the host."""
+def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W *C"]) -> Float32[np.ndarray, "N K"]:
+    """Class probabilities (N, K) float32 of images (N, ...), K = 2 for a binary task; on the host."""
     mesh = shard_mesh(spec)
     variables = place(variables, mesh, shared=True)
     parts = [images[i : i + PREDICT_ROWS] for i in range(0, len(images), PREDICT_ROWS)]

@@ -45,7 +45,10 @@ def find_examples(plan: Plan, dataset: Dataset, variables: Any) -> Examples:
     from mnistjax.evaluation import predict
 
     test = dataset.test
-    return Examples(test.images, test.labels, predict(plan.spec, variables, test.images), dataset.class_names)
+    probabilities = predict(plan.spec, variables, test.images)
+    return Examples(
+        test.images, test.labels, probabilities, dataset.class_names, light_on_dark=dataset.light_on_dark
+    )
 
 
 def find_collection(overrides: Iterable[str], model: str, data: str) -> str:

@@ -10,7 +10,17 @@ import jax
 
 from mnistjax.augment import check_augmentation
 from mnistjax.checks import shorten
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Options, Plan, Spec, Stopping, freeze
+from mnistjax.config import (
+    DEFAULT_STOPPING,
+    ConfigError,
+    Hyper,
+    Options,
+    Plan,
+    Spec,
+    Stopping,
+    freeze,
+    show_shape,
+)
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, list_collections
 from mnistjax.models import model_options as list_options
@@ -85,6 +95,7 @@ def make_plan(
         batch_size=batch,
         micro_batch=micro_batch,
         shuffle=shuffle,
+        image_shape=data.image_shape,
     )
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
 
@@ -100,7 +111,7 @@ def _fit_batches(
             f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
             f"{data.name}; got {shorten(batch)}"
         )
-    largest = _largest_micro_batch(model)  # also refuses a model that can't take the images
+    largest = _largest_micro_batch(model, data.image_shape)  # also refuses a model that can't take the images
     micro_batch = min(batch, largest) if micro_batch == "auto" else micro_batch
     if not 1 <= micro_batch <= batch:
         raise ConfigError(
@@ -110,13 +121,13 @@ def _fit_batches(
     return batch, micro_batch
 
 
-def _largest_micro_batch(module: Any) -> int:
+def _largest_micro_batch(module: Any, image_shape: tuple[int, int, int]) -> int:
     """The most images that one gradient should take.
 
     On a CPU the model's `cpu_micro_batch`, so that its intermediates stay in the cache; elsewhere thousands.
     A model with batch statistics has no limit, because these need the whole batch.
     """
-    if list_collections(module) != {"params"}:
+    if list_collections(module, image_shape) != {"params"}:
         return 2**31
     return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192
 
@@ -126,6 +137,11 @@ def check_fits(spec: Spec, data: Dataset) -> None:
     if len(data.train.images) != spec.train_count:
         raise ConfigError(
             f"the Spec is for {spec.train_count} training images; {data.name} has {len(data.train.images)}"
+        )
+    if data.image_shape != spec.image_shape:
+        raise ConfigError(
+            f"the Spec is for images of {show_shape(spec.image_shape)}; "
+            f"{data.name} has {show_shape(data.image_shape)}"
         )
     if data.num_classes != spec.classes:
         raise ConfigError(f"the Spec is for {spec.classes} classes; {data.name} has {data.num_classes}")

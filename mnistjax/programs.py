@@ -78,7 +78,7 @@ def train_lane(
     hyper: Hyper,
     key: Array,
     state: State,
-    images: UInt8[Array, "N H W"],
+    images: UInt8[Array, "N H W *C"],
     labels: Int32[Array, " N"],
     rows: Int32[Array, "steps P M"],
     count: Int32[Array, ""] | None = None,

@@ -490,7 +490,7 @@ def header(*sizes: int, magic: int = 0x0803) -> bytes:
 
 
 DAMAGED = {
-    "empty": (b"", "magic 00 00 08 03 expected, found bytes none"),
+    "empty": (b"", "magic 00 00 08 03 or 00 00 08 04 expected, found bytes none"),
     "header only": (CONTENT[:9], "truncated: a header of 16 bytes"),
     "truncated": (CONTENT[:-1], "truncated: 39200 bytes after the header expected, found 39199"),
     "truncated gzip": (gzip.compress(CONTENT)[:-20], "readable IDX file expected"),
@@ -499,10 +499,10 @@ DAMAGED = {
     "wrong magic": (header(50, 28, 28, magic=0x0D03) + CONTENT[16:], "found bytes 00 00 0d 03"),
     "labels": (to_idx(draw("train")[1]), "found bytes 00 00 08 01"),
     "HTML": (b"\n<!DOCTYPE html><html>", "found an HTML page"),
-    "absurd count": (header(2**31, 28, 28), "dimensions 1 to 2,000,000 x 28 x 28 expected, found 2147483648"),
+    "absurd count": (header(2**31, 28, 28), "dimensions 1 to 2,000,000 x 1 to 4096 x 1 to 4096 expected, found 2147483648"),
     "large count": (header(1_900_000, 28, 28) + bytes(100), "truncated"),
     "no image": (header(0, 28, 28), "dimensions"),
-    "other side": (to_idx(np.zeros((5, 32, 32), np.uint8)), "found 5 x 32 x 32"),
+    "no side": (header(50, 0, 28), "found 50 x 0 x 28"),
     "count mismatch": (to_idx(draw("train")[0][:-1]), "49 labels expected as in"),
 }
 

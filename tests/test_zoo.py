@@ -101,7 +101,7 @@ def test_images_are_classified_in_one_call(run, words):
         (np.full((2, 28, 28), np.nan), "floats must be from 0 to 1; got nan to nan"),
         (np.zeros((2, 28, 28), np.int64) - 1, "integers must be from 0 to 255; got -1 to -1"),
         (np.zeros((2, 28, 28), bool), "images must be integers or floats; got bool"),
-        (np.zeros((2, 32, 32), np.uint8), r"images of \(32, 32, 1\) do not fit the model"),
+        (np.zeros((2, 32, 32), np.uint8), r"shape \(N, 28, 28\) or \(N, 28, 28, 1\); got \(2, 32, 32\)"),
     ],
     ids=["shape", "levels", "nan", "negative", "flags", "size"],
 )

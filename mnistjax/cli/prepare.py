@@ -8,7 +8,7 @@ from typing import Any
 from mnistjax.backend import prepare_backend
 from mnistjax.cli.overrides import compose, list_choices, parse_overrides, to_plain_config
 from mnistjax.compose import Settings, flatten, label, load, plan_run, read_settings
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, freeze
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.progress import show_banner, tell
@@ -59,7 +59,9 @@ class Preparer:
                 tell(warning)
 
     def _load(self, settings: Settings) -> Dataset:
-        source = tuple(settings[f"data.{key}"] for key in ("name", "dir", "raw_dir"))
+        source = tuple(
+            (key, freeze(value)) for key, value in settings.values.items() if key.startswith("data.")
+        )
         if source not in self._datasets:
             self._datasets[source] = load(settings)
         labelled = (*source, settings.values.get("task.positive"))

@@ -8,21 +8,21 @@ import functools
 import importlib.metadata
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mnistjax import files
-from mnistjax.checks import shorten
-from mnistjax.config import ConfigError, unknown
-from mnistjax.data import idx, prepared
+from mnistjax.checks import Check, check_value, shorten
+from mnistjax.config import ConfigError, Options, freeze, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
-from mnistjax.data.digits import load_digits
+from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
 from mnistjax.data.splits import SPLIT_SEED
 
+SHOWN_FILES = 5  # that could not be used
 ENTRY_POINTS = "mnistjax.datasets"
 BANNER = """\
 NOT MNIST: training on the 1,797 small digits embedded in scikit-learn.
@@ -62,6 +62,11 @@ class Dataset:
         return height, width, channels
 
     @property
+    def light_on_dark(self) -> bool:
+        """Whether the images are light ink on a dark ground, like MNIST's."""
+        return self.name in LIGHT_ON_DARK
+
+    @property
     def parts(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
@@ -72,36 +77,6 @@ class Dataset:
         return {name: count(part.labels).tolist() for name, part in self.parts.items()}
 
 
-Load = Callable[[Path, Path | None], Arrays]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table of data sets."""
-
-    load: Load  # takes (data_dir, raw_dir)
-    reads_raw_dir: bool = False
-    find: Load | None = None  # reads what `load` has prepared, if it prepares anything
-
-
-def _find_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
-    """The prepared arrays, without writing anything; DataError if there are none."""
-    try:
-        return prepared.read_arrays(name, data_dir / "mnistjax" / name)
-    except FileNotFoundError:
-        raise DataError(f"{name} is not prepared in {data_dir}") from None
-    except OSError as error:
-        raise DataError(f"{name} can't be read: {files.describe(error, data_dir)}") from None
-
-
-DATASETS: dict[str, Row] = {
-    **{
-        name: Row(partial(prepared.load_prepared, name), True, partial(_find_prepared, name))
-        for name in prepared.SHA256
-    },
-    "digits": Row(lambda data_dir, raw_dir: load_digits()),
-    "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True),
-}
 _OURS = frozenset(DATASETS) | {"auto"}
 
 Part = tuple[np.ndarray, np.ndarray]
@@ -124,6 +99,11 @@ def register_dataset(name: str, load: Callable[[], tuple[Part, Part, Sequence[st
     DATASETS[name] = Row(load_arrays)
 
 
+def list_options(name: str) -> Mapping[str, tuple[Check, Any]]:
+    """The options of a data set besides its folders: name -> (check, default)."""
+    return DATASETS[name].options if name in DATASETS else {}
+
+
 def list_datasets() -> list[str]:
     """The names that `load_data` accepts, except "auto"."""
     return sorted({*DATASETS, *importlib.metadata.entry_points(group=ENTRY_POINTS).names})
@@ -140,12 +120,17 @@ def _find_row(name: str) -> Row:
 
 
 def load_data(
-    name: str = "auto", *, data_dir: str | os.PathLike | None = None, raw_dir: str | os.PathLike | None = None
+    name: str = "auto",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    raw_dir: str | os.PathLike | None = None,
+    **options: Any,
 ) -> Dataset:
     """A data set by name, loaded once per process.
 
     `data_dir`: the folder of prepared data; default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     `raw_dir`: a folder of official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
+    `options`: those of `data=NAME` on the command line, such as `size` for "folder".
     `auto` is MNIST if it is available, else the embedded digits with `banner` set.
     """
     home = _find_home(data_dir)
@@ -153,7 +138,22 @@ def load_data(
         return _load_auto(home)
     name = "mnist" if name == "auto" else name  # `auto` with a folder of files means MNIST
     row = _find_row(name)
-    return _load(name, row.load, home, _find_raw_dir(row, raw_dir))
+    values = _check_options(name, row, options)
+    if name == "medmnist":  # the collection's data sets have names of their own
+        name, values = values["subset"], {}
+        row = DATASETS[name]
+    return _load(name, row.load, home, _find_raw_dir(row, raw_dir), freeze(values))
+
+
+def _check_options(name: str, row: Row, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a data set; ConfigError for an unknown one or a wrong value."""
+    for option in options:
+        if option not in row.options:
+            raise unknown(f"option of data set {name}", option, row.options)
+    values = {option: options.get(option, default) for option, (_, default) in row.options.items()}
+    for option, (check, _) in row.options.items():
+        check_value(f"data.{option}", values[option], check)
+    return values
 
 
 def find_data(name: str, sha256: str) -> Dataset:
@@ -164,11 +164,13 @@ def find_data(name: str, sha256: str) -> Dataset:
     """
     if name not in list_datasets():
         raise DataError(f"there is no data set {shorten(name)!r} here")
-    row = _find_row(name)
-    raw_dir = None if row.find else _find_raw_dir(row, None)
-    if name == "idx" and raw_dir is None:
+    row, home = _find_row(name), _find_home()
+    if row.find:
+        dataset = _find(name, row.find, home, sha256)
+    elif name == "idx" and not os.environ.get("MNISTJAX_RAW_DIR"):
         raise DataError("idx needs MNISTJAX_RAW_DIR=FOLDER with the four IDX files")
-    dataset = _load(name, row.find or row.load, _find_home(), raw_dir)
+    else:
+        dataset = _load(name, row.load, home, _find_raw_dir(row, None), ())
     if dataset.sha256 != sha256:
         raise DataError(f"{name} has the SHA-256 {dataset.sha256} here; recorded: {sha256}")
     return dataset
@@ -185,9 +187,9 @@ def _find_raw_dir(row: Row, given: str | os.PathLike | None) -> Path | None:
         return None
     source = "data.raw_dir" if given else "MNISTJAX_RAW_DIR"
     folder = _find_folder(source, raw_dir)
-    if not os.path.isdir(folder):  # unlike Path.is_dir, returns False for a name that is too long
-        given = shorten(os.fspath(raw_dir))
-        raise DataError(f"{source}={given}: a folder with the official files expected, found none")
+    # Unlike Path.is_dir, these return False for a name that is too long.
+    if not os.path.isdir(folder) and not (row.takes_file and os.path.isfile(folder)):
+        raise DataError(f"{source}={shorten(os.fspath(raw_dir))}: {row.expects} expected, found none")
     return folder
 
 
@@ -208,25 +210,53 @@ def _load_auto(data_dir: Path) -> Dataset:
         raw_dir = None
     try:
         try:
-            return _load("mnist", row.load, data_dir, raw_dir)
+            return _load("mnist", row.load, data_dir, raw_dir, ())
         except Missing:
             log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; ignoring it", raw_dir)
-            return _load("mnist", row.load, data_dir, None)
+            return _load("mnist", row.load, data_dir, None, ())
     except Unreachable:
-        return _load("digits", DATASETS["digits"].load, data_dir, None, BANNER)
+        return _load("digits", DATASETS["digits"].load, data_dir, None, (), BANNER)
 
 
 @functools.cache
-def _load(name: str, load: Load, data_dir: Path, raw_dir: Path | None, banner: str | None = None) -> Dataset:
+def _load(
+    name: str,
+    load: Load,
+    data_dir: Path,
+    raw_dir: Path | None,
+    options: Options,
+    banner: str | None = None,
+) -> Dataset:
     """The checked and split data set, once per process."""
-    arrays = check_arrays(name, load(data_dir, raw_dir))
+    return _make_dataset(name, load(data_dir, raw_dir, **dict(options)), banner)
+
+
+@functools.cache
+def _find(name: str, find: Find, data_dir: Path, sha256: str) -> Dataset:
+    """The prepared data set, once per process."""
+    return _make_dataset(name, find(data_dir, sha256))
+
+
+def _make_dataset(name: str, arrays: Arrays, banner: str | None = None) -> Dataset:
+    arrays = check_arrays(name, arrays)
     order = () if arrays.val_labels is not None else split(len(arrays.train_labels))
     return Dataset(
         name=name,
         **_split_parts(arrays, order),
         class_names=arrays.class_names,
         sha256=digest(arrays, order),
-        banner=banner,
+        banner=banner or _describe_left_out(arrays.left_out),
+    )
+
+
+def _describe_left_out(left_out: Sequence[str]) -> str | None:
+    """The warning that files could not be used; None if all could."""
+    if not left_out:
+        return None
+    more = len(left_out) - SHOWN_FILES
+    return "\n".join(
+        [f"{len(left_out)} files could not be used and are left out:", *left_out[:SHOWN_FILES]]
+        + ([f"... and {more} more"] if more > 0 else [])
     )
 
 

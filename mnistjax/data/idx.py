@@ -20,7 +20,9 @@ from mnistjax.data.arrays import CHUNK, SIDE, Arrays, DataError, read_content
 
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
+ANY_IMAGE = None  # in place of a shape: images of any sides, and channels if they have four axes
 MOST = 2_000_000  # items in a file; more means that the header is damaged
+MOST_SIDE = 4096  # pixels
 # Also raised for a zip file without a member (KeyError) or with an encrypted one (RuntimeError).
 DAMAGED_ARCHIVE = zlib.error, lzma.LZMAError, zipfile.BadZipFile, KeyError, RuntimeError
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -49,8 +51,11 @@ def find_forms(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def read_file(path: Path, item: tuple[int, ...], *, most: int = MOST) -> np.ndarray:
-    """The uint8 array of an IDX file, (N, 28, 28) for IMAGE or (N,) for LABEL; DataError for other files."""
+Item = tuple[int, ...] | None
+
+
+def read_file(path: Path, item: Item, *, most: int = MOST) -> np.ndarray:
+    """The uint8 array (N, *item) of an IDX file; DataError for other files."""
     with readable(str(path)), open_file(path) as stream:
         return parse(stream, str(path), item, size=os.fstat(stream.fileno()).st_size, most=most)
 
@@ -76,7 +81,7 @@ def readable(name: str, kind: str = "IDX") -> Iterator[None]:
         raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
 
-def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most: int = MOST) -> np.ndarray:
+def parse(stream: Any, name: str, item: Item, *, size: int = 0, most: int = MOST) -> np.ndarray:
     """The uint8 array of at most `most` items in an IDX stream.
 
     Allocates as content is read, not what the header claims. `size` is the size of the stream's file, or 0 if
@@ -85,9 +90,8 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most:
     zipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     stream = gzip.GzipFile(fileobj=stream) if zipped else stream
-    length = 4 * (2 + len(item))
-    count = _parse_header(bytes(read_content(stream, length)), name, item, most)
-    expected = count * math.prod(item)
+    shape = _parse_header(bytes(read_content(stream, 4)), stream, name, item, most)
+    length, expected = 4 * (1 + len(shape)), math.prod(shape)
     if size > length + expected + CHUNK:  # gzip adds less
         limit = f"at most {length + expected:,} bytes, as its header says,"
         raise DataError(f"{name}: {limit} expected, found {size:,}")
@@ -98,22 +102,29 @@ def parse(stream: Any, name: str, item: tuple[int, ...], *, size: int = 0, most:
         )
     if stream.read(1):  # at the end of a gzip stream, this also checks its CRC
         raise DataError(f"{name}: {expected} bytes expected after the header, found more")
-    return np.frombuffer(content, np.uint8).reshape(count, *item)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _parse_header(header: bytes, name: str, item: tuple[int, ...], most: int) -> int:
-    """The number of items according to the header; DataError if it is damaged or of another kind of items."""
-    length, magic = 4 * (2 + len(item)), bytes([0, 0, 8, 1 + len(item)])
-    if header[:4] != magic[: len(header)] or not header:
-        kind = "an HTML page" if header.lstrip()[:1] == b"<" else f"bytes {header[:4].hex(' ') or 'none'}"
-        raise DataError(f"{name}: IDX magic {magic.hex(' ')} expected, found {kind}")
+def _parse_header(magic: bytes, stream: Any, name: str, item: Item, most: int) -> tuple[int, ...]:
+    """The shape in the header that begins with `magic`; DataError if it is damaged or of other items."""
+    allowed = [bytes([0, 0, 8, axes]) for axes in ((3, 4) if item is None else (1 + len(item),))]
+    if not magic or not any(one.startswith(magic) for one in allowed):
+        kind = "an HTML page" if magic.lstrip()[:1] == b"<" else f"bytes {magic.hex(' ') or 'none'}"
+        raise DataError(
+            f"{name}: IDX magic {' or '.join(m.hex(' ') for m in allowed)} expected, found {kind}"
+        )
+    length = 4 * (magic[3] if len(magic) == 4 else len(allowed[0]))
+    header = bytes(read_content(stream, length))
     if len(header) < length:
-        raise DataError(f"{name}: truncated: a header of {length} bytes expected, found {len(header)}")
-    count, *sizes = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
-    if tuple(sizes) != item or not 0 < count <= most:
-        shape = " x ".join(map(str, (f"1 to {most:,}", *item)))
+        found = len(magic) + len(header)
+        raise DataError(f"{name}: truncated: a header of {4 + length} bytes expected, found {found}")
+    count, *sizes = (int(size) for size in np.frombuffer(header, ">u4"))
+    fits = tuple(sizes) == item if item is not None else all(0 < size <= MOST_SIDE for size in sizes)
+    if not fits or not 0 < count <= most:
+        sides = [f"1 to {MOST_SIDE}"] * len(sizes) if item is None else item
+        shape = " x ".join(map(str, (f"1 to {most:,}", *sides)))
         raise DataError(f"{name}: dimensions {shape} expected, found {' x '.join(map(str, (count, *sizes)))}")
-    return count
+    return count, *sizes
 
 
 def make_header(array: np.ndarray) -> bytes:
@@ -130,21 +141,28 @@ def check_pair(images: np.ndarray, images_name: str, labels: np.ndarray, labels_
 
 
 def load_files(raw_dir: Path | None) -> Arrays:
-    """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label."""
+    """The user's own four IDX files, named as MNIST's, gzipped or not; classes are 0 to the largest label.
+
+    Images may have any sides, and channels as a fourth axis.
+    """
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
-    found = {part: _find(raw_dir, name, ITEMS[part]) for part, name in FILES.items()}
+    found = {
+        part: _find(raw_dir, name, ANY_IMAGE if "images" in part else LABEL) for part, name in FILES.items()
+    }
     for half in ("train", "test"):
         check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
-    parts = {part: array for part, (array, _) in found.items()}
-    classes = max(2, 1 + int(max(parts["train_labels"].max(), parts["test_labels"].max())))
-    return Arrays(**parts, class_names=tuple(map(str, range(classes))))
+    train_images, train_labels, test_images, test_labels = (array for array, _ in found.values())
+    classes = max(2, 1 + int(max(train_labels.max(), test_labels.max())))
+    names = tuple(map(str, range(classes)))
+    return Arrays(train_images, train_labels, test_images, test_labels, names)
 
 
-def _find(raw_dir: Path, name: str, item: tuple[int, ...]) -> tuple[np.ndarray, str]:
+def _find(raw_dir: Path, name: str, item: Item) -> tuple[np.ndarray, str]:
     """The array in the folder or its subfolder `idx`, and its file; DataError if two files of it differ."""
+    names = [name, name.replace("idx3", "idx4")] if item is ANY_IMAGE else [name]
     for folder in (raw_dir / "idx", raw_dir):
-        if paths := find_forms(folder, name):
+        if paths := [path for form in names for path in find_forms(folder, form)]:
             array, *others = (read_file(path, item) for path in paths)
             if not all(np.array_equal(array, other) for other in others):
                 raise DataError(f"{' and '.join(map(str, paths))} differ; keep one of them")

@@ -1,7 +1,8 @@
-"""Prepared data sets: a locked folder, written whole or not at all, with TFDS's records and decoded arrays.
+"""Prepared data sets: a locked folder, written whole or not at all, with the decoded arrays.
 
-`<data_dir>/mnistjax/<name>/` has `tfds/` (array_record files), one .npy file per array, and `manifest.json`.
-The arrays are stored because reading 70,000 records takes 3 to 5 s; reading and verifying arrays takes 0.1 s.
+`<data_dir>/mnistjax/<name>/` has one .npy file per array, `manifest.json`, and `tfds/` (array_record files)
+if TFDS knows the data set. The arrays are stored because reading 70,000 records takes 3 to 5 s; reading and
+verifying arrays takes 0.1 s.
 """
 
 import contextlib
@@ -11,21 +12,30 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnistjax import files
+from mnistjax.checks import FLAG, NAMES, TEXT, TEXTS, list_of, optional, whole
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, Arrays, DataError, check_arrays, digest, read_npy
+from mnistjax.data.arrays import PARTS, SIDE, VAL_PARTS, Arrays, DataError, check_arrays, digest, read_npy
 
-SHA256: dict[str, str | None] = {  # of the decoded arrays; None if we had no real files to compute it
+SHA256: dict[str, str] = {  # of the decoded arrays, if we had real files to compute it
     "mnist": "88131c2e075497167ca8604fc743fd2fd768752b08db312cc900e5e6ed2cd86c",
-    **dict.fromkeys(["fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"]),
-    **dict.fromkeys(["emnist_byclass", "emnist_bymerge", "emnist_mnist"]),
 }
-LARGEST_JSON = 2**20  # bytes; ours have at most 1,000, TFDS's 10,000
+MANIFEST = {  # the facts about prepared arrays
+    "sha256": TEXT,
+    "class_names": NAMES,
+    "image_shape": list_of(whole(1), "a list of sides"),
+    "has_val": FLAG,
+    "left_out": TEXTS,
+    "stamp": optional(TEXT),
+}
+LARGEST_JSON = 2**20  # bytes; TFDS's have at most 10,000
+LARGEST_MANIFEST = 2**26  # bytes; 1,000 and the names of the files that were left out
 LARGEST_RECORDS = 2**31  # bytes; TFDS's largest file has 0.6 GB
 log = logging.getLogger(__name__)
 
@@ -34,21 +44,33 @@ class Damaged(DataError):
     """Prepared arrays that have changed since they were written."""
 
 
-def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
-    """The verified arrays of a data set, which is prepared first if it is missing or damaged."""
+class Recipe(NamedTuple):
+    """How a data set is prepared."""
+
+    prepare: Callable[[Path, Path, Path | None], Arrays]  # (a new folder for it, downloads, raw_dir)
+    restore: Callable[[Path], Arrays] | None = None  # from what `prepare` left in its folder
+
+
+def load_prepared(
+    name: str, recipe: Recipe, data_dir: Path, raw_dir: Path | None, *, stamp: str | None = None
+) -> Arrays:
+    """The verified arrays of a data set, which is prepared first if it is missing or damaged.
+
+    With a `stamp`, also if it was prepared with another one: from files that have changed since.
+    """
     home = data_dir / "mnistjax"
     with contextlib.suppress(FileNotFoundError, Damaged):
-        return read_arrays(name, home / name)
+        return read_arrays(name, home / name, stamp)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with files.lock(home / f"{name}.lock", wait=True):
             try:
-                return read_arrays(name, home / name)  # another process may have prepared it meanwhile
+                return read_arrays(name, home / name, stamp)  # another process may have prepared it meanwhile
             except FileNotFoundError:
                 pass
             except Damaged as damage:
                 log.warning("%s; preparing %s again", damage, name)
-            return _repair(name, home) or _prepare(name, home, raw_dir)
+            return _repair(name, recipe, home) or _prepare(name, recipe, home, raw_dir, stamp)
     except OSError as error:
         where = files.describe(error, home)
         raise DataError(
@@ -56,67 +78,87 @@ def load_prepared(name: str, data_dir: Path, raw_dir: Path | None) -> Arrays:
         ) from None
 
 
-def read_arrays(name: str, folder: Path) -> Arrays:
+def read_arrays(name: str, folder: Path, stamp: str | None = None) -> Arrays:
     """The verified arrays in a folder; FileNotFoundError if none were prepared, Damaged if they changed."""
     if not os.path.lexists(folder / "manifest.json"):
         raise FileNotFoundError(folder)
     try:
-        manifest = _read_manifest(folder)
-        parts = {part: _read_array(folder / f"{part}.npy") for part in PARTS}
-        arrays = check_arrays(name, Arrays(**parts, class_names=manifest["class_names"]))
+        manifest = read_manifest(folder)
+        arrays = _read_parts(name, folder, manifest) if manifest["stamp"] == stamp else None
     except (OSError, files.DamagedFile, DataError) as error:
         why = files.describe(error, folder) if isinstance(error, OSError) else error
         raise Damaged(f"{folder}: damaged: {why}") from None
-    expected, found = SHA256[name] or manifest["sha256"], digest(arrays)
+    if arrays is None:
+        raise FileNotFoundError(folder)
+    expected, found = SHA256.get(name) or manifest["sha256"], digest(arrays)
     if found != expected:
         raise Damaged(f"{folder}: damaged: arrays of SHA-256 {expected} expected, found {found}")
     return arrays
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The SHA-256 and the class names in the folder's manifest."""
-    manifest = files.read_json(folder / "manifest.json", limit=LARGEST_JSON)
-    names = manifest.get("class_names") if isinstance(manifest, dict) else None
-    if not isinstance(names, list) or not isinstance(manifest.get("sha256"), str):
-        raise files.DamagedFile(f"{folder / 'manifest.json'} is damaged: no SHA-256 and class names")
-    return {"sha256": manifest["sha256"], "class_names": tuple(map(str, names))}
+def _read_parts(name: str, folder: Path, manifest: dict[str, Any]) -> Arrays:
+    names = (*PARTS, *VAL_PARTS) if manifest["has_val"] else PARTS
+    parts: dict[str, Any] = {
+        part: _read_array(folder / f"{part}.npy", manifest["image_shape"]) for part in names
+    }
+    facts = {field: manifest[field] for field in ("class_names", "left_out")}
+    return check_arrays(name, Arrays(**parts, **facts))
 
 
-def _read_array(path: Path) -> np.ndarray:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The facts about the arrays in a folder; DamagedFile if one is missing or wrong.
+
+    Those of MNIST's format lack the shape of an image, and no others lacked it.
+    """
+    manifest = files.read_json(folder / "manifest.json", limit=LARGEST_MANIFEST)
+    default = {"image_shape": [SIDE, SIDE], "has_val": False, "left_out": [], "stamp": None}
+    found = default | manifest if isinstance(manifest, dict) else {}
+    for field, check in MANIFEST.items():
+        if field not in found or not check.holds(found[field]):
+            where = folder / "manifest.json"
+            raise files.DamagedFile(f"{where} is damaged: {field} must be {check.allowed}")
+    lists = {field: tuple(found[field]) for field in ("class_names", "image_shape", "left_out")}
+    return found | lists
+
+
+def _read_array(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
     """The array in a .npy file that `write_arrays` wrote; DamagedFile for any other file."""
-    dtype = np.dtype(np.uint8 if "images" in path.name else np.int32)
+    item, dtype = (image_shape, np.uint8) if "images" in path.name else ((), np.int32)
     with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
         try:
-            return read_npy(file, idx.ITEMS[path.stem], dtype, idx.MOST)
+            return read_npy(file, item, np.dtype(dtype), idx.MOST)
         except ValueError as error:
             raise files.DamagedFile(f"{path} is damaged: {error}") from None
 
 
-def write_arrays(folder: Path, arrays: Arrays) -> None:
+def write_arrays(folder: Path, arrays: Arrays, stamp: str | None = None) -> None:
     """Writes the arrays, then the manifest, which makes them count as prepared."""
-    for part in PARTS:
+    for part, array in arrays.parts.items():
         stream = io.BytesIO()
-        np.save(stream, getattr(arrays, part))
+        np.save(stream, array)
         files.replace(folder / f"{part}.npy", stream.getvalue())
-    manifest = {"sha256": digest(arrays), "class_names": arrays.class_names}
+    manifest = {
+        "sha256": digest(arrays),
+        "class_names": arrays.class_names,
+        "image_shape": arrays.train_images.shape[1:],
+        "has_val": arrays.val_images is not None,
+        "left_out": arrays.left_out,
+        "stamp": stamp,
+    }
     files.replace(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
-def _repair(name: str, home: Path) -> Arrays | None:
+def _repair(name: str, recipe: Recipe, home: Path) -> Arrays | None:
     """Restores damaged arrays from the records; None if the records are missing or damaged, too."""
     folder = home / name
     try:
-        expected = SHA256[name] or _read_manifest(folder)["sha256"]
-        if not _is_plain(folder / "tfds"):
-            return None
-        from mnistjax.data import builders
-
-        arrays = builders.decode(name, folder / "tfds")
+        expected = SHA256.get(name) or read_manifest(folder)["sha256"]
+        arrays = recipe.restore(folder) if recipe.restore and _is_plain(folder / "tfds") else None
     except Exception:  # TFDS may raise anything for damaged records; the caller prepares from the source
         return None
-    if digest(arrays) != expected:
+    if arrays is None or digest(arrays) != expected:
         return None
-    for part in PARTS:
+    for part in arrays.parts:
         if (path := folder / f"{part}.npy").is_dir():  # a file can't replace a folder
             _remove(path)
     write_arrays(folder, arrays)
@@ -134,25 +176,21 @@ def _is_plain(folder: Path) -> bool:
     return True
 
 
-def _prepare(name: str, home: Path, raw_dir: Path | None) -> Arrays:
+def _prepare(name: str, recipe: Recipe, home: Path, raw_dir: Path | None, stamp: str | None) -> Arrays:
     """Prepares the data set from its source and returns its arrays.
 
     The folder gets its final name when it is complete, so a kill leaves nothing that counts as prepared.
     """
-    from mnistjax.data import builders
-
     partial, damaged = home / f"{name}.partial", home / f"{name}.damaged"
     for leftover in (partial, damaged):  # of a process that died; we hold the lock
         _remove(leftover)
     partial.mkdir()
     try:
-        downloads = home / "downloads"
-        arrays = builders.prepare(name, data_dir=partial / "tfds", downloads=downloads, raw_dir=raw_dir)
-        arrays = check_arrays(name, arrays)
+        arrays = check_arrays(name, recipe.prepare(partial, home / "downloads", raw_dir))
         found = digest(arrays)
-        if found != (SHA256[name] or found):
-            raise DataError(f"{name}: decoded arrays of SHA-256 {SHA256[name]} expected, found {found}")
-        write_arrays(partial, arrays)
+        if found != (expected := SHA256.get(name) or found):
+            raise DataError(f"{name}: decoded arrays of SHA-256 {expected} expected, found {found}")
+        write_arrays(partial, arrays, stamp)
         if os.path.lexists(home / name):
             os.replace(home / name, damaged)
         os.replace(partial, home / name)

@@ -105,13 +105,13 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
 
 @functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
 @isolated()
-def list_collections(module: nn.Module) -> frozenset[str]:
+def list_collections(module: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -> frozenset[str]:
     """The names of a module's variable collections: "params", and perhaps "batch_stats".
 
     Raises ConfigError if the module has more than MOST_PARAMETERS, and the module's own error if it does not
-    accept images of 28 x 28.
+    accept images of this shape (H, W, C).
     """
-    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))
     if count > MOST_PARAMETERS:

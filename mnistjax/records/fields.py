@@ -26,6 +26,10 @@ def is_square(matrix: Any) -> bool:
     )
 
 
+IMAGE_SHAPE = Check(
+    lambda x: type(x) is list and len(x) == 3 and all(type(side) is int and 0 < side <= 2**16 for side in x),
+    "the shape of an image, [28, 28, 1] for example",
+)
 MATRIX = Check(is_square, "a square matrix of whole numbers")
 STATUS_FIELDS: dict[str, Check] = {
     "status": checks.choice(*STATUSES),

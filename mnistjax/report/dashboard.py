@@ -228,15 +228,15 @@ def describe_errors(index: int, examples: Examples) -> dict[str, Any]:
     for error in errors[:TILES]:
         true, predicted, confidence = examples.describe(error)
         tiles.append({"true": true, "predicted": predicted, "confidence": round(confidence, 4)})
-    sprite = _sprite(examples.images[errors[:TILES]]) if tiles else ""
+    sprite = _sprite(examples.show(errors[:TILES], on_paper=True)) if tiles else ""
     count = len(examples.labels)
     return {"run": index, "wrong": len(errors), "count": count, "tiles": tiles, "sprite": sprite}
 
 
 def _sprite(images: np.ndarray) -> str:
-    """Images (N, H, W) uint8 side by side, as ink on paper: a PNG as a data URL."""
+    """Images (N, H, W) or (N, H, W, 3) uint8 side by side: a PNG as a data URL."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(255 - np.concatenate(list(images), axis=1)).save(file, "PNG", optimize=True)
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

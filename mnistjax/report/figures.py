@@ -108,7 +108,7 @@ def picture_figure(
         corner = left - 1, top - 1
         axes.add_patch(Rectangle(corner, right - left + 1, bottom - top + 1, fill=False, edgecolor=VAL))
     if rows:
-        draw_tiles(halves[1], images, titles, columns=COLUMNS)
+        draw_tiles(halves[1], 255 - images, titles, columns=COLUMNS)
     return figure
 
 
@@ -205,13 +205,13 @@ def draw_confusion(
 def draw_tiles(
     figure: Figure | SubFigure, images: np.ndarray, titles: Sequence[str], *, columns: int
 ) -> None:
-    """Draws images (N, H, W) as ink on paper, in rows of `columns`, each under its title."""
+    """Draws images (N, H, W) or (N, H, W, 3) in rows of `columns`, each under its title."""
     with style():
         grid = figure.subplots(max(1, math.ceil(len(images) / columns)), columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
         for axes, image, title in zip(grid.flat, images, titles, strict=False):
-            axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(title, fontsize=9, weight="normal", pad=3)
 
 
@@ -222,7 +222,7 @@ def draw_errors(figure: Figure | SubFigure, examples: Examples, *, count: int, c
         true, predicted, confidence = examples.describe(error)
         gap = "\n" if len(true) + len(predicted) > 10 else " "
         titles.append(f"{true} →{gap}{predicted}\n{confidence:.1%}")
-    draw_tiles(figure, examples.images[errors], titles, columns=columns)
+    draw_tiles(figure, examples.show(errors, on_paper=True), titles, columns=columns)
 
 
 def tick_options(class_names: Sequence[str]) -> dict[str, Any]:

@@ -13,10 +13,21 @@ SHOWN = 32  # images of each kind
 class Examples:
     """Test images with the model's predictions."""
 
-    images: np.ndarray  # (N, H, W) uint8
+    images: np.ndarray  # (N, H, W) or (N, H, W, C) uint8
     labels: np.ndarray  # (N,) int
     probabilities: np.ndarray  # (N, K) float
     class_names: Sequence[str]
+    light_on_dark: bool = True  # whether the images are light ink on a dark ground
+
+    def show(self, indices: Sequence[int] | np.ndarray, *, on_paper: bool = False) -> np.ndarray:
+        """Images for people, (N, H, W) or (N, H, W, 3) uint8; channels that are no colours are averaged.
+
+        With `on_paper`, light ink on a dark ground becomes dark on light.
+        """
+        images = self.images[indices]
+        if images.ndim == 4 and images.shape[3] != 3:
+            images = images.mean(axis=3).round().astype(np.uint8)
+        return 255 - images if on_paper and self.light_on_dark else images
 
     def describe(self, index: int) -> tuple[str, str, float]:
         """An image's true class, its predicted class and the probability of that."""
@@ -54,8 +65,8 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
         media["test/confusion_matrix"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)
     shown = {"test/samples": np.arange(len(examples.labels)), "test/misclassified": examples.errors()}
     for key, indices in shown.items():
-        for index in indices[:SHOWN]:
+        for index, image in zip(indices[:SHOWN], examples.show(indices[:SHOWN]), strict=True):
             true, predicted, probability = examples.describe(index)
             caption = f"true {true}, predicted {predicted} ({probability:.2f})"
-            media.setdefault(key, []).append(wandb.Image(examples.images[index], caption=caption))
+            media.setdefault(key, []).append(wandb.Image(image, caption=caption))
     return media

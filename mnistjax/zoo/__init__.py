@@ -23,6 +23,7 @@ from mnistjax.zoo.card import Card as Card
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
+DEFAULTS = {"command": None, "tried": [], "members": 1, "image_shape": [28, 28, 1]}  # of the fields of a card
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -40,7 +41,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and its card, by the name of a packaged model or the folder of a run.
 
-    `model.apply(variables, images)` are the logits of images (B, 28, 28, 1), uint8 or float in [0, 1].
+    `model.apply(variables, images)` are the logits of images (B, H, W, C), uint8 or float in [0, 1], with
+    H, W, C in `card.image_shape`.
     ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
     """
     try:
@@ -55,7 +57,7 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
         from mnistjax.zoo.ensemble import Ensemble
 
         model = Ensemble(model, card.members)
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
+    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *card.image_shape), jnp.uint8))
     return model, jax.tree.map(jnp.asarray, checkpoints.unflatten(template, arrays)), card
 
 
@@ -93,6 +95,7 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         **{name: spec[name] for name in ("model", "task", "num_classes")},
         **{name: summary[name] for name in ("seed", "parameters", "identity")},
         "options": spec["model_options"],
+        "image_shape": spec.get("image_shape", [28, 28, 1]),
         "class_names": data.get("class_names") or [str(number) for number in range(len(matrix))],
         "data": data["name"],
         "data_sha256": data["sha256"],
@@ -148,7 +151,7 @@ def _make_card(where: str, fields: Mapping[str, Any], sha256: str = "") -> Card:
     """The card with these fields; DamagedFile, which names the source `where`, if one is missing or wrong."""
     known = {field.name for field in dataclasses.fields(Card)} - {"sha256"}
     plain = {key: to_plain(value) for key, value in fields.items() if key in known}
-    records.check_fields(where, {"command": None, "tried": [], "members": 1, **plain}, CARD_FIELDS)
+    records.check_fields(where, {**DEFAULTS, **plain}, CARD_FIELDS)
     classes = len(plain["test_confusion_matrix"])
     if len(plain["class_names"]) != classes:
         raise files.DamagedFile(f"{where} is damaged: class_names must be {classes} names")

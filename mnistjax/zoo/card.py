@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from mnistjax import checks
 from mnistjax.checks import Check
-from mnistjax.records.fields import MATRIX
+from mnistjax.records.fields import IMAGE_SHAPE, MATRIX
 from mnistjax.seeds import Spread
 
 
@@ -33,6 +33,7 @@ class Card:
     identity: str  # of the run with these settings and data, SHA-256
     command: str | None = None  # trains the model; None for the folder of a run
     tried: tuple[tuple[int, float, float], ...] = ()  # (seed, validation, test accuracy) of all seeds
+    image_shape: tuple[int, int, int] = (28, 28, 1)  # H, W, C of the images that it was trained on
     members: int = 1  # runs in an ensemble; its `seed` is the first member's
     sha256: str = ""  # of the variables and the rest of the card; empty for the folder of a run
 
@@ -88,6 +89,7 @@ CARD_FIELDS: dict[str, Check] = {
     "identity": checks.TEXT,
     "command": checks.optional(checks.TEXT),
     "tried": checks.list_of(TRY, "a list of seeds with two accuracies each"),
+    "image_shape": IMAGE_SHAPE,
     "members": checks.whole(1, highest=64),
 }
 """The allowed values of the fields of a card in a file."""

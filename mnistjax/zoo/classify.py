@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax.errors import ScopeParamShapeError
 from jax import Array
 
 from mnistjax.backend import isolated
@@ -24,23 +23,21 @@ ROWS = 100  # images per block; the last block is padded, so one program serves 
 def classify(model: nn.Module, variables: Any, card: Card, images: np.ndarray | Array) -> np.ndarray:
     """The probabilities (N, classes) float32 of the classes in `card.class_names`.
 
-    The first three arguments are what `load` returns. Images are (N, H, W) or (N, H, W, C): integers from 0
-    to 255, or floats from 0 to 1. ConfigError for other images.
+    The first three arguments are what `load` returns. Images are (N, *card.image_shape), grey ones also
+    (N, H, W): integers from 0 to 255, or floats from 0 to 1. ConfigError for other images.
     """
-    images = _check_images(np.asarray(jax.device_get(images)))
-    try:
-        logits = find_logits(model, variables, images)
-    except ScopeParamShapeError:
-        raise ConfigError(f"images of {images.shape[1:]} do not fit the model") from None
+    images = _check_images(np.asarray(jax.device_get(images)), card.image_shape)
+    logits = find_logits(model, variables, images)
     return jax.device_get(probabilities(card.task, logits))
 
 
-def _check_images(images: np.ndarray) -> np.ndarray:
+def _check_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The images as (N, H, W, C); ConfigError for a wrong shape, type or range."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise ConfigError(f"images must have the shape (N, 28, 28) or (N, 28, 28, 1); got {images.shape}")
+    allowed = [image_shape, image_shape[:2]] if image_shape[2] == 1 else [image_shape]
+    if images.shape[1:] not in allowed:
+        shapes = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in reversed(allowed))
+        raise ConfigError(f"images must have the shape {shapes}; got {images.shape}")
+    images = images.reshape(len(images), *image_shape)
     if np.issubdtype(images.dtype, np.floating):
         kind, most = "floats", 1
     elif np.issubdtype(images.dtype, np.integer):

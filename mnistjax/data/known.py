@@ -1,0 +1,106 @@
+"""The table of the data sets that come with the package: how each is loaded, and its options.
+
+Modules that prepare data are imported only when they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mnistjax import files
+from mnistjax.checks import Check
+from mnistjax.data import idx
+from mnistjax.data.arrays import Arrays, DataError
+from mnistjax.data.digits import load_digits
+from mnistjax.data.prepared import Damaged, Recipe, load_prepared, read_arrays, read_manifest
+
+Load = Callable[..., Arrays]
+"""(data_dir, raw_dir, **options) -> the arrays."""
+Find = Callable[[Path, str], Arrays]
+"""(data_dir, SHA-256 of the data set) -> the prepared arrays; DataError if there are none. Writes nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of data sets."""
+
+    load: Load
+    reads_raw_dir: bool = False
+    expects: str = "a folder with the official files"  # as data.raw_dir
+    takes_file: bool = False  # whether data.raw_dir may be a file
+    find: Find | None = None  # if `load` prepares anything
+    options: Mapping[str, tuple[Check, Any]] = field(default_factory=dict)  # their checks and defaults
+
+
+def find_prepared(name: str, data_dir: Path, sha256: str) -> Arrays:
+    """The prepared arrays of a known data set."""
+    try:
+        return read_arrays(name, data_dir / "mnistjax" / name)
+    except FileNotFoundError:
+        raise DataError(f"{name} is not prepared in {data_dir}") from None
+    except OSError as error:
+        raise DataError(f"{name} can't be read: {files.describe(error, data_dir)}") from None
+
+
+def find_own(kind: str, data_dir: Path, sha256: str) -> Arrays:
+    """The prepared arrays of a user's own files, which have this SHA-256."""
+    home = data_dir / "mnistjax"
+    for folder in sorted(home.glob(f"{kind}-*")):
+        with contextlib.suppress(OSError, Damaged, files.DamagedFile):
+            manifest = read_manifest(folder)
+            if manifest["sha256"] == sha256:
+                return read_arrays(folder.name, folder, manifest["stamp"])
+    raise DataError(f"no {kind} with the SHA-256 {sha256} is prepared in {data_dir}")
+
+
+def load_own(
+    kind: str, stamp: Callable[[Path], str], load: Load, data_dir: Path, raw_dir: Path | None, **options: Any
+) -> Arrays:
+    """The arrays of a user's own files, prepared again if the files have changed.
+
+    Each path with each choice of options has a folder of its own among the prepared data.
+    """
+    if raw_dir is None:
+        raise DataError(f"data set {kind!r} needs data.raw_dir={'FILE' if kind == 'npz' else 'FOLDER'}")
+    key = hashlib.sha256(repr((str(raw_dir), sorted(options.items()))).encode("utf-8", "surrogateescape"))
+    recipe = Recipe(lambda folder, downloads, raw_dir: load(raw_dir, **options))
+    name = f"{kind}-{key.hexdigest()[:16]}"
+    return load_prepared(name, recipe, data_dir, raw_dir, stamp=stamp(raw_dir))
+
+
+def _prepare_records(name: str, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+    from mnistjax.data import builders
+
+    return builders.prepare(name, data_dir=folder / "tfds", downloads=downloads, raw_dir=raw_dir)
+
+
+def _restore_records(name: str, folder: Path) -> Arrays:
+    from mnistjax.data import builders
+
+    return builders.decode(name, folder / "tfds")
+
+
+def _known(name: str, recipe: Recipe) -> Row:
+    return Row(partial(load_prepared, name, recipe), reads_raw_dir=True, find=partial(find_prepared, name))
+
+
+# Those that TFDS knows.
+RECORDS = (
+    *("mnist", "fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"),
+    *("emnist_byclass", "emnist_bymerge", "emnist_mnist"),
+)
+LIGHT_ON_DARK = {*RECORDS, "digits", "idx"}  # images like MNIST's, which are shown as dark on light
+DATASETS: dict[str, Row] = {
+    **{
+        name: _known(name, Recipe(partial(_prepare_records, name), partial(_restore_records, name)))
+        for name in RECORDS
+    },
+    "digits": Row(lambda data_dir, raw_dir: load_digits()),
+    "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True),
+}
