@@ -25,15 +25,17 @@ from mnistjax.step import Batch, State
 
 
 @functools.cache
-def made_up_data(train: int = 230, val: int = 37, test: int = 53, classes: int = 10) -> Dataset:
+def made_up_data(
+    train: int = 230, val: int = 37, test: int = 53, classes: int = 10, shape: tuple[int, ...] = (28, 28)
+) -> Dataset:
     """Images with a bright bar whose place is the class, in noise: learnable, and of awkward sizes."""
     rng = np.random.default_rng(0)
 
     def split(count: int) -> Split:
         labels = rng.integers(0, classes, count).astype(np.int32)
-        images = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        images = rng.integers(0, 60, (count, *shape), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
-            image[2 * label : 2 * label + 3] += 150
+            image[shape[0] * label // 14 :][:3] += 150
         return Split(images, labels)
 
     return Dataset(

@@ -499,7 +499,10 @@ DAMAGED = {
     "wrong magic": (header(50, 28, 28, magic=0x0D03) + CONTENT[16:], "found bytes 00 00 0d 03"),
     "labels": (to_idx(draw("train")[1]), "found bytes 00 00 08 01"),
     "HTML": (b"\n<!DOCTYPE html><html>", "found an HTML page"),
-    "absurd count": (header(2**31, 28, 28), "dimensions 1 to 2,000,000 x 1 to 4096 x 1 to 4096 expected, found 2147483648"),
+    "absurd count": (
+        header(2**31, 28, 28),
+        "dimensions 1 to 2,000,000 x 1 to 4096 x 1 to 4096 expected, found 2147483648",
+    ),
     "large count": (header(1_900_000, 28, 28) + bytes(100), "truncated"),
     "no image": (header(0, 28, 28), "dimensions"),
     "no side": (header(50, 0, 28), "found 50 x 0 x 28"),
