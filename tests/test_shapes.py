@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,8 @@ def test_a_spec_is_traced_once(shape, model, monkeypatch):
         )
         assert plan.spec.image_shape == (*shape, 1)[:3]
         result = fit_plan(plan, data)
-        assert result.test is not None and result.test["count"] == 53
+        assert result.test is not None
+        assert result.test["count"] == 53
     assert len(traced) == 1
 
 
@@ -73,7 +75,7 @@ def test_trained_models_leave_with_their_shape(shape, model):
     plan, data = plan_for(shape, model, epochs=1)
     variables, images = fit_plan(plan, data).variables, data.test.images.reshape(-1, *plan.spec.image_shape)
     module = mnistjax.create_model(model, **({"hidden": 8} if model == "mlp" else {}))
-    logits = module.apply(variables, images)
+    logits: Any = module.apply(variables, images)
     exported = jax_export.deserialize(
         bytearray(mnistjax.export(module, variables, image_shape=data.image_shape))
     )
@@ -86,7 +88,7 @@ def test_trained_models_leave_with_their_shape(shape, model):
 
 def test_another_shape_does_not_fit_the_spec(shape):
     plan, _ = plan_for(shape)
-    with pytest.raises(ConfigError, match="the Spec is for images of .*; made_up has 9 x 9 x 1"):
+    with pytest.raises(ConfigError, match=r"the Spec is for images of .*; made_up has 9 x 9 x 1"):
         make_program(plan.spec, made_up_data(shape=(9, 9)))
 
 
@@ -137,4 +139,5 @@ def test_people_see_them_in_grey_or_in_colour(shape, light_on_dark):
         count=4,
         columns=2,
     )
-    assert [axes.images[0].get_array().shape for axes in figure.axes] == [shown.shape[1:]] * 4
+    drawn: list[Any] = [axes.images[0].get_array() for axes in figure.axes]
+    assert [image.shape for image in drawn] == [shown.shape[1:]] * 4
