@@ -134,6 +134,16 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def free_memory() -> int | None:
+    """The bytes of this machine's memory that programs can still take; None if it is not Linux."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+
+
 def processor() -> str:
     """The name of this machine's processor."""
     described = Path("/proc/cpuinfo")  # on Linux `platform.processor()` is empty

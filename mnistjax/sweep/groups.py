@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from mnistjax.backend import free_memory
 from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.devices import count_shards
@@ -175,12 +176,7 @@ def free_bytes() -> int:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_limit", 8 << 30))
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 4 << 30
+    return free_memory() or (4 << 30)
 
 
 @functools.cache
