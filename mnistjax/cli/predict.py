@@ -1,4 +1,4 @@
-"""The command `mnistjax-predict`: reads the digits in picture files."""
+"""The command `mnistjax-predict`: reads the digits in picture files, or says what else they show."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import linen as nn
 
-    from mnistjax.pictures import Digit
+    from mnistjax.pictures.ink import Box
     from mnistjax.zoo import Card
 
 DOUBTFUL = 0.9  # the least probability of a digit that is not doubtful
+SHOWN_NAMES = 10  # of classes; of more, the first three
 BATCH_SECONDS = 0.5  # answers wait no longer for those of other pictures
 
 
@@ -35,8 +36,9 @@ class Picture:
     """What was found in a picture file."""
 
     path: str
-    digits: Sequence[Digit] = ()
-    answers: list[dict[str, Any]] = field(default_factory=list)  # for each digit, as --json prints them
+    images: Sequence[np.ndarray] = ()  # (H, W, C) uint8: its digits, or the picture as one image
+    boxes: Sequence[Box] | None = None  # of the digits; None if the picture is one image
+    answers: list[dict[str, Any]] = field(default_factory=list)  # for each image, as --json prints them
     error: str = ""  # why the file can't be read
 
 
@@ -56,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         explained = name_explained(args.explain, args.images) if args.explain else []
         prepare_backend()
-        batches = read(load(args.model), args.images)
+        trained = load(args.model)
+        if not reads_handwriting(trained[2]):
+            tell(f"each picture is read as one image: {shorten_names(trained[2])}")
+        batches = read(trained, args.images)
         done = show(batches, args.images, explained, as_json=args.json)
         return find_answer_code() or (0 if done else 2)
     return exit.code
@@ -77,19 +82,45 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def reads_handwriting(card: Card) -> bool:
+    """Whether a model reads digits or letters, of which a picture may have many."""
+    from mnistjax.data import HANDWRITING
+
+    return card.data in HANDWRITING and card.image_shape[2] == 1
+
+
+def shorten_names(card: Card) -> str:
+    """What a model tells apart, for people: "fashion_mnist (T-shirt/top, Trouser, ... 10 classes)"."""
+    names, count = card.class_names, len(card.class_names)
+    shown = ", ".join(names) if count <= SHOWN_NAMES else f"{', '.join(names[:3])}, ... {count} classes"
+    return f"{card.data} ({shown})"
+
+
+def find_images(card: Card, path: str) -> Picture:
+    """The picture with the images that a model reads: its digits, or the picture as one image."""
+    from mnistjax.data import LIGHT_ON_DARK
+    from mnistjax.pictures import read_digits
+    from mnistjax.pictures.whole import read_whole, resize
+
+    if reads_handwriting(card):
+        digits = read_digits(path)
+        images = [resize(digit.image, card.image_shape) for digit in digits]
+        return Picture(path, images, [digit.box for digit in digits])
+    return Picture(path, [read_whole(path, card.image_shape, light_on_dark=card.data in LIGHT_ON_DARK)])
+
+
 def read(trained: tuple[nn.Module, Any, Card], paths: Iterable[str]) -> Iterator[list[Picture]]:
     """The pictures of these files in batches, which fill a block of the model or take BATCH_SECONDS."""
-    from mnistjax.pictures import read_digits
     from mnistjax.zoo.classify import ROWS
 
     batch: list[Picture] = []
     start = -BATCH_SECONDS  # the first picture does not wait
     for path in paths:
         try:
-            batch.append(Picture(path, read_digits(path)))
+            batch.append(find_images(trained[2], path))
         except ConfigError as error:
             batch.append(Picture(path, error=str(error)))
-        full = sum(len(picture.digits) for picture in batch) >= ROWS
+        full = sum(len(picture.images) for picture in batch) >= ROWS
         if full or time.monotonic() - start > BATCH_SECONDS:
             answer(trained, batch)
             yield batch
@@ -104,16 +135,16 @@ def answer(trained: tuple[nn.Module, Any, Card], pictures: Sequence[Picture]) ->
 
     from mnistjax.zoo.classify import classify
 
-    images = [digit.image for picture in pictures for digit in picture.digits]
+    images = [image for picture in pictures for image in picture.images]
     if not images:
         return
     shares = iter(classify(*trained, np.array(images)))
     for picture in pictures:
-        picture.answers = [_describe_digit(trained[2], next(shares)) for _ in picture.digits]
+        picture.answers = [_describe_answer(trained[2], next(shares)) for _ in picture.images]
 
 
-def _describe_digit(card: Card, shares: np.ndarray) -> dict[str, Any]:
-    """A digit as --json prints it, with `doubtful` if its probability is below DOUBTFUL.
+def _describe_answer(card: Card, shares: np.ndarray) -> dict[str, Any]:
+    """An answer as --json prints it, with `doubtful` if its probability is below DOUBTFUL.
 
     Of 6,000 validation images of MNIST, drawn as pictures, cnn_bn.mnist reads 36 wrongly. It calls 67 % of
     these doubtful, and 0.7 % of the others.
@@ -180,8 +211,12 @@ def show_bar(total: int) -> Iterator[Callable[[int], AbstractContextManager]]:
 
 
 def to_json(picture: Picture) -> str:
-    """The picture as a JSON object; a file that can't be read has no digits and an error."""
-    found = {"file": picture.path, "digits": picture.answers}
+    """The picture as a JSON object with "digits", or "predictions" for the whole picture.
+
+    A file that can't be read has none and an "error".
+    """
+    whole = picture.boxes is None and not picture.error
+    found = {"file": picture.path, "predictions" if whole else "digits": picture.answers}
     return json.dumps(found | ({"error": picture.error} if picture.error else {}))
 
 
@@ -224,9 +259,10 @@ def explain(target: Path, picture: Picture) -> None:
     from mnistjax.report.figures import picture_figure, save
 
     titles = [f"{one['class']}  {one['probability']:.1%}" for one in picture.answers]
-    boxes = [digit.box for digit in picture.digits]
-    images = np.array([digit.image for digit in picture.digits])
-    figure = picture_figure(read_picture(picture.path), boxes, images, titles)
+    images = np.array(picture.images)
+    if picture.boxes:  # digits, as ink on paper
+        images = 255 - images
+    figure = picture_figure(read_picture(picture.path), picture.boxes or [], images, titles)
     with _naming_folder(target.parent):
         save(figure, target)
     tell(f"explained -> {relative(target)}")

@@ -95,7 +95,8 @@ RECORDS = (
     *("mnist", "fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"),
     *("emnist_byclass", "emnist_bymerge", "emnist_mnist"),
 )
-LIGHT_ON_DARK = {*RECORDS, "digits", "idx"}  # images like MNIST's, which are shown as dark on light
+HANDWRITING = {*RECORDS, "digits", "idx"} - {"fashion_mnist"}
+LIGHT_ON_DARK = HANDWRITING | {"fashion_mnist"}  # images like MNIST's, which are shown as dark on light
 DATASETS: dict[str, Row] = {
     **{
         name: _known(name, Recipe(partial(_prepare_records, name), partial(_restore_records, name)))

@@ -93,7 +93,7 @@ def picture_figure(
 ) -> Figure:
     """A picture (H, W) in [0, 1] with boxes (top, left, bottom, right) around its digits.
 
-    Below it are the digits as the model sees them (N, 28, 28).
+    Below it are images (N, H, W) or (N, H, W, 3) uint8: what the model sees.
     """
     from matplotlib.patches import Rectangle
 
@@ -108,7 +108,7 @@ def picture_figure(
         corner = left - 1, top - 1
         axes.add_patch(Rectangle(corner, right - left + 1, bottom - top + 1, fill=False, edgecolor=VAL))
     if rows:
-        draw_tiles(halves[1], 255 - images, titles, columns=COLUMNS)
+        draw_tiles(halves[1], images, titles, columns=COLUMNS)
     return figure
 
 
@@ -210,6 +210,7 @@ def draw_tiles(
         grid = figure.subplots(max(1, math.ceil(len(images) / columns)), columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
+        images = images[..., 0] if images.shape[3:] == (1,) else images
         for axes, image, title in zip(grid.flat, images, titles, strict=False):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(title, fontsize=9, weight="normal", pad=3)

@@ -1,0 +1,72 @@
+"""A whole picture as one image, for models of clothes, photographs and the like.
+
+H, W are the sides of the image in pixels, C its channels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mnistjax.config import ConfigError
+from mnistjax.decode import open_picture, quiet, turn_upright
+from mnistjax.pictures.decode import read_picture
+
+FAINT = 0.1  # lightness above the ground's that belongs to the thing in the picture
+
+
+def read_whole(path: str | Path, image_shape: tuple[int, int, int], *, light_on_dark: bool) -> np.ndarray:
+    """The picture in a PNG, JPEG, BMP or WebP file as an image (H, W, C) uint8.
+
+    It is scaled to cover the image and cropped in the middle. With `light_on_dark` it is made as those of
+    Fashion-MNIST are: a picture on a light ground is inverted, empty margins are cut off, and all of the rest
+    is scaled into the middle of a black image. ConfigError if the file is not such a picture, or if C is
+    neither 1 nor 3.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise ConfigError(f"{path}: a picture has 1 or 3 channels; the model takes images of {channels}")
+    if light_on_dark:
+        return _put_on_black(read_picture(path), height, width)[..., None].repeat(channels, axis=2)
+    from PIL import Image, ImageOps
+
+    with quiet(), open_picture(path) as picture:
+        upright = turn_upright(picture)
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            layer = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        if upright.mode.startswith("I"):  # 16 bits
+            upright = Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
+        mode = "L" if channels == 1 else "RGB"
+        fitted = ImageOps.fit(upright.convert(mode), (width, height), Image.Resampling.BICUBIC)
+        return np.asarray(fitted).reshape(image_shape)
+
+
+def _put_on_black(lightness: np.ndarray, height: int, width: int) -> np.ndarray:
+    """What differs from the ground of a picture's lightness, in the middle of a black image (H, W) uint8."""
+    from PIL import Image
+
+    border = np.concatenate([lightness[0], lightness[-1], lightness[:, 0], lightness[:, -1]])
+    ground = float(np.median(border))
+    light = ground - lightness if ground > 0.5 else lightness - ground
+    light = np.clip(light / max(1e-6, 1 - min(ground, 1 - ground)), 0, 1)
+    rows, columns = (np.flatnonzero((light > FAINT).any(axis=axis)) for axis in (1, 0))
+    image = np.zeros((height, width), np.uint8)
+    if not rows.size:
+        return image
+    thing = Image.fromarray(light[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    scale = min(height / thing.height, width / thing.width)
+    sides = [max(1, round(side * scale)) for side in thing.size]
+    scaled = np.asarray(thing.resize(sides, Image.Resampling.BICUBIC, reducing_gap=3))
+    top, left = (height - scaled.shape[0]) // 2, (width - scaled.shape[1]) // 2
+    image[top : top + scaled.shape[0], left : left + scaled.shape[1]] = np.clip(scaled * 255 + 0.5, 0, 255)
+    return image
+
+
+def resize(image: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """A digit's image (28, 28) uint8 as the image (H, W, 1) that a model takes."""
+    from PIL import Image
+
+    height, width, _ = image_shape
+    if image.shape != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return image[..., None]
