@@ -425,6 +425,21 @@ def test_a_key_that_only_the_swept_choices_have_is_accepted(work):
     assert main(words) == 0
 
 
+@pytest.mark.parametrize("key", ["augment.shift", "train.early_stopping"])
+def test_a_sweep_takes_null_for_all_jobs(key, work):
+    """Hydra allows `null,2`, but no choice of null alone."""
+    assert main(["-m", f"{key}=null", "seed=0,1", "hydra.sweep.dir=sweep", *SHORT]) == 0
+    assert [read_leaf(number, key) for number in (0, 1)] == [None, None]
+
+
+def read_leaf(number, key):
+    """The value of a key in the config of a job."""
+    value = records.read_config(f"sweep/{number}")
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
 def wait_for_rows(folder, count):
     deadline = time.monotonic() + 60
     while len(records.read_rows(folder)) < count:

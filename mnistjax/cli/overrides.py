@@ -237,14 +237,15 @@ def postpone(overrides: list[str], base: DictConfig) -> list[str]:
 
     Hydra applies choices to the jobs only, but plain values also to the defaults. So it would refuse
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
-    A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes.
+    A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes; so
+    does null, of which Hydra allows no choice.
     """
     words, known = [], {key for key, _ in flatten(to_plain_config(base, resolve=False))}
     for o in parse_overrides(overrides):
         fixed = o.is_hydra_override() or o.is_sweep_override() or o.is_delete()
         if not (fixed or list_choices(o.key_or_group)):
             text = o.get_value_element_as_str()
-            if not (text.startswith(("'", '"')) and o.key_or_group in known):
+            if text != "null" and not (text.startswith(("'", '"')) and o.key_or_group in known):
                 words.append(f"{o.get_key_element()}=choice({text})")
                 continue
         words.append(o.input_line)
