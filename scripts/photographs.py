@@ -1,0 +1,141 @@
+"""Trains networks on harder images than digits and writes their table into scripts/photographs/README.md.
+
+    python scripts/photographs.py FOLDER [STUDY...] [--signdigits FOLDER]
+    python scripts/photographs.py FOLDER --readme
+
+Each study is a sweep over seeds in FOLDER; the same command continues one that was stopped. The data sets are
+prepared as for the command `mnistjax`, from data.raw_dir if MNISTJAX_RAW_DIR names a folder with them.
+`--readme` trains nothing: it writes the table of the studies in FOLDER.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnistjax.config import ConfigError, show_shape, unknown
+from mnistjax.finished import load_examples, reopen
+from mnistjax.markdown import format_table
+from mnistjax.metrics import area_under_curve
+from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.seeds import Spread
+from sections import write_section
+
+README = Path(__file__).parent / "photographs" / "README.md"
+SEEDS = (0, 1, 2)
+
+
+class Study(NamedTuple):
+    """A sweep over seeds, and what others have published for its data."""
+
+    words: str  # of the command
+    published: str = ""  # accuracy and AUC on the test images
+
+
+RESNET18 = "ResNet-18 of 11 million parameters: {} (MedMNIST v2, table 3)"
+STUDIES = {
+    "fashion neuron": Study("experiment=fashion model=neuron"),
+    "fashion mlp": Study("experiment=fashion model=mlp"),
+    "fashion cnn": Study("experiment=fashion model=cnn"),
+    "fashion strong": Study("experiment=fashion_strong"),
+    "breast": Study("experiment=breast", RESNET18.format("86.3 %, AUC 0.901")),
+    "retina": Study("experiment=retina", RESNET18.format("52.4 %, AUC 0.717")),
+    "retina balanced": Study("experiment=retina train.class_weights=balanced"),
+    "signdigits": Study("experiment=photographs"),
+}
+
+
+def train(name: str, folder: Path, more: Sequence[str]) -> None:
+    """Trains the runs of a study that are not done."""
+    place = folder / name.replace(" ", "_")
+    words = [*STUDIES[name].words.split(), f"seed={','.join(map(str, SEEDS))}", *more]
+    if not (place / "sweep.json").exists():
+        _call("-m", *words, f"hydra.sweep.dir={place}")
+    elif any(run.status != "done" for run in read_runs([place])):
+        _call("-m", f"sweep.resume={place}")
+
+
+def _call(*words: str) -> None:
+    print(f"\n$ mnistjax {' '.join(words)}", flush=True)
+    if code := subprocess.run([sys.executable, "-m", "mnistjax", *words]).returncode:
+        raise SystemExit(code)
+
+
+def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
+    """The row of a study in the table."""
+    first, study = runs[0].summary, STUDIES[name]
+    data, spec = first["data"], first["spec"]
+    return [
+        data["name"],
+        show_shape(spec["image_shape"]),
+        str(len(data["class_names"])),
+        f"{spec['train_count']:,}",
+        spec["model"],
+        f"{first['parameters']:,}",
+        f"{_spread(runs, 'test/accuracy'):.2%} ({len(runs)})",
+        f"{_spread(runs, 'test/balanced_accuracy'):.2%}",
+        f"{Spread(tuple(find_auc(run) for run in runs)):.3f}",
+        _show_time(np.mean([sum(row["seconds"] for row in run.rows) for run in runs])),
+        study.published,
+        f"`mnistjax -m {study.words} seed={','.join(str(run.seed) for run in runs)}`",
+    ]
+
+
+def _spread(runs: Sequence[RunRecord], key: str) -> Spread:
+    return Spread(tuple(run.summary[key] for run in runs))
+
+
+def _show_time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def find_auc(run: RunRecord) -> float:
+    """The area under the ROC curve on the test images: the mean over the classes, each against the others."""
+    if "test/auc" in run.summary:
+        return run.summary["test/auc"]
+    examples = load_examples(*reopen(run.folder), run.folder)
+    classes = range(len(examples.class_names))
+    areas = [area_under_curve(examples.labels == k, examples.probabilities[:, k]) for k in classes]
+    return float(np.mean([area for area in areas if area is not None]))
+
+
+def make_table(folder: Path) -> str:
+    """The table of the studies in a folder whose runs are all done, in Markdown."""
+    head = ["data", "image", "classes", "train images", "network", "parameters", "test accuracy"]
+    rows = [[*head, "balanced", "AUC", "time a run", "published", "command"]]
+    for name in STUDIES:
+        place = folder / name.replace(" ", "_")
+        if place.exists() and all(run.status == "done" for run in (runs := read_runs([place]))):
+            rows.append(describe(name, runs))
+    return format_table(rows, left=["image", "network", "published", "command"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
+    parser.add_argument("--signdigits", type=Path, help="a folder of photographs, with a folder for each class")
+    parser.add_argument("--readme", action="store_true")
+    args = parser.parse_args()
+    try:
+        for name in args.studies:
+            if name not in STUDIES:
+                raise unknown("study", name, STUDIES)
+        more: Mapping[str, Any] = {"signdigits": [f"data.raw_dir={args.signdigits}"]}
+        for name in () if args.readme else args.studies or STUDIES:
+            if name != "signdigits" or args.signdigits:
+                train(name, args.folder.absolute(), more.get(name, ()))
+        write_section(README, "table", make_table(args.folder.absolute()))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
