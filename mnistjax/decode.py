@@ -114,11 +114,16 @@ def find_orientation(picture: Image) -> int:
 
 def turn_upright(picture: Image) -> Image:
     """The decoded picture, turned or mirrored as its orientation says."""
+    picture.load()
+    return turn(picture, find_orientation(picture))
+
+
+def turn(picture: Image, orientation: int) -> Image:
+    """A picture of this orientation as it is meant to be seen."""
     from PIL import Image
 
-    picture.load()
-    turn = TURNS.get(find_orientation(picture))
-    return picture.transpose(Image.Transpose[turn]) if turn else picture
+    name = TURNS.get(orientation)
+    return picture.transpose(Image.Transpose[name]) if name else picture
 
 
 @contextlib.contextmanager

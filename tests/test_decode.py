@@ -189,6 +189,7 @@ def test_a_hostile_file_is_refused_in_one_line_with_its_name(tmp_path, name):
     content, message = HOSTILE[name]
     (tmp_path / name).write_bytes(content)
     error = error_of(tmp_path / name, name="the name")
+    assert error
     assert message in str(error)
     assert str(error) == f"the name {error.reason}"
     assert "\n" not in str(error)
@@ -212,12 +213,8 @@ def test_changed_bytes_give_a_picture_or_one_error(tmp_path, content, changes):
 
 def test_warnings_of_pillow_are_neither_shown_nor_errors(tmp_path):
     (tmp_path / "a").write_bytes(png_header(10_000, 9_500))
-    with (
-        warnings.catch_warnings(record=True) as shown,
-        quiet(),
-        pytest.raises(BadPicture, match="has 10,000 x 9,500 pix"),
-    ):
-        read(tmp_path / "a")
+    with warnings.catch_warnings(record=True) as shown:
+        assert "has 10,000 x 9,500 pixels; the limit is 64,000,000" in str(error_of(tmp_path / "a"))
     assert not shown
     with pytest.raises(BadPicture, match="has too many pixels"):  # the tests turn warnings into errors
         open_picture(tmp_path / "a").__enter__()
