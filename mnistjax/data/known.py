@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnistjax import files
-from mnistjax.checks import Check
+from mnistjax.checks import FLAG, TEXT, Check, optional, whole
 from mnistjax.data import idx
 from mnistjax.data.arrays import Arrays, DataError
 from mnistjax.data.digits import load_digits
@@ -24,6 +24,17 @@ Load = Callable[..., Arrays]
 """(data_dir, raw_dir, **options) -> the arrays."""
 Find = Callable[[Path, str], Arrays]
 """(data_dir, SHA-256 of the data set) -> the prepared arrays; DataError if there are none. Writes nothing."""
+
+
+SIZE = Check(
+    lambda x: (
+        x is None
+        or whole(1).holds(x)
+        or (isinstance(x, (list, tuple)) and len(x) == 2 and all(map(whole(1).holds, x)))
+    ),
+    "a side in pixels, [height,width] or null",
+)
+CHANNELS = Check(lambda x: x is None or (type(x) is int and x in (1, 3)), "1, 3 or null")
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,18 @@ def load_own(
     return load_prepared(name, recipe, data_dir, raw_dir, stamp=stamp(raw_dir))
 
 
+def _load_folder(root: Path, **options: Any) -> Arrays:
+    from mnistjax.data.folder import load_folder
+
+    return load_folder(root, **options)
+
+
+def _stamp_folder(root: Path) -> str:
+    from mnistjax.data.listing import fingerprint
+
+    return fingerprint(root)
+
+
 def _prepare_records(name: str, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
     from mnistjax.data import builders
 
@@ -103,5 +126,19 @@ DATASETS: dict[str, Row] = {
         for name in RECORDS
     },
     "digits": Row(lambda data_dir, raw_dir: load_digits()),
+    "folder": Row(
+        partial(load_own, "folder", _stamp_folder, _load_folder),
+        expects="a folder with a folder of pictures for each class",
+        find=partial(find_own, "folder"),
+        options={
+            "size": (SIZE, None),
+            "channels": (
+                Check(lambda x: x is None or (type(x) is int and x in (1, 3)), "1, 3 or null"),
+                None,
+            ),
+            "group": (optional(TEXT), None),
+            "skip_bad": (FLAG, False),
+        },
+    ),
     "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True),
 }

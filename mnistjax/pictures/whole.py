@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mnistjax.config import ConfigError
-from mnistjax.decode import open_picture, quiet, turn_upright
+from mnistjax.data.pixels import to_image
+from mnistjax.decode import open_picture, quiet
 from mnistjax.pictures.decode import read_picture
 
 FAINT = 0.1  # lightness above the ground's that belongs to the thing in the picture
@@ -17,7 +18,7 @@ FAINT = 0.1  # lightness above the ground's that belongs to the thing in the pic
 def read_whole(path: str | Path, image_shape: tuple[int, int, int], *, light_on_dark: bool) -> np.ndarray:
     """The picture in a PNG, JPEG, BMP or WebP file as an image (H, W, C) uint8.
 
-    It is scaled to cover the image and cropped in the middle. With `light_on_dark` it is made as those of
+    It is scaled and cropped as those of `data=folder` are. With `light_on_dark` it is made as those of
     Fashion-MNIST are: a picture on a light ground is inverted, empty margins are cut off, and all of the rest
     is scaled into the middle of a black image. ConfigError if the file is not such a picture, or if C is
     neither 1 nor 3.
@@ -27,18 +28,8 @@ def read_whole(path: str | Path, image_shape: tuple[int, int, int], *, light_on_
         raise ConfigError(f"{path}: a picture has 1 or 3 channels; the model takes images of {channels}")
     if light_on_dark:
         return _put_on_black(read_picture(path), height, width)[..., None].repeat(channels, axis=2)
-    from PIL import Image, ImageOps
-
     with quiet(), open_picture(path) as picture:
-        upright = turn_upright(picture)
-        if "A" in upright.getbands() or "transparency" in upright.info:
-            layer = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        if upright.mode.startswith("I"):  # 16 bits
-            upright = Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
-        mode = "L" if channels == 1 else "RGB"
-        fitted = ImageOps.fit(upright.convert(mode), (width, height), Image.Resampling.BICUBIC)
-        return np.asarray(fitted).reshape(image_shape)
+        return to_image(picture, (height, width), channels).reshape(image_shape)
 
 
 def _put_on_black(lightness: np.ndarray, height: int, width: int) -> np.ndarray:
