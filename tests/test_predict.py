@@ -92,7 +92,7 @@ def test_a_wrong_file_hides_no_other(work, capsys):
     lines = out.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["a.png: 1", "c.png: 2"]
     assert err.splitlines() == [
-        "error: b.png is not a picture in PNG, JPEG or BMP format",
+        "error: b.png is not a picture in PNG, JPEG, BMP or WebP format",
         "error: none.png can't be read as a picture: No such file or directory",
     ]
     assert main([*words, "--json", "--explain", "seen"]) == 2

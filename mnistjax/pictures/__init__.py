@@ -32,7 +32,7 @@ class Digit(NamedTuple):
 
 
 def read_digits(path: str | Path) -> list[Digit]:
-    """The digits in a PNG, JPEG or BMP file, line by line; an empty list if there is no ink.
+    """The digits in a PNG, JPEG, BMP or WebP file, line by line; an empty list if there is no ink.
 
     ConfigError if the file is not such a picture, or has more than MOST_MARKS marks.
     """
