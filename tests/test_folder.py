@@ -361,8 +361,8 @@ def test_an_orientation_behind_the_pixels_is_an_error_unless_pictures_are_scaled
         "cats/x.png can't be read as a picture: ValueError: (6, 8, 3) expected, found (8, 6, 3)"
         in error_of(tmp_path)
     )
-    upright = to_image(noise(0).transpose(Image.Transpose.ROTATE_270), (5, 5), 3)
-    assert upright.tobytes() in {image.tobytes() for image in joined(load(tmp_path, size=5))[0]}
+    upright = to_image(noise(0).transpose(Image.Transpose.ROTATE_270), (5, 5), 3).astype(int)
+    assert min(abs(upright - image).max() for image in joined(load(tmp_path, size=5))[0]) <= 1
 
 
 @pytest.mark.parametrize("size", [4, (4, 4), [4, 4], (3, 7), (30, 40)])
@@ -591,12 +591,12 @@ def test_a_hostile_picture_is_an_error_or_left_out(tmp_path, name):
     shown = f"cats/{path.name}"
     text = error_of(tmp_path, size=7)
     assert text.startswith(f"{shown} ")
-    assert message in text
+    assert re.search(message, text)
     assert text.endswith("; data.skip_bad=true leaves such files out")
     arrays = load(tmp_path, skip_bad=True, size=(6, 8))  # all but this one have it
     (left_out,) = arrays.left_out
     assert left_out.startswith(f"{shown}: ")
-    assert message in left_out
+    assert re.search(message, left_out)
     images = joined(arrays)[0]
     assert {image.tobytes() for image in images} == {image.tobytes() for image in joined(plain)[0]}
 
