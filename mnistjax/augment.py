@@ -28,19 +28,24 @@ LIMITS = {
     "shift": 28.0,  # pixels in each direction, at most
     "elastic": 28.0,  # pixels that a point moves, root mean square
     "erasing": 1.0,  # share of the images that lose a rectangle
+    "flip": 1.0,  # share of the images that are mirrored left to right
+    "crop": 28.0,  # whole pixels in each direction, at most
 }
 SMOOTHNESS = 4.0  # pixels, sigma of the elastic field: Simard et al. (2003)
+MOVES = 2**32 - 1  # stream of flips and crops; lower numbers would be keys that `split` makes, too
 ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as in Zhong et al. (2020)
 
 
-def _strength(highest: float) -> Check:
+def _strength(highest: float, *, pixels: bool = False) -> Check:
     def holds(x: Any) -> bool:
-        return isinstance(x, int | float | np.number) and type(x) is not bool and bool(0 <= x <= highest)
+        number = isinstance(x, int | float | np.number) and type(x) is not bool and bool(0 <= x <= highest)
+        return number and (not pixels or float(x).is_integer())
 
-    return optional(Check(holds, f"a number from 0 to {highest:g}"))
+    kind = "whole number" if pixels else "number"
+    return optional(Check(holds, f"a {kind} from 0 to {highest:g}"))
 
 
-CHECKS = {option: _strength(highest) for option, highest in LIMITS.items()}
+CHECKS = {option: _strength(highest, pixels=option == "crop") for option, highest in LIMITS.items()}
 CHECKS["epochs"] = whole(0, None, highest=MOST_STEPS)  # the number of first epochs that change the images
 
 
@@ -63,14 +68,40 @@ def strengths(numbers: Mapping[str, Any], epoch: Any) -> dict[str, Any]:
 
 
 def augment(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
-    """Images (B, H, W, C) in [0, 1], each rotated, scaled, sheared, shifted, bent and erased at random."""
+    """Images (B, H, W, C) in [0, 1], each changed at random, in this order.
+
+    Mirrored, moved by whole pixels; rotated, scaled, sheared, shifted and bent in one step; erased in part.
+    """
+    exact = numbers.keys() & {"flip", "crop"}
+    if exact:
+        images = flip_and_crop(numbers, jax.random.fold_in(key, MOVES), images)
+    if exact == numbers.keys():
+        return images
     one = functools.partial(_augment_one, numbers)
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
+def flip_and_crop(numbers: Mapping[str, Any], key: Array, images: Array) -> Array:
+    """Images (B, H, W, C), mirrored left to right and moved by whole pixels, black outside; exact.
+
+    Moving is a random crop of the padded image, but needs no padding, whose size is traced. Rows and columns
+    are chosen by products with zeros and ones: on a CPU XLA would put a gather into the convolution after it,
+    and gather each pixel many times. A step of the default CNN takes 0.6 ms more this way, else 1.2 ms.
+    """
+    count, height, width, _ = images.shape
+    chance, *shares = jax.random.uniform(key, (3, count, 1), jnp.float32)
+    most = jnp.floor(numbers.get("crop", 0.0))
+    down, right = (jnp.floor(jnp.stack(shares) * (2 * most + 1)) - most).astype(jnp.int32)
+    rows, columns = np.arange(height)[None] - down, np.arange(width)[None] - right  # (B, H), (B, W)
+    columns = jnp.where(chance < numbers.get("flip", 0.0), width - 1 - columns, columns)
+    pick = functools.partial(jax.nn.one_hot, dtype=jnp.float32)  # zeros for a place outside
+    rows, columns = pick(rows, height), pick(columns, width)
+    return jnp.einsum("bij,bjwc,bvw->bivc", rows, images, columns, precision="highest")
+
+
 def _augment_one(numbers: Mapping[str, Any], key: Array, image: Array) -> Array:
     warp_key, erase_key = jax.random.split(key)
-    if numbers.keys() - {"erasing"}:
+    if numbers.keys() - {"flip", "crop", "erasing"}:
         image = sample(image, source_places(numbers, warp_key, (image.shape[0], image.shape[1])))
     if "erasing" in numbers:
         image = erase(numbers["erasing"], erase_key, image)

@@ -34,7 +34,8 @@ def new_key():
 
 
 DIGITS = jnp.asarray(load_data("digits").train.images[:200, ..., None] / 255, jnp.float32)
-ALL = {"rotation": 20.0, "scaling": 0.2, "shear": 20.0, "shift": 3.0, "elastic": 1.0, "erasing": 0.5}
+WARPS = {"rotation": 20.0, "scaling": 0.2, "shear": 20.0, "shift": 3.0, "elastic": 1.0}
+ALL = {**WARPS, "erasing": 0.5, "flip": 0.5, "crop": 4.0}
 
 
 @pytest.mark.parametrize("option", LIMITS)
@@ -44,6 +45,23 @@ def test_a_strength_of_zero_changes_nothing_and_more_changes_more(option):
 
     assert change(0.0) < 1e-6
     assert 1e-4 < change(ALL[option] / 4) < change(ALL[option])
+
+
+PINNED = [  # strengths, and the means of four ramps from before there were flips and crops
+    ({"shift": 3.0}, [0.44907, 0.40566, 0.48902, 0.42533]),
+    ({"erasing": 1.0}, [0.48469, 0.48441, 0.49327, 0.45578]),
+    ({"elastic": 2.0}, [0.45839, 0.43366, 0.43703, 0.42079]),
+    ({**WARPS, "erasing": 0.5}, [0.39696, 0.38814, 0.39146, 0.39819]),
+]
+
+
+@pytest.mark.parametrize(("numbers", "means"), PINNED)
+def test_flips_and_crops_leave_the_random_numbers_of_the_others_alone(numbers, means):
+    ramp = jnp.asarray(np.indices((28, 28)).sum(axis=0) / 54, jnp.float32)
+    images = jnp.broadcast_to(ramp[None, :, :, None], (4, 28, 28, 1))
+    changed = augment(numbers, new_key(), images)
+    assert_allclose(changed.mean(axis=(1, 2, 3)), means, atol=1e-4)
+    assert_array_equal(changed, augment({**numbers, "flip": 0.0, "crop": 0.0}, new_key(), images))
 
 
 def test_each_image_changes_differently_and_only_by_the_key():
@@ -123,6 +141,82 @@ def test_the_given_share_of_images_loses_one_rectangle():
         assert (np.diff(np.flatnonzero(columns)) == 1).all()
 
 
+SHAPES = [(28, 28, 1), (17, 23, 3), (5, 4, 2)]
+
+
+def noise(shape, count=1):
+    """Images without two equal pixels, and without a black one."""
+    values = np.random.default_rng(0).permutation(count * np.prod(shape)) + 1
+    return jnp.asarray(values.reshape(count, *shape) / values.size, jnp.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flips_are_exact_and_as_frequent_as_asked(shape):
+    images = jnp.broadcast_to(noise(shape), (2000, *shape))
+    mirrored = images[:, :, ::-1]
+    for share in (0.0, 0.3, 1.0):
+        changed = np.asarray(augment({"flip": share}, new_key(), images))
+        flipped = (changed == mirrored).all(axis=(1, 2, 3))
+        assert (flipped | (changed == images).all(axis=(1, 2, 3))).all()
+        assert flipped.mean() == pytest.approx(share, abs=0.04 * (0 < share < 1))
+    twice = augment({"flip": 1.0}, jax.random.key(1), augment({"flip": 1.0}, new_key(), images))
+    assert_array_equal(twice, images)
+
+
+def moved(image, down, right):
+    """The image moved by whole pixels, black outside, by slices."""
+    (height, width, _), result = image.shape, np.zeros_like(image)
+    inside = image[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    result[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = inside
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("most", [1, 3])
+def test_crops_move_by_whole_pixels_all_equally_likely(shape, most):
+    image = np.asarray(noise(shape)[0])
+    changed = np.asarray(augment({"crop": float(most)}, new_key(), jnp.stack([image] * 3000)))
+    steps = range(-most, most + 1)
+    moves = {(down, right): moved(image, down, right) for down in steps for right in steps}
+    counts = [np.sum((changed == one).all(axis=(1, 2, 3))) for one in moves.values()]
+    assert sum(counts) == 3000  # each is moved by whole pixels, and to the same bits
+    expected = 3000 / len(moves)
+    assert np.square(np.subtract(counts, expected)).sum() / expected < 2 * len(moves)  # chi squared
+
+
+def test_a_crop_may_be_larger_than_the_image():
+    changed = np.asarray(augment({"crop": 28.0}, new_key(), noise((5, 4, 2), count=500)))
+    black = (changed == 0).all(axis=(1, 2, 3))
+    assert 0.9 < black.mean() < 1
+
+
+@pytest.mark.parametrize("numbers", [{"flip": 0.5, "crop": 3.0}, ALL])
+def test_lanes_change_images_as_single_runs_do(numbers):
+    keys, images = jax.random.split(new_key(), 3), noise((17, 23, 3), count=20)
+    strengths = {option: jnp.array([0.0, value / 2, value]) for option, value in numbers.items()}
+    lanes = jax.vmap(augment, in_axes=(0, 0, None))(strengths, keys, images)
+    for index in range(3):
+        one = {option: values[index] for option, values in strengths.items()}
+        single = augment(one, jax.random.split(new_key(), 3)[index], images)
+        if numbers is ALL:
+            assert_allclose(lanes[index], single, atol=1e-5)
+        else:
+            assert_array_equal(lanes[index], single)
+
+
+def test_a_flip_and_a_crop_draw_each_their_own_numbers():
+    image = np.asarray(noise((9, 9, 1))[0])
+    changed = np.asarray(augment({"flip": 0.5, "crop": 1.0}, new_key(), jnp.stack([image] * 4000)))
+    counts = [
+        np.sum((changed == moved(one, down, right)).all(axis=(1, 2, 3)))
+        for one in (image, image[:, ::-1])
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+    ]
+    assert sum(counts) == 4000
+    assert_allclose(counts, 4000 / 18, rtol=0.25)
+
+
 def test_numpy_numbers_are_numbers():
     assert check_augmentation({"shift": np.float32(2), "shear": np.int64(3)}) == {"shift": 2.0, "shear": 3.0}
 
@@ -139,6 +233,13 @@ def test_an_odd_value_is_refused_in_one_short_line(value):
         with pytest.raises(ConfigError, match=rf"^augment.{option} must be .* or null; got ") as caught:
             check_augmentation({"shift": 2, option: value})
         assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", [-1, 2.5, float("nan"), np.float32(0.5), 29, True, "2"])
+def test_a_crop_is_a_whole_number(value):
+    assert check_augmentation({"crop": np.float64(2)}) == check_augmentation({"crop": 2}) == {"crop": 2.0}
+    with pytest.raises(ConfigError, match=r"^augment.crop must be a whole number from 0 to 28 or null; got "):
+        check_augmentation({"crop": value})
 
 
 @pytest.mark.parametrize("value", [-1, 2.0, 0.5, True, "2"])
@@ -171,8 +272,9 @@ def test_without_augmentation_the_plan_is_unchanged():
     assert set(given.spec.hyper_names) - set(plain.spec.hyper_names) == {"augment.shift"}
 
 
-def test_another_strength_needs_no_new_program(monkeypatch):
-    plans = [small_plan(augment_options={"shift": shift})[0] for shift in (1, 2)]
+@pytest.mark.parametrize("option", ["shift", "flip", "crop"])
+def test_another_strength_needs_no_new_program(option, monkeypatch):
+    plans = [small_plan(augment_options={option: strength})[0] for strength in (0, 1)]
     data = small_plan()[1]
     assert plans[0].spec == plans[1].spec
     rows, traced = epoch_rows(plans[0].spec, seed=0, epoch=0), count_traces(monkeypatch)
@@ -200,7 +302,7 @@ def test_only_the_first_epochs_change_images(monkeypatch):
     """Another number of epochs needs no new program; with 0 the run equals one without augmentation."""
     losses, traced = [], count_traces(monkeypatch)
     for epochs in (0, 1, 2, 3):
-        options = dict.fromkeys(LIMITS, 0.5) | {"epochs": epochs}
+        options = dict.fromkeys(LIMITS, 0.5) | {"crop": 1, "epochs": epochs}
         plan, data = small_plan(augment_options=options, epochs=3)
         result = fit(plan.spec, plan.hyper, seed=0, data=data, stopping=plan.stopping)
         losses.append([row["train/loss"] for row in result.rows])
