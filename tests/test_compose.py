@@ -8,7 +8,7 @@ from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
 from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir, to_plain
-from mnistjax.data import DATASETS, load_data
+from mnistjax.data import DATASETS, list_options, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
 from mnistjax.plan import make_plan
@@ -43,13 +43,17 @@ def test_every_key_of_the_schema_is_in_the_config():
     assert keys == {*SCHEMA, SUBMITIT, *(f"augment.{option}" for option in CHECKS)}
 
 
+def data_defaults(name):
+    return {option: default for option, (_, default) in list_options(name).items()}
+
+
 @pytest.mark.parametrize(
     ("group", "table", "options"),
     [
         ("model", MODELS, model_options),
         ("optimizer", OPTIMIZERS, optimizer_options),
         ("schedule", SCHEDULES, schedule_options),
-        ("data", {"auto": None, **DATASETS}, lambda name: {}),
+        ("data", {"auto": None, **DATASETS}, data_defaults),
     ],
 )
 def test_the_files_of_a_group_agree_with_its_table(group, table, options):
