@@ -21,8 +21,10 @@ from tensorflow_datasets.image_classification import mnist as stock
 from mnistjax.config import one_line
 from mnistjax.data import download, idx
 from mnistjax.data.arrays import Arrays, DataError
+from mnistjax.data.cifar import Cifar10, Cifar100
 from mnistjax.data.download import check_reachable, unreachable
 from mnistjax.data.official import Archive, Parts
+from mnistjax.data.svhn import SvhnCropped
 from mnistjax.data.without_tensorflow import WithoutTensorFlow, load_pinned
 
 READ_AT_ONCE = 4096  # records
@@ -114,6 +116,9 @@ BUILDERS: dict[str, tuple[Any, str | None]] = {
     "fashion_mnist": (FashionMNIST, None),
     "kmnist": (KMNIST, None),
     **{f"emnist_{config}": (EMNIST, config) for config in CLASSES},
+    "cifar10": (Cifar10, None),
+    "cifar100": (Cifar100, None),
+    "svhn_cropped": (SvhnCropped, None),
 }
 
 
