@@ -72,7 +72,7 @@ def readable(name: str, kind: str = "IDX") -> Iterator[None]:
     except DataError:
         raise
     except (OSError, EOFError, ValueError, *DAMAGED_ARCHIVE) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())  # NumPy writes lines
         raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
 
@@ -136,7 +136,7 @@ def load_files(raw_dir: Path | None) -> Arrays:
     found = {part: _find(raw_dir, name, ITEMS[part]) for part, name in FILES.items()}
     for half in ("train", "test"):
         check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
-    parts = {part: array for part, (array, _) in found.items()}
+    parts: dict[str, Any] = {part: array for part, (array, _) in found.items()}
     classes = max(2, 1 + int(max(parts["train_labels"].max(), parts["test_labels"].max())))
     return Arrays(**parts, class_names=tuple(map(str, range(classes))))
 

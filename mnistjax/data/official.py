@@ -9,15 +9,14 @@ import hashlib
 import io
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing, read_npy
+from mnistjax.data import idx, npz
+from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing
 
 LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
@@ -179,12 +178,10 @@ def _read_idx(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The four arrays in a file of `np.savez`, as Keras downloads it."""
-    arrays = {}
-    with idx.readable(str(path), "npz"), idx.open_file(path) as file, zipfile.ZipFile(file) as archive:
-        for key, item in NPZ.items():
-            with archive.open(f"{key}.npy") as stream:
-                arrays[f"{path}:{key}"] = read_npy(stream, item, np.dtype(np.uint8), MOST)
-    return arrays
+    with npz.open_npz(path) as archive:
+        return {
+            f"{path}:{key}": npz.read_array(archive, key, item, np.uint8, MOST) for key, item in NPZ.items()
+        }
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
