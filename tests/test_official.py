@@ -12,7 +12,7 @@ import pytest
 
 from mnistjax import data
 from mnistjax.data import DataError, builders, idx, official
-from mnistjax.data.arrays import PARTS, Missing
+from mnistjax.data.arrays import PARTS, Missing, Unreachable
 from test_data import HAS_REAL, REAL, one_line, to_idx
 
 SETS = ("mnist", "fashion_mnist", "kmnist", "emnist")
@@ -349,9 +349,7 @@ def test_real_files_are_known_unpacked(tmp_path, monkeypatch):
 
 
 def test_auto_ignores_a_folder_of_another_data_set(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(
-        builders, "check_reachable", lambda url: (_ for _ in ()).throw(builders.Unreachable("no"))
-    )
+    monkeypatch.setattr(builders, "check_reachable", lambda url: (_ for _ in ()).throw(Unreachable("no")))
     monkeypatch.setenv("MNISTJAX_RAW_DIR", str(make(tmp_path / "raw", "unpacked", "fashion_mnist")))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
     data._load.cache_clear()

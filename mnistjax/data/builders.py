@@ -1,8 +1,4 @@
-"""TFDS builders that need no TensorFlow, and checks of their files; imported only to prepare data.
-
-TFDS's builders need TensorFlow to unzip, to read files and to encode PNG. Ours keep their URLs, checksums,
-counts and versions, but leave the archives as they are, read IDX with NumPy and store raw pixels.
-"""
+"""Data sets of TFDS, prepared and read without TensorFlow; imported only to prepare data."""
 
 import contextlib
 import errno
@@ -10,28 +6,27 @@ import io
 import logging
 import os
 import sys
-import types
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download.checksums import load_url_infos
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 from tensorflow_datasets.image_classification import mnist as stock
 
 from mnistjax.config import one_line
-from mnistjax.data import idx
-from mnistjax.data.arrays import SIDE, Arrays, DataError, Unreachable, check_labels
-from mnistjax.data.official import Archive, Parts, find_parts
-from mnistjax.probe import probe
+from mnistjax.data import download, idx
+from mnistjax.data.arrays import Arrays, DataError
+from mnistjax.data.cifar import Cifar10, Cifar100
+from mnistjax.data.download import check_reachable, unreachable
+from mnistjax.data.official import Archive, Parts
+from mnistjax.data.svhn import SvhnCropped
+from mnistjax.data.without_tensorflow import WithoutTensorFlow, load_pinned
 
-PROBE_SECONDS = 5.0  # a server that takes longer to answer counts as unreachable
-STALL_SECONDS = 60.0  # a download without a byte for so long counts as broken
 READ_AT_ONCE = 4096  # records
 DIGITS = "0123456789"
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -45,91 +40,33 @@ CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in
 }
 
 
-class _WithoutTensorFlow(stock.MNIST, skip_registration=True):
-    """The parts of TFDS's builders that ours replace."""
-
-    code_path = None  # else TFDS looks for checksums with importlib_resources, which it does not require
-    first_label = 0
-    url_infos: Any  # TFDS's size, checksum and file name for each URL
-    parts: Parts | None = None  # from the user's folder, verified; None to download them
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        info = super()._info()
-        image = tfds.features.Tensor(shape=(SIDE, SIDE, 1), dtype=np.uint8, encoding="bytes")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": self._label(info)}),
-            supervised_keys=("image", "label"),
-            homepage=info.homepage,
-            citation=info.citation,
-            disable_shuffling=True,  # keeps the official order in every version of TFDS
-        )
-
-    def _label(self, info: Any) -> tfds.features.ClassLabel:
-        return info.features["label"]
-
-    def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
-        """TFDS's, without unzipping; its record of sizes is the same for files from a user's folder."""
-        manager = super()._make_download_manager(download_dir, download_config)
-        size = sum(info.size for info in self.url_infos.values())
-        return types.SimpleNamespace(download=manager.download, downloaded_size=size)
-
-    def _split_generators(self, dl_manager: Any) -> Any:
-        parts = self.parts or Parts()
-        if not parts:
-            urls = {info.filename: url for url, info in self.url_infos.items()}
-            for filename, path in dl_manager.download(urls).items():
-                parts |= self.read_archive(Path(path), filename)
-        halves = zip(("train", "test"), self._counts(), strict=True)
-        return {
-            half: self._list_examples(count, *parts[f"{half}_images"], *parts[f"{half}_labels"])
-            for half, count in halves
-        }
+class _IdxBuilder(WithoutTensorFlow, skip_registration=True):
+    """A data set in four IDX files."""
 
     def _counts(self) -> tuple[int, int]:
-        """The numbers of training and test images."""
         return stock._TRAIN_EXAMPLES, stock._TEST_EXAMPLES
 
     def read_archive(self, path: Path, filename: str) -> Parts:
-        """The parts in an official file, which has this name in TFDS."""
         (part,) = (part for part, stem in idx.FILES.items() if filename.startswith(stem))
         return {part: (idx.read_file(path, idx.ITEMS[part]), str(path))}
 
-    def _list_examples(
-        self, count: int, images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str
-    ) -> Generator[tuple[int, dict[str, Any]], Any, None]:
-        idx.check_pair(images, images_name, labels, labels_name)
-        if len(images) != count:
-            raise DataError(f"{images_name}: {count} images expected, found {len(images)}")
-        info: Any = self.info
-        first, classes = self.first_label, info.features["label"].num_classes
-        check_labels(labels_name, labels, range(first, first + classes))
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield index, {"image": image[..., None], "label": int(label) - first}
 
-
-def _pinned(stock_class: Any) -> dict[str, Any]:
-    """The `url_infos` of one of TFDS's builders."""
-    return load_url_infos(tfds.core.tfds_path() / "url_checksums" / f"{stock_class.name}.txt")
-
-
-class MNIST(_WithoutTensorFlow, skip_registration=True):
+class MNIST(_IdxBuilder, stock.MNIST, skip_registration=True):
     """MNIST."""
 
-    url_infos = _pinned(stock.MNIST)
+    url_infos = load_pinned("url_checksums/mnist.txt")
 
 
-class FashionMNIST(_WithoutTensorFlow, stock.FashionMNIST, skip_registration=True):
+class FashionMNIST(_IdxBuilder, stock.FashionMNIST, skip_registration=True):
     """Fashion-MNIST."""
 
-    url_infos = _pinned(stock.FashionMNIST)
+    url_infos = load_pinned("url_checksums/fashion_mnist.txt")
 
 
-class KMNIST(_WithoutTensorFlow, stock.KMNIST, skip_registration=True):
+class KMNIST(_IdxBuilder, stock.KMNIST, skip_registration=True):
     """Kuzushiji-MNIST."""
 
-    url_infos = _pinned(stock.KMNIST)
+    url_infos = load_pinned("url_checksums/kmnist.txt")
 
 
 # All 145,600 letters of the archive, in 26 equal classes; TFDS takes only 103,600.
@@ -142,10 +79,10 @@ LETTERS = stock.EMNISTConfig(
 )
 
 
-class EMNIST(_WithoutTensorFlow, stock.EMNIST, skip_registration=True):
+class EMNIST(_IdxBuilder, stock.EMNIST, skip_registration=True):
     """EMNIST, upright and with labels from 0. Paths are ARCHIVE/gzip/MEMBER, a file in the archive."""
 
-    url_infos = _pinned(stock.EMNIST)
+    url_infos = load_pinned("url_checksums/emnist.txt")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's name)
         LETTERS if config.name == LETTERS.name else config for config in stock.EMNIST.BUILDER_CONFIGS
     ]
@@ -179,6 +116,9 @@ BUILDERS: dict[str, tuple[Any, str | None]] = {
     "fashion_mnist": (FashionMNIST, None),
     "kmnist": (KMNIST, None),
     **{f"emnist_{config}": (EMNIST, config) for config in CLASSES},
+    "cifar10": (Cifar10, None),
+    "cifar100": (Cifar100, None),
+    "svhn_cropped": (SvhnCropped, None),
 }
 
 
@@ -190,18 +130,6 @@ def _archives() -> list[Archive]:
         for builder in builders
         for url, info in builder.url_infos.items()
     ]
-
-
-def check_reachable(url: str) -> None:
-    """Raises Unreachable if `url` can't be downloaded; takes at most PROBE_SECONDS."""
-    answer = probe(url, timeout=PROBE_SECONDS)
-    if answer not in (200, 405, 501):
-        raise _unreachable(url, f"HTTP {answer}" if isinstance(answer, int) else answer)
-
-
-def _unreachable(url: str, reason: str) -> Unreachable:
-    folder = "give a folder with the official files (data.raw_dir=FOLDER)"
-    return Unreachable(f"{url} can't be downloaded ({reason}); {folder} or use data=digits")
 
 
 def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
@@ -217,7 +145,7 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
         with quiet(), stall_limit():
             builder = builder_class(data_dir=data_dir, config=config)
             if raw_dir:
-                builder.parts = find_parts(builder.name, raw_dir, _archives(), builder.read_archive)
+                builder.parts = builder.find_parts(raw_dir, _archives())
             builder.download_and_prepare(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(
@@ -228,7 +156,7 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
     except NonMatchingChecksumError as error:
         raise DataError(f"{name}: {' '.join(str(error).split('To debug')[0].split())}") from None
     except (requests.RequestException, DownloadError) as error:
-        raise _unreachable(url, type(error).__name__) from None
+        raise unreachable(url, type(error).__name__) from None
     except RuntimeError as error:  # array_record's error for the disk, with the cause in its text
         full = os.strerror(errno.ENOSPC)
         raise OSError(errno.EIO, full if full in str(error) else one_line(error)[:300]) from None
@@ -246,11 +174,13 @@ def decode(name: str, data_dir: Path) -> Arrays:
 
 def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     records = builder.as_data_source(split=split)
-    images, labels = np.empty((len(records), SIDE, SIDE), np.uint8), np.empty(len(records), np.int32)
+    height, width, *channels = builder.image_shape
+    shape = (height, width) if channels == [1] else (height, width, *channels)
+    images, labels = np.empty((len(records), *shape), np.uint8), np.empty(len(records), np.int32)
     for start in range(0, len(records), READ_AT_ONCE):
         rows = range(start, min(start + READ_AT_ONCE, len(records)))
         for row, record in zip(rows, records.__getitems__(rows), strict=True):
-            images[row], labels[row] = record["image"][..., 0], record["label"]
+            images[row], labels[row] = record["image"].reshape(shape), record["label"]
     return images, labels
 
 
@@ -276,7 +206,7 @@ def stall_limit() -> Iterator[None]:
     def send_bounded(
         self: requests.Session, request: requests.PreparedRequest, **options: Any
     ) -> requests.Response:
-        return send(self, request, **{**options, "timeout": options.get("timeout") or STALL_SECONDS})
+        return send(self, request, **{**options, "timeout": options.get("timeout") or download.STALL_SECONDS})
 
     requests.Session.send = send_bounded
     try:

@@ -77,7 +77,7 @@ def readable(name: str, kind: str = "IDX") -> Iterator[None]:
     except DataError:
         raise
     except (OSError, EOFError, ValueError, *DAMAGED_ARCHIVE) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())  # NumPy writes lines
         raise DataError(f"{name}: a readable {kind} file expected, found: {reason}") from None
 
 

@@ -9,20 +9,24 @@ import hashlib
 import io
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing, read_npy
+from mnistjax.data import idx, npz
+from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing
 
 LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
 LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
 MOST = 60_000  # items of a part that is not read from an official archive
-TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
+TORCHVISION = {  # its folders; it has the files of other data sets in the folder itself
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "emnist": "EMNIST",
+}
 NPZ = {"x_train": idx.IMAGE, "y_train": idx.LABEL, "x_test": idx.IMAGE, "y_test": idx.LABEL}
 CONVERTED = {  # files that Keras and Kaggle make of a data set; verified by CONTENTS
     "mnist": ("mnist.npz", "mnist_train.csv", "mnist_test.csv"),
@@ -58,7 +62,9 @@ class Archive(NamedTuple):
 
     @property
     def parts(self) -> set[str]:
-        return {part for part, stem in idx.FILES.items() if self.filename.startswith(stem)} or {*PARTS}
+        named = {part for part, stem in idx.FILES.items() if self.filename.startswith(stem)}
+        half = self.filename.partition("_")[0]  # SVHN has train_32x32.mat and test_32x32.mat
+        return named or {part for part in PARTS if part.startswith(f"{half}_")} or {*PARTS}
 
 
 def find_parts(
@@ -96,15 +102,22 @@ def _candidates(
     dataset: str, raw_dir: Path, own: Iterable[str], foreign: Iterable[str]
 ) -> Iterator[tuple[Path, bool]]:
     """The files that may have parts of a data set, and whether they have a name of this data set's files."""
-    vision = TORCHVISION[dataset]
-    places = (dataset, dataset.replace("_", "-"), vision, f"{vision}/raw", "raw", "")
+    vision = TORCHVISION.get(dataset, dataset)
+    places = dict.fromkeys((dataset, dataset.replace("_", "-"), vision, f"{vision}/raw", "raw", ""))
     folders = [raw_dir / place for place in places]
     for folder in folders:
-        yield from ((path, True) for name in own for path in idx.find_forms(folder, name))
+        yield from ((path, True) for name in own for path in _find_forms(folder, name))
         converted = (folder / name for name in CONVERTED.get(dataset, ()))
         yield from ((path, True) for path in converted if os.path.exists(path))
     for folder in folders:
-        yield from ((path, False) for name in foreign for path in idx.find_forms(folder, name))
+        yield from ((path, False) for name in foreign for path in _find_forms(folder, name))
+
+
+def _find_forms(folder: Path, name: str) -> list[Path]:
+    """The files of an official name in a folder; those in IDX may be unpacked, for example."""
+    if name.startswith(tuple(idx.FILES.values())):
+        return idx.find_forms(folder, name)
+    return [folder / name] if os.path.exists(folder / name) else []
 
 
 def _identify(
@@ -165,12 +178,10 @@ def _read_idx(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The four arrays in a file of `np.savez`, as Keras downloads it."""
-    arrays = {}
-    with idx.readable(str(path), "npz"), idx.open_file(path) as file, zipfile.ZipFile(file) as archive:
-        for key, item in NPZ.items():
-            with archive.open(f"{key}.npy") as stream:
-                arrays[f"{path}:{key}"] = read_npy(stream, item, np.dtype(np.uint8), MOST)
-    return arrays
+    with npz.open_npz(path) as archive:
+        return {
+            f"{path}:{key}": npz.read_array(archive, key, item, np.uint8, MOST) for key, item in NPZ.items()
+        }
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:

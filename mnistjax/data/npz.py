@@ -1,0 +1,209 @@
+"""Files of `np.savez`: their arrays, read without pickles, and a user's own data set in one.
+
+N images, H W their sides in pixels, C channels, K classes.
+"""
+
+import contextlib
+import math
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from mnistjax.config import shorten
+from mnistjax.data import idx
+from mnistjax.data.arrays import PARTS, VAL_PARTS, Arrays, DataError, check_labels, read_npy
+from mnistjax.data.splits import hold_out
+
+LARGEST = 2**32  # bytes of an array
+MOST_CLASSES = 10_000
+CLASS_NAMES = "class_names"
+MEDMNIST = {part: part for part in (*PARTS, *VAL_PARTS)}  # names of the arrays in MedMNIST's files
+KERAS = {  # and in Keras's
+    "train_images": "x_train",
+    "train_labels": "y_train",
+    "test_images": "x_test",
+    "test_labels": "y_test",
+    "val_images": "x_val",
+    "val_labels": "y_val",
+}
+
+
+class Header(NamedTuple):
+    """What a file of `np.save` says about its array."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}{' in Fortran order' if self.fortran_order else ''}"
+
+
+class Kind(NamedTuple):
+    """What an array may be."""
+
+    allowed: str
+    accepts: Callable[[Header], bool]
+
+
+IMAGES = Kind(
+    "uint8 (N, H, W) or (N, H, W, C)",
+    lambda header: header.dtype == np.uint8 and len(header.shape) in (3, 4),
+)
+LABELS = Kind(
+    "integers (N,) or (N, 1)",
+    lambda header: header.dtype.kind in "iu" and (len(header.shape) == 1 or header.shape[1:] == (1,)),
+)
+GROUPS = Kind(
+    "integers or strings of type <U (N,)",
+    lambda header: len(header.shape) == 1 and (header.dtype.kind in "iu" or header.dtype.str[:2] == "<U"),
+)
+STRINGS = Kind(
+    "strings of type <U (K,)", lambda header: len(header.shape) == 1 and header.dtype.str[:2] == "<U"
+)
+
+
+@contextlib.contextmanager
+def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a user's file of `np.savez`; errors of reading it become DataErrors that name the file."""
+    with (
+        idx.readable(str(path), "npz"),
+        idx.open_file(path) as file,
+        zipfile.ZipFile(file) as archive,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # NumPy warns of files that Python 2 wrote
+        yield archive
+
+
+def read_array(
+    archive: zipfile.ZipFile, key: str, item: tuple[int, ...], dtype: Any, most: int
+) -> np.ndarray:
+    """An array of at most `most` items of this shape and type; KeyError if it is missing, else ValueError."""
+    with archive.open(f"{key}.npy") as stream:
+        return read_npy(stream, item, np.dtype(dtype), most)
+
+
+def load_npz(path: Path | None, group: str | None = None) -> Arrays:
+    """The user's own data set in a file of `np.savez`, or in the only .npz file of a folder.
+
+    The arrays have Keras's names (x_train, y_train, x_test, ...) or MedMNIST's (train_images, train_labels,
+    ...). If there is no test part, 20 % of the training part become one, then 20 % of the rest the validation
+    part if there is none. `group` names an array of the training part; images of equal values stay together.
+    The array `class_names` has the K names; without it, they are "0", "1", ...
+    """
+    file = _find_file(path)
+    with open_npz(file) as archive:
+        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        parts, labels = {}, []
+        for half, images_key, labels_key in _match(file, keys):
+            images = parts[f"{half}_images"] = _read(archive, file, images_key, IMAGES)
+            array = _read(archive, file, labels_key, LABELS).reshape(-1)
+            idx.check_pair(images, images_key, array, f"{file}:{labels_key}")
+            labels.append((f"{half}_labels", f"{file}:{labels_key}", array))
+        names = _read_names(archive, file) if CLASS_NAMES in keys else None
+        groups = None if group is None else _read_groups(archive, file, keys, group, len(labels[0][-1]))
+    for part, where, array in labels:
+        check_labels(where, array, range(len(names) if names else MOST_CLASSES))
+        parts[part] = array.astype(np.int32)
+    names = names or tuple(map(str, range(1 + max(int(parts[part].max()) for part, *_ in labels))))
+    try:
+        return Arrays(**_hold_out_missing(parts, groups), class_names=names)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _find_file(path: Path | None) -> Path:
+    if path is None:
+        raise DataError("data set 'npz' needs data.raw_dir=FILE, or a folder with one .npz file")
+    if not os.path.isdir(path):
+        return path
+    with idx.readable(str(path), "folder"):
+        names = sorted(name for name in os.listdir(path) if name.endswith(".npz"))
+    if len(names) != 1:
+        found = ", ".join(map(repr, names[:5])) or "none"
+        raise DataError(f"{path}: one .npz file expected, found {found}; data.raw_dir may name a file")
+    return path / names[0]
+
+
+def _match(file: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
+    """The half, train, test or val, and the names of its images and labels for each half that there is."""
+    forms = [form for form in (KERAS, MEDMNIST) if {form[part] for part in PARTS[:2]} & {*keys}]
+    if len(forms) != 1:
+        expected = "either x_train, y_train, ... or train_images, train_labels, ..."
+        raise DataError(f"{file}: the arrays {expected} expected, found {_list(keys)}")
+    (form,) = forms
+    for half in ("train", "test", "val"):
+        images, labels = form[f"{half}_images"], form[f"{half}_labels"]
+        missing = {images, labels}.difference(keys)
+        if len(missing) == 1:
+            raise DataError(f"{file}: the arrays {images} and {labels} expected, found no {missing.pop()}")
+        if not missing:
+            yield half, images, labels
+
+
+def _list(keys: list[str]) -> str:
+    return ", ".join(repr(shorten(key)) for key in keys[:10]) or "none"
+
+
+def _read(archive: zipfile.ZipFile, file: Path, key: str, kind: Kind) -> np.ndarray:
+    """An array whose header the kind accepts; DataError for others."""
+    where = f"{file}:{key}"
+    with idx.readable(where, "npy"):
+        with archive.open(f"{key}.npy") as stream:
+            header = _read_header(stream)
+        if header.fortran_order or min(header.shape, default=0) < 1 or not kind.accepts(header):
+            raise DataError(f"{where}: {kind.allowed} in C order expected, found {header}")
+        if (size := math.prod(header.shape) * header.dtype.itemsize) > LARGEST:
+            raise DataError(f"{where}: at most {LARGEST:,} bytes expected, found {size:,}")
+        return read_array(archive, key, header.shape[1:], header.dtype, header.shape[0])
+
+
+def _read_header(stream: IO[bytes]) -> Header:
+    """The header of a file of `np.save`; ValueError if it is damaged."""
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"version {version}")
+    try:
+        return Header(*np.lib.format.read_array_header_1_0(stream))
+    except Exception as error:  # NumPy reads it as Python, so it raises TokenError, TypeError and others
+        raise ValueError(f"no header: {error}") from None
+
+
+def _read_names(archive: zipfile.ZipFile, file: Path) -> tuple[str, ...]:
+    where = f"{file}:{CLASS_NAMES}"
+    with idx.readable(where, "npy"):
+        names = tuple(_read(archive, file, CLASS_NAMES, STRINGS).tolist())
+    wrong = [name for name in names if not name or not name.isprintable()]
+    if wrong:
+        raise DataError(f"{where}: printable names expected, found {shorten(wrong[0])!r}")
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{where}: at most {MOST_CLASSES:,} names expected, found {len(names):,}")
+    return names
+
+
+def _read_groups(archive: zipfile.ZipFile, file: Path, keys: list[str], key: str, count: int) -> np.ndarray:
+    if key not in keys:
+        raise DataError(f"{file}: the array {shorten(key)!r} (data.group) expected, found {_list(keys)}")
+    groups = _read(archive, file, key, GROUPS)
+    if len(groups) != count:
+        raise DataError(f"{file}:{key}: a value for each of {count} images expected, found {len(groups)}")
+    return groups
+
+
+def _hold_out_missing(parts: dict[str, np.ndarray], groups: np.ndarray | None) -> dict[str, Any]:
+    """The parts with a test and a validation part, which are held out of the training part if missing."""
+    for half in ("test", "val"):
+        if f"{half}_images" in parts:
+            continue
+        rest, held = hold_out(parts["train_labels"], groups)
+        for kind in ("images", "labels"):
+            whole = parts[f"train_{kind}"]
+            parts = parts | {f"train_{kind}": whole[rest], f"{half}_{kind}": whole[held]}
+        groups = None if groups is None else groups[rest]
+    return parts
