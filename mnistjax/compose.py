@@ -44,6 +44,7 @@ SCHEMA: dict[str, Check] = {
     "train.batch_size": whole(1, "all"),
     "train.micro_batch": whole(1, "auto"),
     "train.shuffle": choice("own", "shared"),
+    "train.class_weights": optional(choice("balanced")),
     "train.early_stopping": whole(1, None),
     "train.keep": choice("last", "best"),
     "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),
@@ -91,7 +92,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
-    values.setdefault("wandb.registry", None)  # older runs lack it
+    for key in ("train.class_weights", "wandb.registry"):
+        values.setdefault(key, None)  # older runs lack it
     check_keys(values, find_schema(values))
     groups = read_groups(config)
     for key, value in flatten(config):
@@ -234,6 +236,7 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
             batch_size=settings["train.batch_size"],
             micro_batch=settings["train.micro_batch"],
             shuffle=settings["train.shuffle"],
+            class_weights=settings["train.class_weights"],
             stopping=Stopping(settings["train.epochs"], patience, keep, monitor),
             positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
             seed=settings["seed"],

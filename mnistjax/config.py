@@ -24,7 +24,7 @@ MOST_STEPS = 2**31 - 1  # in a run, because steps are counted as int32
 Hyper = Mapping[str, Mapping[str, Any]]
 """The traced numbers of a run: `{"optimizer": {"learning_rate": 0.01, ...}, "schedule": {...}}`.
 
-It has the key `"augment"` only if training images are changed."""
+It has the key `"augment"` only if training images are changed, `"loss"` only if classes have weights."""
 
 Options = tuple[tuple[str, Any], ...]
 """Sorted, hashable keyword arguments."""
@@ -86,8 +86,8 @@ def freeze(value: Any) -> Any:
 class Spec:
     """Everything that changes shapes or code. Equal Specs share one compiled program.
 
-    `hyper_names` lists the numbers that the optimizer, the schedule and the augmentation use, because code
-    without weight decay, for example, is other code.
+    `hyper_names` lists the numbers that the optimizer, the schedule, the augmentation and the loss use,
+    because code without weight decay, for example, is other code.
     """
 
     model: str

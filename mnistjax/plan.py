@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import jax
 
+from mnistjax import checks
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import shorten
+from mnistjax.checks import check_value, shorten
 from mnistjax.config import (
     DEFAULT_STOPPING,
     ConfigError,
@@ -27,6 +28,7 @@ from mnistjax.models import model_options as list_options
 from mnistjax.optim import check_numbers, hyper_names, make_hyper
 
 NOTHING: Mapping[str, Any] = {}
+CLASS_WEIGHTS = checks.optional(checks.choice("balanced"))
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def make_plan(
     micro_batch: int | Literal["auto"] = "auto",
     shuffle: Literal["own", "shared"] = "own",
     stopping: Stopping = DEFAULT_STOPPING,
+    class_weights: Literal["balanced"] | None = None,
     positive: int | None = None,
     seed: int = 0,
     **options: Any,
@@ -75,7 +78,10 @@ def make_plan(
 
     Without a `choice`, `options` are the arguments of `choose`: `model="mlp", model_options={"hidden": 64}`.
     For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
+    `class_weights="balanced"` makes each class weigh the same in the gradient. The recorded losses and
+    metrics stay plain, so `val/f1` is the metric to monitor for classes of different sizes.
     """
+    check_value("train.class_weights", class_weights, CLASS_WEIGHTS)
     choice = choice or choose(**options)
     count, outputs = len(data.train.images), data.num_classes if positive is None else 1
     model = find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
@@ -83,6 +89,8 @@ def make_plan(
     hyper = make_hyper(
         choice.numbers, choice.schedule, steps_per_epoch=-(-count // batch), epochs=stopping.epochs
     )
+    if class_weights:
+        hyper = {**hyper, "loss": {"class_weights": balance_classes(data)}}
     spec = Spec(
         model=choice.model,
         model_options=choice.model_options,
@@ -98,6 +106,20 @@ def make_plan(
         image_shape=data.image_shape,
     )
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
+
+
+def balance_classes(data: Dataset) -> tuple[float, ...]:
+    """The weights n / (K n_c) of K classes with n_c of n training images: their mean over the images is 1.
+
+    ConfigError if a class has no training image.
+    """
+    counts = data.class_counts["train"]
+    if 0 in counts:
+        name = shorten(data.class_names[counts.index(0)])
+        raise ConfigError(
+            f"train.class_weights=balanced: {data.name} has no training image of class {name!r}"
+        )
+    return tuple(sum(counts) / (len(counts) * count) for count in counts)
 
 
 def _fit_batches(

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Shaped
 
 from mnistjax.augment import augment, strengths
 from mnistjax.config import Hyper, Spec
-from mnistjax.metrics import Sums, batch_sums, zero_sums
+from mnistjax.metrics import Sums, batch_sums, per_example_loss, zero_sums
 from mnistjax.models import create_model, to_float
 from mnistjax.optim import make_optimizer
 
@@ -116,7 +116,8 @@ def batch_loss(
 ) -> tuple[Float32[Array, ""], Totals]:
     """The loss summed over a batch () in nats, and the totals with this batch added.
 
-    `index` is that of the micro-batch in its batch: each has its own random numbers.
+    `index` is that of the micro-batch in its batch: each has its own random numbers. Class weights count in
+    the loss, whose gradient is taken, but not in the totals.
     """
     dropout_key, augment_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, stream), step), index)
@@ -134,8 +135,11 @@ def batch_loss(
         mutable=list(totals.collections),
     )
     sums = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
-    weight = totals.weight + jnp.sum(batch.weights)
-    return sums.loss, Totals(dict(collections), jax.tree.map(jnp.add, totals.sums, sums), weight)
+    loss, weight = sums.loss, totals.weight + jnp.sum(batch.weights)
+    if "loss" in hyper:
+        weights = batch.weights * jnp.stack(hyper["loss"]["class_weights"])[batch.labels]
+        loss = jnp.sum(per_example_loss(spec.task, logits, batch.labels) * weights)
+    return loss, Totals(dict(collections), jax.tree.map(jnp.add, totals.sums, sums), weight)
 
 
 def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: batch) -> Gradient:

@@ -1,12 +1,13 @@
 """The configuration: every file composes and agrees with the code; every wrong value gives one clear line."""
 
 import jax
+import numpy as np
 import pytest
 import yaml
 
 from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
-from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, plan_run, read_settings
+from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, label, plan_run, read_settings
 from mnistjax.config import ConfigError, conf_dir, to_plain
 from mnistjax.data import DATASETS, list_options, load_data
 from mnistjax.models import MODELS, model_options
@@ -103,6 +104,26 @@ def test_a_large_batch_is_divided_into_micro_batches():
 def test_binary_task_has_one_output():
     binary = plan("task=binary", "task.positive=3", "model=neuron")
     assert (binary.spec.num_classes, binary.spec.classes, binary.positive) == (1, 2, 3)
+
+
+def test_balanced_weights_are_part_of_the_identity_only_if_asked_for():
+    assert plan("train.class_weights=null") == plan()
+    settings = read_settings(compose("train.class_weights=balanced", "task=binary", "task.positive=3"))
+    weights = plan_run(settings, label(load_data("digits"), settings)).hyper["loss"]["class_weights"]
+    share = np.mean(load_data("digits").train.labels == 3)
+    assert weights == pytest.approx((0.5 / (1 - share), 0.5 / share))
+    with pytest.raises(ConfigError, match=r"^train.class_weights must be balanced or null; got 'equal'$"):
+        plan("train.class_weights=equal")
+
+
+NEWER = [("train", "class_weights"), ("wandb", "registry"), ("augment", "flip"), ("augment", "crop")]
+
+
+def test_the_config_of_an_older_run_lacks_newer_keys():
+    config = compose("data=digits")
+    for section, key in NEWER:
+        del config[section][key]
+    assert plan_run(read_settings(config), load_data("digits")) == plan()
 
 
 def test_differing_keys_have_both_values():

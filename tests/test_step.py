@@ -1,5 +1,8 @@
 """One step against the loop one would write by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,22 @@ import optax
 import pytest
 
 from mnistjax import programs, to_binary
+from mnistjax.config import ConfigError
+from mnistjax.data import Split
 from mnistjax.layout import epoch_rows
+from mnistjax.loop import fit_runs
+from mnistjax.programs import make_program
+from mnistjax.run import Run
 from mnistjax.step import DROPOUT, build_model, forward, init, initial_state, variables_of
-from small import fit_plan, made_up_data, make_batches, small_plan, train_segment
+from small import (
+    assert_same,
+    count_traces,
+    fit_plan,
+    made_up_data,
+    make_batches,
+    small_plan,
+    train_segment,
+)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary"])
@@ -105,3 +121,93 @@ def test_a_dead_neuron_in_one_lane_leaves_the_others_alone():
     for one, other in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
         np.testing.assert_array_equal(one[::2], other[::2])
         assert jnp.all(jnp.isnan(other[1]))
+
+
+def uneven_data(repeated=1):
+    """Two classes of 60 and 30 images; those of the second are there `repeated` times."""
+    data = made_up_data(train=400, classes=2)
+    first, second = (
+        np.flatnonzero(data.train.labels == label)[:count] for label, count in ((0, 60), (1, 30))
+    )
+    rows = np.concatenate([first, *[second] * repeated])
+    return replace(data, train=Split(data.train.images[rows], data.train.labels[rows]))
+
+
+def sgd_plan(data, **options):
+    rate = {"optimizer": "sgd", "optimizer_options": {"learning_rate": 0.3}}
+    return small_plan(data=data, epochs=3, **rate, **options)[0]
+
+
+def weigh(data, **options):
+    return sgd_plan(data, class_weights="balanced", **options)
+
+
+@pytest.mark.parametrize("micro_batch", [90, 32, 7])
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_weights_of_classes_are_as_repeated_images(task, micro_batch):
+    """Images of a class with half as many are there twice: the gradients of full batches are equal."""
+    once, twice = uneven_data(), uneven_data(repeated=2)
+    own: Any = {"batch_size": "all", "positive": 1 if task == "binary" else None}
+    weighted = weigh(once, micro_batch=micro_batch, **own)
+    assert weighted.hyper["loss"]["class_weights"] == (0.75, 1.5)
+    repeated = sgd_plan(twice, **own)
+    one, other = fit_plan(weighted, once), fit_plan(repeated, twice)
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    plain = fit_plan(sgd_plan(once, **own), once)
+    assert not np.allclose(*(jax.tree.leaves(each.variables)[1] for each in (one, plain)), atol=1e-3)
+    assert one.rows[0]["train/loss"] == pytest.approx(plain.rows[0]["train/loss"], rel=1e-6)  # it stays plain
+    assert one.rows[0]["train/loss"] != pytest.approx(other.rows[0]["train/loss"], rel=1e-3)
+
+
+def test_equal_classes_weigh_as_without_weights():
+    data = uneven_data(repeated=2)
+    weighted, plain = weigh(data), sgd_plan(data)
+    assert weighted.hyper["loss"]["class_weights"] == (1.0, 1.0)
+    assert set(weighted.spec.hyper_names) - set(plain.spec.hyper_names) == {"loss.class_weights"}
+    assert "loss" not in plain.hyper
+    one, other = fit_plan(weighted, data), fit_plan(plain, data)
+    for a, b in zip(jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_other_weights_of_classes_need_no_new_program(monkeypatch):
+    data, traced = uneven_data(), count_traces(monkeypatch)
+    other = replace(data, train=Split(data.train.images, np.roll(data.train.labels, 5) ^ 1))
+    plans = [weigh(data), weigh(other)]
+    assert plans[0].spec == plans[1].spec
+    assert plans[0].hyper["loss"] != plans[1].hyper["loss"]
+    for plan, own in zip(plans, (data, other), strict=True):
+        fit_plan(plan, own)
+    assert len(traced) == 1
+
+
+def test_weighted_runs_resume_and_train_in_lanes():
+    data, seen = uneven_data(), []
+    plan = weigh(data, micro_batch=8)
+    straight = fit_plan(plan, data, callbacks=[lambda p: seen.append(p.snapshot())])
+    assert_same(fit_plan(plan, data, snapshot=seen[0], rows=straight.rows[:1]), straight)
+    runs = [Run(plan.hyper, seed, plan.stopping) for seed in range(2)]
+    lanes = dict(fit_runs(make_program(plan.spec, data, width=2), [[run] for run in runs]))
+    for a, b in zip(*(jax.tree.leaves(each.variables) for each in (lanes[runs[0]], straight)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_devices_share_a_weighted_step(monkeypatch):
+    monkeypatch.setattr("mnistjax.devices.LARGE_STEP_FLOPS", 0)
+    data = uneven_data()
+    plan = weigh(data, micro_batch=8)
+    results = [
+        dict(fit_runs(make_program(plan.spec, data, spread=spread), [[run := Run(plan.hyper)]]))[run]
+        for spread in (True, False)
+    ]
+    assert_same(*results)
+
+
+def test_a_class_without_training_images_has_no_weight():
+    data = uneven_data()
+    data = replace(data, train=Split(data.train.images, np.zeros_like(data.train.labels)))
+    with pytest.raises(ConfigError, match=r"^train.class_weights=balanced: made_up has no .* of class '1'$"):
+        weigh(data)
+    with pytest.raises(ConfigError, match=r"^train.class_weights must be balanced or null; got 'even'$"):
+        small_plan(class_weights="even")

@@ -140,7 +140,7 @@ def load_data(
     name = "mnist" if name == "auto" else name  # `auto` with a folder of files means MNIST
     row = _find_row(name)
     values = _check_options(name, row, options)
-    if name == "medmnist":  # the collection's data sets have names of their own
+    if name == "medmnist" and values["subset"] in SUBSETS:  # they are data sets with names of their own
         name, values = values["subset"], {}
         row = DATASETS[name]
     return _load(name, row.load, home, _find_raw_dir(row, raw_dir), freeze(values))

@@ -18,6 +18,7 @@ from mnistjax.checks import FLAG, TEXT, Check, optional, whole
 from mnistjax.data import idx
 from mnistjax.data.arrays import Arrays, DataError
 from mnistjax.data.digits import load_digits
+from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.prepared import Damaged, Recipe, load_prepared, read_arrays, read_manifest
 
 Load = Callable[..., Arrays]
@@ -113,18 +114,65 @@ def _known(name: str, recipe: Recipe) -> Row:
     return Row(partial(load_prepared, name, recipe), reads_raw_dir=True, find=partial(find_prepared, name))
 
 
-# Those that TFDS knows.
-RECORDS = (
+def _read_medmnist(subset: str, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+    from mnistjax.data import medmnist
+
+    return medmnist.read(subset, raw_dir=raw_dir, downloads=downloads)
+
+
+def _read_usps(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+    from mnistjax.data import usps
+
+    return usps.read(raw_dir=raw_dir, downloads=downloads)
+
+
+def _read_kannada(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+    from mnistjax.data import kannada
+
+    return kannada.read(raw_dir=raw_dir, downloads=downloads)
+
+
+def _load_npz(path: Path, group: str | None) -> Arrays:
+    from mnistjax.data import npz
+
+    return npz.load_npz(path, group)
+
+
+def _stamp_npz(path: Path) -> str:
+    from mnistjax.data import npz
+
+    return npz.fingerprint(path)
+
+
+def _refuse_medmnist(data_dir: Path, raw_dir: Path | None, subset: str | None) -> Arrays:
+    """Raises the DataError for a subset that is no data set."""
+    return _read_medmnist(subset or "", data_dir, data_dir, raw_dir)
+
+
+# Those that TFDS knows: in MNIST's format, and others.
+IDX_RECORDS = (
     *("mnist", "fashion_mnist", "kmnist", "emnist_balanced", "emnist_letters", "emnist_digits"),
     *("emnist_byclass", "emnist_bymerge", "emnist_mnist"),
 )
-HANDWRITING = {*RECORDS, "digits", "idx"} - {"fashion_mnist"}
+RECORDS = (*IDX_RECORDS, "cifar10", "cifar100", "svhn_cropped")
+HANDWRITING = {*IDX_RECORDS, "digits", "idx", "usps", "kannada_mnist"} - {"fashion_mnist"}
 LIGHT_ON_DARK = HANDWRITING | {"fashion_mnist"}  # images like MNIST's, which are shown as dark on light
 DATASETS: dict[str, Row] = {
     **{
         name: _known(name, Recipe(partial(_prepare_records, name), partial(_restore_records, name)))
         for name in RECORDS
     },
+    **{name: _known(name, Recipe(partial(_read_medmnist, name))) for name in SUBSETS},
+    "medmnist": Row(_refuse_medmnist, reads_raw_dir=True, options={"subset": (optional(TEXT), None)}),
+    "usps": _known("usps", Recipe(_read_usps)),
+    "kannada_mnist": _known("kannada_mnist", Recipe(_read_kannada)),
+    "npz": Row(
+        partial(load_own, "npz", _stamp_npz, _load_npz),
+        expects="an npz file, or a folder with one,",
+        takes_file=True,
+        find=partial(find_own, "npz"),
+        options={"group": (optional(TEXT), None)},
+    ),
     "digits": Row(lambda data_dir, raw_dir: load_digits()),
     "folder": Row(
         partial(load_own, "folder", _stamp_folder, _load_folder),

@@ -118,6 +118,14 @@ def load_npz(path: Path | None, group: str | None = None) -> Arrays:
         raise DataError(f"{file}: {error}") from None
 
 
+def fingerprint(path: Path) -> str:
+    """A text that changes if another file is read, or if the file is written again."""
+    file = _find_file(path)
+    with idx.readable(str(file), "npz"):
+        status = os.stat(file)
+        return f"{file.name} {status.st_size} {status.st_mtime_ns}"
+
+
 def _find_file(path: Path | None) -> Path:
     if path is None:
         raise DataError("data set 'npz' needs data.raw_dir=FILE, or a folder with one .npz file")
