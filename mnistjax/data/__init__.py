@@ -21,6 +21,7 @@ from mnistjax.config import ConfigError, Options, freeze, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
 from mnistjax.data.known import HANDWRITING as HANDWRITING
+from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.splits import SPLIT_SEED
 
 SHOWN_FILES = 5  # that could not be used

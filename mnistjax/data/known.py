@@ -114,7 +114,7 @@ def _known(name: str, recipe: Recipe) -> Row:
     return Row(partial(load_prepared, name, recipe), reads_raw_dir=True, find=partial(find_prepared, name))
 
 
-def _read_medmnist(subset: str, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+def _read_medmnist(subset: str | None, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
     from mnistjax.data import medmnist
 
     return medmnist.read(subset, raw_dir=raw_dir, downloads=downloads)
@@ -145,8 +145,8 @@ def _stamp_npz(path: Path) -> str:
 
 
 def _refuse_medmnist(data_dir: Path, raw_dir: Path | None, subset: str | None) -> Arrays:
-    """Raises the DataError for a subset that is no data set."""
-    return _read_medmnist(subset or "", data_dir, data_dir, raw_dir)
+    """Raises the error for a subset that is no data set."""
+    return _read_medmnist(subset, data_dir, data_dir, raw_dir)
 
 
 # Those that TFDS knows: in MNIST's format, and others.
