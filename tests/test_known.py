@@ -12,7 +12,7 @@ import mnistjax
 from mnistjax import data
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
-from mnistjax.data import DataError, folder
+from mnistjax.data import DataError, folder, medmnist
 
 
 @pytest.fixture
@@ -160,3 +160,66 @@ def test_the_command_resumes_and_reports_a_folder(pictures, home, work, monkeypa
     assert report(["sweep"]) == 0
     page = (work / "sweep/report/index.html").read_text()
     assert "trained on other data" not in page
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """An npz file as Keras names its arrays, of 30 images of 6 x 5 x 2."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / "own.npz"
+    images, labels = rng.integers(0, 256, (30, 6, 5, 2), dtype=np.uint8), np.arange(30) % 3
+    np.savez(file, x_train=images, y_train=labels, patient=np.arange(30) // 5)
+    return file
+
+
+def test_an_npz_file_is_prepared_once_and_found_again(arrays, home):
+    first = mnistjax.load_data("npz", raw_dir=arrays, group="patient")
+    assert first.name == "npz"
+    assert first.image_shape == (6, 5, 2)
+    assert first.class_names == ("0", "1", "2")
+    assert data.find_data("npz", first.sha256).sha256 == first.sha256
+    data._load.cache_clear()
+    assert mnistjax.load_data("npz", raw_dir=arrays.parent, group="patient").sha256 == first.sha256
+    content = dict(np.load(arrays))
+    np.savez(arrays, **{**content, "x_train": content["x_train"] // 2})
+    data._load.cache_clear()
+    assert mnistjax.load_data("npz", raw_dir=arrays, group="patient").sha256 != first.sha256
+
+
+def test_an_npz_file_is_what_the_command_names(arrays, home, work, capsys, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(home.parent))
+    words = ["data=npz", f"data.raw_dir={arrays}", "model=mlp", "model.hidden=4", "train.epochs=1"]
+    assert main([*words, "train.batch_size=8", "hydra.run.dir=run"]) == 0
+    assert main(["data=npz", "hydra.run.dir=other"]) == 2
+    assert "data set 'npz' needs data.raw_dir=FILE" in capsys.readouterr().err
+    assert main(["data=npz", "data.raw_dir=none.npz", "hydra.run.dir=other"]) == 2
+    error = "data.raw_dir=none.npz: an npz file, or a folder with one, expected, found none"
+    assert error in capsys.readouterr().err
+    assert not (work / "other").exists()
+
+
+@pytest.mark.parametrize("subset", ["breastmnist", "retinamnist"])
+def test_a_set_of_medmnist_has_its_own_name(subset, home, tmp_path, monkeypatch):
+    """So a record says which one it was, and finds it again."""
+    shape = (28, 28, 3) if subset == "retinamnist" else (28, 28)
+    row = medmnist.SUBSETS[subset]
+    counts = dict(zip(("train", "val", "test"), row.counts, strict=True))
+    rng = np.random.default_rng(0)
+    content = {}
+    for half, count in counts.items():
+        content[f"{half}_images"] = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        content[f"{half}_labels"] = rng.integers(0, len(row.class_names), (count, 1), dtype=np.uint8)
+    np.savez(tmp_path / f"{subset}.npz", **content)
+    monkeypatch.setattr(medmnist, "verify", lambda path, file: None)
+    found = mnistjax.load_data("medmnist", subset=subset, raw_dir=tmp_path)
+    assert found.name == subset
+    assert {name: len(part.labels) for name, part in found.parts.items()} == counts
+    assert mnistjax.load_data(subset, raw_dir=tmp_path) is found
+    assert data.find_data(subset, found.sha256).sha256 == found.sha256
+
+
+def test_a_set_of_medmnist_must_be_named(home):
+    with pytest.raises(DataError, match=r"data set 'medmnist' needs data.subset=NAME: pathmnist, "):
+        mnistjax.load_data("medmnist")
+    with pytest.raises(ConfigError, match=r"unknown data.subset 'retina'; nearest is 'retinamnist'"):
+        mnistjax.load_data("medmnist", subset="retina")

@@ -229,7 +229,7 @@ WRONG_GROUPS = {
     "a column": (np.ones((100, 1), int), r"found int64 \(100, 1\)"),
     "one less": (np.ones(99, int), "person: a value for each of 100 images expected, found 99"),
     "one person": (np.ones(100, int), r"own\.npz: at least 2 groups expected, found 1"),
-    "two persons": (np.arange(100) % 2, r"own\.npz: at least 2 groups expected, found 1"),
+    "two persons": (np.arange(100) % 2, r"own\.npz: each group has all examples of a class"),
 }
 
 
