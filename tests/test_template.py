@@ -244,13 +244,17 @@ def test_a_browser_runs_no_text_of_a_run(tmp_path):
     data = make_data(list_hostile())
     tile = {"true": MARKUP[0], "predicted": MARKUP[1], "confidence": 0.5}
     sprite = "data:image/png;base64,"
-    data["examples"] = [{"run": 0, "wrong": 1, "count": 2, "tiles": [tile], "sprite": sprite}]
+    facts = {"run": 0, "wrong": 1, "count": 2, "aspect": 2.0}
+    data["examples"] = [{**facts, "tiles": [tile], "sprite": sprite}]
     data["no_examples"] = MARKUP[0]
     (tmp_path / "index.html").write_text(fill_page(data, MARKUP[1]))
     with opened(tmp_path / "index.html") as page:
         use_all(page, ["pwned", "<img", "&lt;", '"onmouse', "__proto__"])
         assert page.title() == page.inner_text("h1") == MARKUP[1]
         assert page.locator(f"main :is({MADE})").count() == 0
+        sides = page.locator(".digit").bounding_box()
+        assert sides
+        assert abs(sides["width"] / sides["height"] - 2) < 0.1  # wide images look wide
         table, counts = page.inner_text("#table"), page.inner_text("#counts")
         for evil in MARKUP:
             assert evil in table

@@ -229,8 +229,9 @@ def describe_errors(index: int, examples: Examples) -> dict[str, Any]:
         true, predicted, confidence = examples.describe(error)
         tiles.append({"true": true, "predicted": predicted, "confidence": round(confidence, 4)})
     sprite = _sprite(examples.show(errors[:TILES], on_paper=True)) if tiles else ""
-    count = len(examples.labels)
-    return {"run": index, "wrong": len(errors), "count": count, "tiles": tiles, "sprite": sprite}
+    height, width = examples.images.shape[1:3]
+    facts = {"run": index, "wrong": len(errors), "count": len(examples.labels), "aspect": width / height}
+    return {**facts, "tiles": tiles, "sprite": sprite}
 
 
 def _sprite(images: np.ndarray) -> str:

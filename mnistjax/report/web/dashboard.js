@@ -215,6 +215,7 @@ function drawErrors() {
     : DATA.no_examples;
   const tiles = (found?.tiles ?? []).map((tile, i) => {
     const digit = element("div", "", { className: "digit" });
+    digit.style.aspectRatio = String(found.aspect ?? 1);
     digit.style.backgroundImage = `url(${found.sprite})`;
     digit.style.backgroundSize = `${100 * found.tiles.length}% 100%`;
     digit.style.backgroundPositionX = found.tiles.length > 1 ? `${(100 * i) / (found.tiles.length - 1)}%` : "0";
