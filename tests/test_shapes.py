@@ -22,7 +22,7 @@ from mnistjax.tracking.media import Examples
 from small import assert_same, count_traces, fit_plan, made_up_data, small_plan
 
 SHAPES = [(28, 28), (32, 32, 3), (17, 23, 2)]
-MODELS = ["mlp", "cnn_bn", "resnet"]
+MODELS = ["mlp", "cnn_bn"]
 pytestmark = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 
 
