@@ -109,7 +109,8 @@ def make_table(folder: Path) -> str:
     rows = [[*head, "balanced", "AUC", "time a run", "published", "command"]]
     for name in STUDIES:
         place = folder / name.replace(" ", "_")
-        if place.exists() and all(run.status == "done" for run in (runs := read_runs([place]))):
+        runs = read_runs([place]) if place.exists() else []
+        if runs and all(run.status == "done" for run in runs):
             rows.append(describe(name, runs))
     return format_table(rows, left=["image", "network", "published", "command"])
 
@@ -120,7 +121,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument("--signdigits", type=Path, help="a folder of photographs, with a folder for each class")
+    parser.add_argument("--signdigits", type=Path, help="photographs, in a folder for each class")
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
     try:

@@ -5,7 +5,8 @@
 
 Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The seed that is
 best on the validation images is packaged; its card also lists the other seeds. If the ensemble of all seeds
-is better on those images, it is packaged, too. `--readme` trains nothing.
+is better on those images, it is packaged, too. Ensembles and the models of Fashion-MNIST are rounded to
+float16, which halves their files, before they are measured. `--readme` trains nothing.
 """
 
 import argparse
@@ -47,8 +48,12 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "resnet.mnist": (f"{AUGMENTED} model=resnet", "mnist", 2),
     "mlp_mixer.mnist": (f"{AUGMENTED} model=mlp_mixer", "mnist", 2),
     "vit.mnist": (f"{AUGMENTED} model=vit", "mnist", 2),
+    "mlp.fashion_mnist": ("experiment=fashion model=mlp model.hidden=128", "fashion_mnist", 3),
+    "cnn.fashion_mnist": ("experiment=fashion model=cnn", "fashion_mnist", 3),
+    "cnn_bn.fashion_mnist": ("experiment=fashion_strong", "fashion_mnist", 3),
 }
 
+ROUNDED = ("fashion_mnist",)  # data sets
 ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # an ensemble of all seeds of a model
 
 
@@ -68,7 +73,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
     run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
     best = dataclasses.replace(best, command=f"mnistjax {words} seed={best.seed}", tried=tried)
-    _write(best, zoo.read_variables(run))
+    _write(*(round_model(best, run) if best.data in ROUNDED else (best, zoo.read_variables(run))))
     for together, of in ENSEMBLES.items():
         if of == name:
             command = f"mnistjax -m {words} seed={every}"
@@ -87,34 +92,47 @@ def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -
             raise ConfigError(f"the run in {run.folder} is not of this command: {', '.join(different)}")
 
 
-def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
-    """Packages the runs' ensemble if it beats the best of them on the validation images; returns its card.
+def round_model(card: zoo.Card, run: Path) -> tuple[zoo.Card, dict[str, np.ndarray]]:
+    """The card and the variables of a run, measured when they are rounded to float16."""
+    model, variables, _ = zoo.load(run)
+    halved = {path: array.astype(np.float16) for path, array in checkpoints.flatten(variables).items()}
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), variables)
+    return measure_card(card, model, rounded), halved
 
-    Its members are rounded to float16, which halves the file, before they are measured.
-    """
+
+def measure_card(card: zoo.Card, model: Any, variables: Any) -> zoo.Card:
+    """The card with the results of these variables on the validation and the test images."""
+    data = mnistjax.load_data(card.data)
+    val, test = (measure(card, model, variables, split) for split in (data.val, data.test))
+    return dataclasses.replace(
+        card,
+        val_accuracy=val["accuracy"],
+        test_accuracy=test["accuracy"],
+        test_f1=test["f1"],
+        test_confusion_matrix=tuple(map(tuple, test["confusion_matrix"])),
+    )
+
+
+def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
+    """Packages the runs' ensemble if it beats the best of them on the validation images; returns its card."""
     data = mnistjax.load_data(best.data)
     loaded = [zoo.load(run) for run in runs]
-    val_images = data.val.images[..., None]
+    val_images = data.val.images.reshape(-1, *data.image_shape)
     members = [jax.tree.map(lambda leaf: leaf.astype(jnp.float16), variables) for _, variables, _ in loaded]
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), members)
     model, variables = ensemble(loaded[0][0], rounded, best.task, val_images, data.val.labels)
-    found = measure(best, model, variables, data.val)
-    print(f"{best.name}: {found['accuracy']:.2%} on validation, the best seed {best.val_accuracy:.2%}")
-    if found["accuracy"] <= best.val_accuracy:
+    found = measure(best, model, variables, data.val)["accuracy"]
+    print(f"{best.name}: {found:.2%} on validation, the best seed {best.val_accuracy:.2%}")
+    if found <= best.val_accuracy:
         (zoo.WEIGHTS / f"{best.name}{zoo.SUFFIX}").unlink(missing_ok=True)
         return None
-    test = measure(best, model, variables, data.test)
     card = dataclasses.replace(
-        best,
+        measure_card(best, model, variables),
         seed=loaded[0][2].seed,
         identity=loaded[0][2].identity,
         members=len(runs),
         epochs=max(card.epochs for _, _, card in loaded),
         seconds=sum(card.seconds for _, _, card in loaded),
-        val_accuracy=found["accuracy"],
-        test_accuracy=test["accuracy"],
-        test_f1=test["f1"],
-        test_confusion_matrix=tuple(map(tuple, test["confusion_matrix"])),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     )
     arrays = checkpoints.flatten(variables)
@@ -125,7 +143,8 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
 
 def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[str, Any]:
     """The metrics of a model's predictions for all images of a split."""
-    logits, labels = find_logits(model, variables, split.images[..., None]), jnp.asarray(split.labels)
+    images, labels = split.images.reshape(-1, *card.image_shape), jnp.asarray(split.labels)
+    logits = find_logits(model, variables, images)
     sums = batch_sums(card.task, len(card.class_names), logits, labels, jnp.ones(len(labels)))
     return summarize(card.task, sums)
 

@@ -247,17 +247,23 @@ PACKAGED = mnistjax.list_models(pretrained=True)
 
 
 @pytest.fixture(scope="module")
-def mnist(tmp_path_factory):
-    """MNIST from the official files; skips the test if they are missing."""
-    if not MNIST.is_dir():
-        pytest.skip("the official files of MNIST are missing")
-    return mnistjax.load_data("mnist", data_dir=tmp_path_factory.mktemp("mnist"), raw_dir=MNIST)
+def load_official(tmp_path_factory):
+    """Loads a data set from its official files; skips the test if they are missing."""
+    home = tmp_path_factory.mktemp("official")
+
+    def load(name):
+        raw_dir = MNIST if name == "mnist" else MNIST.parent / name
+        if not raw_dir.is_dir():
+            pytest.skip(f"the official files of {name} are missing")
+        return mnistjax.load_data(name, data_dir=home, raw_dir=raw_dir)
+
+    return load
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_the_results_of_a_card_are_those_of_its_weights_on_all_test_images(name, mnist):
+def test_the_results_of_a_card_are_those_of_its_weights_on_all_test_images(name, load_official):
     model, variables, card = mnistjax.load(name)
-    data = mnist
+    data = load_official(card.data)
     assert data.sha256 == card.data_sha256
     if card.task == "binary":
         data = mnistjax.to_binary(data, positive=0)
@@ -374,3 +380,18 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     with pytest.raises(ConfigError, match=r"have the seeds \[0, 1, 2\], not \[0, 1, 2, 3\]"):
         publish_zoo.publish("mlp.digits", work / "runs")
     assert zoo.load("mlp.digits")[2] == card
+
+
+@pytest.mark.slow
+def test_a_published_model_can_be_rounded_and_is_measured_so(work, monkeypatch, tmp_path):
+    words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
+    monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 2)})
+    monkeypatch.setattr(publish_zoo, "ROUNDED", ("digits",))
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
+    card = publish_zoo.publish("mlp.digits", work / "runs")
+    model, variables, _ = zoo.load("mlp.digits")
+    _, trained, _ = zoo.load(work / f"runs/mlp.digits/{card.seed}")
+    for rounded, leaf in zip(*map(jax.tree.leaves, (variables, trained)), strict=True):
+        np.testing.assert_array_equal(rounded, np.asarray(leaf, np.float16))
+    assert publish_zoo.measure_card(card, model, variables) == card
+    assert (tmp_path / "weights/mlp.digits.safetensors").stat().st_size < 20_000  # half of 25,800
