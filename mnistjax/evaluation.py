@@ -1,9 +1,11 @@
-"""Evaluation of many images: sums over blocks of them, each image counted once; class probabilities.
+"""Evaluation of many images: sums over blocks of them, each image counted once; class probabilities, tests.
 
 N images of (H, W) or (H, W, C), S shards of them, W lanes, K classes.
 """
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, UInt8
 
 from mnistjax.backend import isolated
-from mnistjax.batches import slice_rows
+from mnistjax.batches import PADDING, slice_rows
 from mnistjax.config import Spec
 from mnistjax.devices import (
     SAME,
@@ -27,7 +29,7 @@ from mnistjax.devices import (
     place,
     shard_mesh,
 )
-from mnistjax.metrics import Sums, probabilities, zero_sums
+from mnistjax.metrics import Sums, area_under_curve, probabilities, summarize, zero_sums
 from mnistjax.step import build_model, evaluate_batch, forward
 
 BLOCK_ROWS = 500  # images per block of an evaluation, at most
@@ -108,12 +110,47 @@ def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W *C"]) -
 @isolated()
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
 def _predict_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
+    return _map_logits(mesh, spec, lambda logits: probabilities(spec.task, logits), variables, images)
+
+
+def _map_logits(
+    mesh: Mesh, spec: Spec, function: Callable[[Array], Array], variables: Any, images: Array
+) -> Array:
+    """The function of the logits (M, K) of all images, block by block: (N, ...)."""
     count, size = len(images), block_rows(spec, len(images))
     images = jnp.pad(images, ((0, -count % (size * mesh.size)), *[(0, 0)] * (images.ndim - 1)))
 
     def predict_blocks(variables: Any, blocks: Array) -> Array:
-        return lax.map(lambda block: probabilities(spec.task, forward(spec, variables, block)), blocks)
+        return lax.map(lambda block: function(forward(spec, variables, block)), blocks)
 
     blocks = images.reshape(-1, size, *images.shape[1:])
     predicted = over_shards(predict_blocks, mesh, (SAME, SPLIT), SPLIT)(variables, blocks)
     return predicted.reshape(len(images), -1)[:count]
+
+
+def measure_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Array) -> dict[str, Any]:
+    """The metrics of test images on the devices of a mesh: those of `summarize`, and `auc` for two classes.
+
+    The area under the ROC curve is missing if all images are of one class.
+    """
+    metrics = summarize(spec.task, jax.device_get(evaluate_on(mesh, spec, variables, images, labels)))
+    if spec.classes == 2:
+        # Runs of one model share the program, also with another optimizer or batch size.
+        own = replace(spec, optimizer="", schedule="", hyper_names=(), train_count=1, batch_size=1)
+        own = replace(own, micro_batch=1, shuffle="own")
+        scores, true = jax.device_get((_score_on(mesh, own, variables, images), labels))
+        counted = true != PADDING
+        area = area_under_curve(true[counted], scores[counted, 0])
+        metrics |= {} if area is None else {"auc": area}
+    return metrics
+
+
+@isolated()
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
+def _score_on(mesh: Mesh, spec: Spec, variables: Any, images: Array) -> Array:
+    """The scores (N, 1) of class 1 against class 0, as logits: two probabilities near 1 may round to 1."""
+
+    def score(logits: Array) -> Array:
+        return logits if logits.shape[-1] == 1 else logits[:, 1:] - logits[:, :1]
+
+    return _map_logits(mesh, spec, score, variables, images)

@@ -21,7 +21,7 @@ from mnistjax.backend import compile_clock, isolated
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
 from mnistjax.layout import find_limit, order_seed, segment_rows, steps_left
-from mnistjax.metrics import Sums, summarize
+from mnistjax.metrics import Sums
 from mnistjax.programs import Program, make_program
 from mnistjax.run import (
     Callback,
@@ -203,7 +203,7 @@ class _Lane:
         stopping, rows, state, test = self.run.stopping, self.records, program.state(number), None
         variables = variables_of(state) if self._best is None else self._best
         if self.status == "done":
-            test = summarize(self.spec.task, program.test(variables))
+            test = program.test(variables)
         return Result(
             status=self.status,
             reason=find_reason(self.status, rows, self.error),

@@ -5,6 +5,7 @@
 B batch, K classes (2 for a binary task). A confusion matrix has the true class in rows.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,10 +60,11 @@ def batch_sums(task: str, classes: int, logits: Array, labels: Array, weights: A
 
 
 def summarize(task: str, sums: Sums) -> dict[str, Any]:
-    """`loss`, `accuracy`, `precision`, `recall`, `f1`, `confusion_matrix` and `count` from sums.
+    """`loss`, `accuracy`, `precision`, `recall`, `f1`, `balanced_accuracy`, `confusion_matrix`, `count`.
 
     Precision, recall and F1 (the report's equation 4) are the positive class's values for a binary task, else
-    means over the classes (macro). They are 0 for a class that is never predicted or never occurs.
+    means over the classes (macro). They are 0 for a class that is never predicted or never occurs. Balanced
+    accuracy is the mean recall over the classes that occur, also for a binary task.
     """
     confusion = np.asarray(sums.confusion, dtype=np.int64)
     count = int(confusion.sum())
@@ -76,9 +78,28 @@ def summarize(task: str, sums: Sums) -> dict[str, Any]:
         "precision": _of_task(task, precision),
         "recall": _of_task(task, recall),
         "f1": _of_task(task, f1),
+        "balanced_accuracy": float(np.mean(recall[confusion.any(axis=1)])),
         "confusion_matrix": confusion.tolist(),
         "count": count,
     }
+
+
+def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """The area under the ROC curve of labels (N,), 0 or 1, and scores (N,); None if all labels are equal.
+
+    It is the share of the pairs of a positive and a negative image in which the positive one has the higher
+    score, and half of those in which both are equal (Mann and Whitney, 1947); nan if a score is nan.
+    """
+    positive = labels == 1
+    pairs = int(np.sum(positive)) * int(np.sum(~positive))
+    if not pairs:
+        return None
+    if np.isnan(scores).any():
+        return math.nan
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # from 1; equal scores share their mean rank
+    count = int(np.sum(positive))
+    return float((np.sum(ranks[positive]) - count * (count + 1) / 2) / pairs)
 
 
 def _of_task(task: str, values: np.ndarray) -> float:

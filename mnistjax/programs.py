@@ -32,7 +32,7 @@ from mnistjax.devices import (
     shard_mesh,
     sum_shards,
 )
-from mnistjax.evaluation import WIDE, evaluate_lanes, evaluate_on
+from mnistjax.evaluation import WIDE, evaluate_lanes, evaluate_on, measure_on
 from mnistjax.layout import layout
 from mnistjax.metrics import Sums
 from mnistjax.plan import check_fits
@@ -148,9 +148,9 @@ class Program(Protocol):
     # The sums of the current epoch, on the host; waits for the device.
     def sums(self) -> Mapping[int, Sums]: ...
 
-    # The sums over the validation images, on the host; of one run's variables over the test images.
+    # The sums over the validation images, on the host; the metrics of one run's variables on the test images.
     def evaluate(self, lanes: Sequence[int]) -> Mapping[int, Sums]: ...
-    def test(self, variables: Any) -> Sums: ...
+    def test(self, variables: Any) -> dict[str, Any]: ...
 
 
 def make_program(spec: Spec, data: Dataset, *, width: int = 1, spread: bool = True) -> Program:
@@ -212,8 +212,8 @@ class SingleProgram(Program):
         run = functools.partial(evaluate_on, self._mesh, self.spec)
         return jax.device_get({lane: run(variables_of(self._states[lane]), *self._val) for lane in lanes})
 
-    def test(self, variables: Any) -> Sums:
-        return jax.device_get(evaluate_on(self._mesh, self.spec, variables, *self._test))
+    def test(self, variables: Any) -> dict[str, Any]:
+        return measure_on(self._mesh, self.spec, variables, *self._test)
 
     @functools.cached_property
     def _test(self) -> tuple[Array, Array]:
@@ -281,9 +281,9 @@ class LanesProgram(Program):
             return {}
         return self._by_lane(evaluate_lanes(self.spec, variables_of(self._states), *self._val))
 
-    def test(self, variables: Any) -> Sums:
+    def test(self, variables: Any) -> dict[str, Any]:
         variables = place(variables, self._test_mesh, shared=True)
-        return jax.device_get(evaluate_on(self._test_mesh, self.spec, variables, *self._test))
+        return measure_on(self._test_mesh, self.spec, variables, *self._test)
 
     def _by_lane(self, stack: Sums) -> Mapping[int, Sums]:
         stack = jax.device_get(stack)

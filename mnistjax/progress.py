@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 LINE_SECONDS = 1.0  # between two plain lines, at least
 MATRIX_CLASSES = 10  # a larger confusion matrix does not fit into 80 columns
 CONFUSIONS = 10  # confusions that are listed instead of a larger matrix
+RESULTS = {  # the columns of a run's test results, with their format
+    "loss": ".4f",
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "precision", "recall", "f1"), ".2%"),
+    "auc": ".4f",
+    "count": ",.0f",
+}
 AS_BYTES = "mnistjax.as_bytes"  # name of our error handler in Python's codecs
 
 
@@ -250,10 +256,11 @@ def show_results(
     from rich.table import Table
 
     table = Table(box=SIMPLE, title=f"Test results on {summary['data']['name']}")
-    for name in ("loss", "accuracy", "precision", "recall", "f1", "count"):
-        table.add_column({"f1": "F1", "count": "images"}.get(name, name), justify="right")
-    percents = [f"{summary[f'test/{name}']:.2%}" for name in ("accuracy", "precision", "recall", "f1")]
-    table.add_row(f"{summary['test/loss']:.4f}", *percents, f"{summary['test/count']:,}")
+    columns = {name: form for name, form in RESULTS.items() if f"test/{name}" in summary}
+    for name in columns:
+        title = {"balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC", "count": "images"}.get(name, name)
+        table.add_column(title, justify="right")
+    table.add_row(*(f"{float(summary[f'test/{name}']):{form}}" for name, form in columns.items()))
     console.print(table, confusion_table(summary["test/confusion_matrix"], class_names))
     for name, place in places.items():
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)

@@ -65,7 +65,7 @@ class Result:
     kept_epoch: int
     seconds_per_epoch: float  # median of the training passes, a lane's share; compile and evaluation excluded
     compile_seconds: float
-    test: dict[str, Any] | None  # as `metrics.summarize` returns it; only when done
+    test: dict[str, Any] | None  # of `metrics.summarize`, and `auc` for two classes; only when done
     lanes: int = 1  # of the program that trained it
     error: Exception | None = None  # raised by a callback; only when failed
 

@@ -174,9 +174,8 @@ def test_a_run_leaves_its_records(work, capsys):
     assert summary["parameters"] == 784 * 16 + 16 + 16 * 10 + 10
     assert len(summary["data"]["class_counts"]["train"]) == 10
     wanted = {"seconds_per_epoch", "compile_seconds", "spec", "hyper", "seed", "versions", "device"}
-    assert wanted | {f"test/{name}" for name in ("loss", "accuracy", "precision", "recall", "f1")} <= set(
-        summary
-    )
+    tested = ("loss", "accuracy", "precision", "recall", "f1", "balanced_accuracy")
+    assert wanted | {f"test/{name}" for name in tested} <= set(summary)
 
 
 def test_the_default_folder_is_a_date_and_time(work, capsys):

@@ -37,6 +37,17 @@ def test_unfinished_runs_are_listed_but_not_ranked():
     assert [run["confusion"] is None for run in data["runs"]] == [False, True, True, False]
 
 
+def test_metrics_that_only_some_runs_have_are_listed():
+    runs = [made_run(0), made_run(1), made_run(2)]
+    summary: Any = runs[1].summary
+    summary |= {"test/balanced_accuracy": 0.75, "test/auc": "nan"}
+    data = make_data(runs)
+    assert data["runs"][1]["metrics"]["test/balanced_accuracy"] == 0.75
+    assert "test/balanced_accuracy" in data["metrics"]
+    assert "test/auc" not in data["metrics"]
+    assert "test/balanced_accuracy" not in data["runs"][0]["metrics"]
+
+
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
 def test_non_finite_numbers_are_left_out(word):
     run = made_run(status="diverged")

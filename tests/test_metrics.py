@@ -1,5 +1,7 @@
 """Metrics equal scikit-learn's; padding adds nothing; sums of parts are the whole."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,15 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnistjax.metrics import Sums, batch_sums, per_example_loss, predicted_class, probabilities, summarize
+from mnistjax.metrics import (
+    Sums,
+    area_under_curve,
+    batch_sums,
+    per_example_loss,
+    predicted_class,
+    probabilities,
+    summarize,
+)
 
 
 def sums_of(task, classes, logits, labels, weights=None):
@@ -35,6 +45,8 @@ def test_metrics_equal_sklearns(data):
         average=average,
         zero_division=0,  # pyright: ignore[reportArgumentType] (its stub allows only words)
     )
+    recalls = sklearn.metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert ours["balanced_accuracy"] == pytest.approx(recalls)  # of the classes that occur
     matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(classes))
     shares = np.asarray(probabilities(task, jnp.asarray(logits)), np.float64)
     shares /= shares.sum(axis=1, keepdims=True)  # float32 sums to 1 within 1e-7, scikit-learn wants 1e-8
@@ -82,3 +94,22 @@ def test_losses_are_finite_when_saturated(size):
 def test_f1_is_zero_and_not_nan_without_positives():
     summary = summarize("binary", Sums(jnp.array(1.0), jnp.array([[5, 0], [0, 0]])))
     assert (summary["precision"], summary["recall"], summary["f1"], summary["accuracy"]) == (0, 0, 0, 1)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=1, max_size=60), st.booleans())
+def test_the_area_under_the_curve_equals_sklearns(pairs, tied):
+    """With many equal scores, and with scores that differ by a rounding of float32."""
+    labels, scores = np.array(pairs).T
+    scores = scores.astype(np.float32) if tied else np.float32(9) + scores * np.float32(1e-6)
+    area: Any = area_under_curve(labels, scores)
+    if len(set(labels)) == 1:
+        assert area is None
+    else:
+        assert area == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores), abs=1e-12)
+        assert area_under_curve(1 - labels, scores) == pytest.approx(1 - area, abs=1e-12)
+
+
+def test_a_score_that_is_no_number_has_no_rank():
+    assert np.isnan(area_under_curve(np.array([0, 1]), np.array([0.5, np.nan], np.float32)) or 0)
+    assert area_under_curve(np.array([0, 1, 1]), np.array([-np.inf, 0, np.inf], np.float32)) == 1

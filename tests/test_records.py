@@ -151,6 +151,13 @@ def test_status_summary_and_config_round_trip(tmp_path):
     }
     records.write_summary(tmp_path, SUMMARY)
     assert records.read_summary(tmp_path) == SUMMARY
+    newer = {**SUMMARY, "test/balanced_accuracy": 0.5, "test/auc": "nan"}
+    records.write_summary(tmp_path, newer)
+    assert records.read_summary(tmp_path) == newer
+    for name in ("test/balanced_accuracy", "test/auc"):
+        records.write_summary(tmp_path, {**newer, name: "high"})
+        with pytest.raises(ConfigError, match=f"{name} must be a number"):
+            records.read_summary(tmp_path)
     config = {"train": {"epochs": 3}, "model": {"hidden": [64, 32]}, "seed": 0}
     records.write_config(tmp_path, config)
     assert (tmp_path / "config.yaml").read_text().startswith("train:\n  epochs: 3\nmodel:\n  hidden:\n  - 64")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import yaml
 
@@ -28,6 +29,7 @@ from mnistjax.sweep.results import short_name, varying
 from small import count_traces
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
+MATRIX = "test/confusion_matrix"
 FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
 
 
@@ -73,6 +75,17 @@ def test_a_sweep_has_the_folders_and_bits_of_single_runs(work, capsys):
     assert [group["jobs"] for group in ledger["groups"]] == [[0, 1], [2, 3]]
     assert [job["status"] for job in ledger["jobs"]] == ["done"] * 4
     assert [job["attempts"] for job in ledger["jobs"]] == [1] * 4
+
+
+def test_the_table_has_the_metrics_that_a_task_has(work):
+    assert main(["-m", *SMALL, "task=multiclass,binary", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    rows = results("sweep")
+    for row in rows:
+        matrix = np.array(json.loads(Path(f"sweep/{row['number']}/summary.json").read_text())[MATRIX])
+        recalls = np.diag(matrix) / matrix.sum(axis=1)
+        assert float(row["test/balanced_accuracy"]) == pytest.approx(recalls.mean())
+    assert [row["test/auc"] == "" for row in rows] == [True, True, False, False]
+    assert all(0 < float(row["test/auc"]) <= 1 for row in rows[2:])
 
 
 def test_inline_training_gives_the_same_bits(work):

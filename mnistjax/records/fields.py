@@ -69,6 +69,8 @@ SUMMARY_FIELDS: dict[str, Check] = {
     "seed": checks.SEED,
     "identity": checks.TEXT,
 }
+OPTIONAL_FIELDS = dict.fromkeys(("test/balanced_accuracy", "test/auc"), checks.NUMBER)
+"""Fields that the summary of an older run lacks; only that of a task with two classes has an AUC."""
 DATA_FIELDS: dict[str, Check] = {"name": checks.TEXT, "sha256": checks.TEXT}
 SPEC_FIELDS: dict[str, Check] = {
     "model": checks.TEXT,
@@ -99,7 +101,8 @@ def check_mapping(where: str, value: Any) -> dict[str, Any]:
 
 def check_summary(where: str, summary: Any, epochs: int | None = None) -> None:
     """Raises DamagedFile unless a value is the summary of a run, of `epochs` epochs if given."""
-    check_fields(where, check_mapping(where, summary), SUMMARY_FIELDS)
+    given = {name: OPTIONAL_FIELDS[name] for name in OPTIONAL_FIELDS if name in check_mapping(where, summary)}
+    check_fields(where, summary, SUMMARY_FIELDS | given)
     check_fields(f"{where}, data", summary["data"], DATA_FIELDS)
     check_fields(f"{where}, spec", summary["spec"], SPEC_FIELDS)
     classes, names = len(summary["test/confusion_matrix"]), summary["data"].get("class_names")

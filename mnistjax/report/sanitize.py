@@ -8,11 +8,11 @@ from typing import Any
 
 from mnistjax import records
 from mnistjax.config import ConfigError
-from mnistjax.records.fields import EXACT
+from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS
 from mnistjax.report.runs import RunRecord
 
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
-TESTED = ("test/accuracy", "test/f1", "test/loss")
+TESTED = ("test/accuracy", "test/f1", "test/loss", *OPTIONAL_FIELDS)
 MAX_CLASS_NAME = 40  # characters
 
 

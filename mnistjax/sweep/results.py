@@ -16,7 +16,7 @@ from typing import Any
 from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
-from mnistjax.records.fields import METRICS
+from mnistjax.records.fields import METRICS, OPTIONAL_FIELDS
 from mnistjax.sweep.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")
@@ -84,6 +84,7 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
         "epoch": len(rows),
         **{f"{part}/{name}": row.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
         **{f"test/{name}": summary.get(f"test/{name}", "") for name in (*METRICS, "precision", "recall")},
+        **{name: summary[name] for name in OPTIONAL_FIELDS if name in summary},
         "parameters": summary.get("parameters", ""),
         **{name: summary.get(name, "") for name in TIMES},
     }
