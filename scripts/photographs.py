@@ -79,7 +79,7 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
         f"{_spread(runs, 'test/accuracy'):.2%} ({len(runs)})",
         f"{_spread(runs, 'test/balanced_accuracy'):.2%}",
         f"{Spread(tuple(find_auc(run) for run in runs)):.3f}",
-        _show_time(np.mean([sum(row["seconds"] for row in run.rows) for run in runs])),
+        _show_time(float(np.mean([sum(row["seconds"] for row in run.rows) for run in runs]))),
         study.published,
         f"`mnistjax -m {study.words} seed={','.join(str(run.seed) for run in runs)}`",
     ]
