@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -81,6 +81,11 @@ SECONDS = Check(lambda x: FINITE.holds(x) and x >= 0, "a number of seconds >= 0"
 TIME = Check(_is_time, "a time, such as 2026-11-27T10:00:00+00:00")
 MAPPING = Check(lambda x: isinstance(x, Mapping), "a mapping")
 SEED = whole(0, highest=2**32 - 1)
+
+
+def show_shape(shape: Sequence[int]) -> str:
+    """A shape in words: "28 x 28 x 1"."""
+    return " x ".join(map(str, shape))
 
 
 def check_value(key: str, value: Any, check: Check) -> None:

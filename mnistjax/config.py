@@ -63,11 +63,6 @@ def shorten(value: Any) -> Any:
     return value if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def show_shape(shape: Sequence[int]) -> str:
-    """A shape in words: "28 x 28 x 1"."""
-    return " x ".join(map(str, shape))
-
-
 def one_line(error: BaseException) -> str:
     """An error as one line: "ValueError: no luck"."""
     return " ".join(f"{type(error).__name__}: {error}".split())

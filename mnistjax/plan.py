@@ -10,7 +10,7 @@ import jax
 
 from mnistjax import checks
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import check_value, shorten
+from mnistjax.checks import check_value, shorten, show_shape
 from mnistjax.config import (
     DEFAULT_STOPPING,
     ConfigError,
@@ -20,7 +20,6 @@ from mnistjax.config import (
     Spec,
     Stopping,
     freeze,
-    show_shape,
 )
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, list_collections

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnistjax.config import ConfigError, show_shape, unknown
+from mnistjax.checks import show_shape
+from mnistjax.config import ConfigError, unknown
 from mnistjax.finished import load_examples, reopen
 from mnistjax.markdown import format_table
 from mnistjax.metrics import area_under_curve
