@@ -19,7 +19,7 @@ import numpy as np
 
 from mnistjax import files
 from mnistjax.backend import cores, free_memory
-from mnistjax.config import shorten
+from mnistjax.checks import shorten, show_shape
 from mnistjax.data.arrays import TITLES, Arrays, DataError
 from mnistjax.data.listing import Listing, Picture, list_pictures, show
 from mnistjax.data.listing import fingerprint as fingerprint
@@ -179,7 +179,7 @@ def _allocate(root: Path, count: int, shape: tuple[int, ...]) -> np.ndarray:
     """Memory for the images; DataError if there is not enough."""
     needed, free = count * math.prod(shape), free_memory()
     if free is not None and needed > free:
-        images = f"{count:,} images of {' x '.join(map(str, shape))}"
+        images = f"{count:,} images of {show_shape(shape)}"
         memory = f"{needed:,} bytes of memory, {free:,} are free"
         raise DataError(f"{root}: {images} need {memory}; choose a smaller data.size")
     return np.empty((count, *shape), np.uint8)
