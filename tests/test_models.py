@@ -13,6 +13,7 @@ from mnistjax import create_model, list_models, register_model
 from mnistjax.config import ConfigError
 from mnistjax.layout import flops
 from mnistjax.models import ACTIVATIONS, MODELS, model_options
+from mnistjax.ops import portable
 from mnistjax.step import init
 from small import ODD, small_plan
 
@@ -80,15 +81,13 @@ def test_uint8_and_float_images_give_the_same_logits(name, classes):
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_other_images_are_accepted(name):
-    """No images, integers of any type, and sides that are multiples of four."""
+    """No images, and integers of any type."""
     model = make_model(name, **SHALLOW.get(name, {}))
     variables = jax.eval_shape(model.init, jax.random.key(0), image_batch())
     assert jax.eval_shape(model.apply, variables, image_batch()[:0]).shape == (0, 10)
     variables = quick(model.init)(jax.random.key(0), image_batch())
     logits = quick(model.apply)(variables, image_batch())
     np.testing.assert_array_equal(logits, quick(model.apply)(variables, image_batch().astype(np.int32)))
-    images = np.zeros((2, 32, 36, 3), np.uint8)
-    assert jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
@@ -102,6 +101,73 @@ def test_model_batches_and_differentiates(name):
     np.testing.assert_allclose(logits[1], quick(model.apply)(one, image_batch()), atol=1e-4)
     gradients = quick(jax.grad(lambda v: jnp.sum(model.apply(v, image_batch()) ** 2)))(one)
     assert all(jnp.all(jnp.isfinite(g)) and jnp.any(g != 0) for g in jax.tree.leaves(gradients))
+
+
+def noisy(shape, count=2):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+SIZES = [(28, 28, 1), (32, 32, 3), (17, 23, 2), (100, 100, 3)]
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_images_of_other_sizes_are_accepted(name, shape):
+    model = make_model(name, num_classes=3, **SHALLOW.get(name, {}))
+
+    def train(key):
+        variables = model.init(key, noisy(shape))
+        logits = model.apply(variables, noisy(shape))
+        gradients = jax.grad(lambda p: jnp.sum(model.apply({**variables, **p}, noisy(shape)) ** 2))
+        return logits, gradients({"params": variables["params"]})
+
+    logits, gradients = quick(train)(jax.random.key(0))
+    assert logits.shape == (2, 3)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((logits, gradients)))
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_bn", "lenet5", "resnet"])
+def test_convolutions_of_other_sizes_equal_xlas(name):
+    model = make_model(name, **SHALLOW.get(name, {}))
+    variables = quick(model.init)(jax.random.key(0), noisy((17, 23, 2)))
+    with portable():
+        expected = quick(lambda v: model.apply(v, noisy((17, 23, 2))))(variables)
+    logits = quick(lambda v: model.apply(v, noisy((17, 23, 2))))(variables)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_small_images_are_padded_with_zeros():
+    """In the middle for LeNet-5, which reads 32 x 32; on the right and at the bottom for patches."""
+    small, options = noisy((26, 30, 1)), {"activation": "relu"}
+    model = make_model("lenet5", **options)
+    variables = quick(model.init)(jax.random.key(0), small)
+    padded = np.pad(small, ((0, 0), (3, 3), (1, 1), (0, 0)))
+    np.testing.assert_array_equal(model.apply(variables, small), model.apply(variables, padded))
+    for name in ("mlp_mixer", "vit"):
+        model = make_model(name, depth=1, patch=7)
+        variables = quick(model.init)(jax.random.key(0), small)
+        padded = np.pad(small, ((0, 0), (0, 2), (0, 5), (0, 0)))
+        np.testing.assert_array_equal(model.apply(variables, small), model.apply(variables, padded))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "error"),
+    [
+        (
+            "cnn",
+            {},
+            (8, 9, 1),
+            "channels: 2 blocks are too many for images of 8 x 9 (kernel 3, padding valid)",
+        ),
+        ("cnn_bn", {}, (40, 7, 1), "channels: 3 blocks are too many for images of 40 x 7"),
+        ("vit", {"patch": 29}, (28, 40, 1), "patch must be at most 28, a side of images of 28 x 40; got 29"),
+        ("mlp_mixer", {}, (4, 3, 2), "patch must be at most 3, a side of images of 4 x 3; got 4"),
+    ],
+)
+def test_images_that_are_too_small_are_refused_in_one_line(name, options, shape, error):
+    with pytest.raises(ConfigError) as caught:
+        jax.eval_shape(make_model(name, **options).init, jax.random.key(0), noisy(shape))
+    assert str(caught.value) == error
 
 
 def test_report_sizes():

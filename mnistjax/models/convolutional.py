@@ -73,7 +73,7 @@ class LeNet5(Model):
     """Two 5 x 5 convolutions and three dense layers (LeCun et al., 1998, figure 2).
 
     As in most later versions, C3 is connected to all maps, and a linear layer replaces the radial basis
-    functions.
+    functions. Sides of less than 32 pixels are padded to 32 with zeros, half of them on each side.
     """
 
     cpu_micro_batch: ClassVar[int] = 16
@@ -83,7 +83,9 @@ class LeNet5(Model):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         activation = ACTIVATIONS[self.activation]
-        x = jnp.pad(to_float(images), ((0, 0), (2, 2), (2, 2), (0, 0)))  # 28 -> 32 pixels a side
+        x = to_float(images)
+        missing = [max(0, 32 - side) for side in x.shape[1:3]]
+        x = jnp.pad(x, ((0, 0), *((pixels // 2, pixels - pixels // 2) for pixels in missing), (0, 0)))
         for channels in (6, 16):
             x = average_pool(activation(Conv(channels, kernel=5)(x)))
         x = flatten(x)

@@ -11,10 +11,19 @@ from mnistjax.models.layers import Model, to_float
 
 
 def to_patches(images: Array, side: int) -> Array:
-    """The side x side patches of images (B, H, W, C), flattened: (B, H/side * W/side, side*side*C)."""
-    batch, height, width, channels = images.shape
+    """The side x side patches of images (B, H, W, C), flattened: (B, H/side * W/side, side*side*C).
+
+    H and W are rounded up to multiples of `side`, by zeros at the bottom and on the right. ConfigError if
+    `side` is larger than an image's.
+    """
+    height, width = images.shape[1:3]
+    if side > (least := min(height, width)):
+        raise ConfigError(
+            f"patch must be at most {least}, a side of images of {height} x {width}; got {side}"
+        )
     if height % side or width % side:
-        raise ConfigError(f"patch must divide the sides of images of {height} x {width}; got {side}")
+        images = jnp.pad(images, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
+    batch, height, width, channels = images.shape
     x = images.reshape(batch, height // side, side, width // side, side, channels).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, (height // side) * (width // side), side * side * channels)
 
