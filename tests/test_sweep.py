@@ -26,6 +26,7 @@ from mnistjax.sweep import trainer
 from mnistjax.sweep.groups import MOST_INTERLEAVED, count_interleaved
 from mnistjax.sweep.results import short_name, varying
 from small import count_traces
+from test_folder import make
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
 FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
@@ -143,6 +144,14 @@ def test_sweep_plan_trains_and_writes_nothing(work, capsys):
     assert "  not in group 0 because of batch_size (230, 115), micro_batch (230, 115)" in lines
     assert "  not in group 0 because of optimizer (adam, sgd)" in lines
     assert [*work.iterdir()] == []
+
+
+def test_sweep_plan_tells_apart_images_of_one_kind(work, capsys):
+    make(work / "one")
+    make(work / "two", classes=("ants", "bees"))
+    words = ["data=folder", "data.raw_dir=one,two", "model=neuron", "train.batch_size=8", "sweep.plan=true"]
+    assert main(["-m", *words]) == 0
+    assert "  not in group 0 because of the data's SHA-256 (" in capsys.readouterr().out
 
 
 def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
