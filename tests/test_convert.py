@@ -60,6 +60,13 @@ def test_an_unknown_format_is_refused_with_the_nearest():
         mnistjax.export(model, variables, "onx")  # pyright: ignore[reportArgumentType] # the error is the test
 
 
+@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+def test_another_shape_than_the_models_is_refused(format):
+    model, variables, _ = made("mlp")
+    with pytest.raises(ConfigError, match=r"image_shape=\(9, 9, 1\) does not fit the model"):
+        mnistjax.export(model, variables, format, image_shape=(9, 9, 1))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_nnx_module_gives_the_same_logits(name):
     model, variables, logits = made(name)

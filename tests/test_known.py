@@ -223,3 +223,10 @@ def test_a_set_of_medmnist_must_be_named(home):
         mnistjax.load_data("medmnist")
     with pytest.raises(ConfigError, match=r"unknown data.subset 'retina'; nearest is 'retinamnist'"):
         mnistjax.load_data("medmnist", subset="retina")
+
+
+def test_an_error_names_the_users_files(home, tmp_path):
+    labels = np.arange(4) % 2
+    np.savez(tmp_path / "few.npz", x_train=np.zeros((4, 5, 5), np.uint8), y_train=labels)
+    with pytest.raises(DataError, match=r"few.npz', training part: at least 5 images expected, found 2"):
+        mnistjax.load_data("npz", raw_dir=tmp_path / "few.npz")

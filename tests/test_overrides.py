@@ -216,6 +216,17 @@ def test_a_folder_is_read_as_it_is_written(key, name, work):
     assert node == name
 
 
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize(
+    "pattern", [r"(person\d+)", r"p(\d+)_[12]", r"^([^_]+)_", "a|b", "12", "true", "{a}"]
+)
+def test_a_regular_expression_needs_no_quotes(pattern, multirun, work):
+    with composing():
+        cfg = compose(["data=folder", *read_words([f"data.group={pattern}"], multirun=multirun)])
+        assert cfg.data.group == pattern
+        assert compose(["data=folder", *read_words(["data.group=null"])]).data.group is None
+
+
 @given(st.text(st.characters(), min_size=1))
 def test_a_quoted_text_is_read_unchanged(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser

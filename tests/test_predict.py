@@ -12,6 +12,7 @@ from mnistjax.cli import predict
 from mnistjax.cli.predict import DOUBTFUL, describe, main, read
 from mnistjax.zoo import load
 from pictures import BACKGROUNDS, BROKEN, PLAIN, WAYS, draw, read_all
+from test_folder import make
 
 
 def write(path, picture):
@@ -103,6 +104,18 @@ def test_a_wrong_file_hides_no_other(work, capsys):
     assert {path.name for path in (work / "seen").glob("*.png")} == {"0-a.png", "3-c.png"}
     assert main([*words[:1], "b.png", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)[0]["digits"] == []
+
+
+def test_a_damaged_picture_has_the_keys_of_the_others(work, capsys):
+    make(work / "pets")
+    words = ["data=folder", "data.raw_dir=pets", "model=neuron", "train.epochs=1", "train.batch_size=all"]
+    assert train([*words, "hydra.run.dir=run"]) == 0
+    (work / "b.png").write_text("cat")
+    capsys.readouterr()
+    assert main(["run", "pets/cats/000.png", "b.png", "--json"]) == 2
+    whole, damaged = json.loads(capsys.readouterr().out)
+    assert (len(whole["predictions"]), damaged["predictions"]) == (1, [])
+    assert {*damaged} == {*whole, "error"}
 
 
 def test_digits_are_shown_as_they_come(work):

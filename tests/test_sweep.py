@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import faulty
-from mnistjax import checkpoints, records
+from mnistjax import checkpoints, data, records
 from mnistjax.cli import main
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
@@ -27,6 +27,7 @@ from mnistjax.sweep import trainer
 from mnistjax.sweep.groups import MOST_INTERLEAVED, count_interleaved
 from mnistjax.sweep.results import short_name, varying
 from small import count_traces
+from test_folder import make, noise, save
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "train.batch_size=230"]
 MATRIX = "test/confusion_matrix"
@@ -156,6 +157,28 @@ def test_sweep_plan_trains_and_writes_nothing(work, capsys):
     assert "  not in group 0 because of batch_size (230, 115), micro_batch (230, 115)" in lines
     assert "  not in group 0 because of optimizer (adam, sgd)" in lines
     assert [*work.iterdir()] == []
+
+
+def test_sweep_plan_tells_apart_images_of_one_kind(work, capsys):
+    make(work / "one")
+    make(work / "two", classes=("ants", "bees"))
+    words = ["data=folder", "data.raw_dir=one,two", "model=neuron", "train.batch_size=8", "sweep.plan=true"]
+    assert main(["-m", *words]) == 0
+    assert "  not in group 0 because of the data's SHA-256 (" in capsys.readouterr().out
+
+
+def test_a_sweep_is_not_resumed_with_other_data(work, capsys):
+    make(work / "pets")
+    words = ["data=folder", "data.raw_dir=pets", "model=neuron", "train.epochs=1", "train.batch_size=all"]
+    assert main(["-m", *words, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    before = (work / "sweep" / "sweep.json").read_bytes()
+    save(work / "pets" / "cats" / "new.png", noise(5))
+    data._load.cache_clear()
+    capsys.readouterr()
+    assert main(["-m", "sweep.resume=sweep"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the data of job 0 has changed since sweep was started: SHA-256 ")
+    assert (work / "sweep" / "sweep.json").read_bytes() == before
 
 
 def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -84,7 +85,20 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         earlier = [tuple(task) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
+        if ledger:
+            check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def check_data(ledger: Ledger, jobs: Sequence[Job]) -> None:
+    """Raises ConfigError if the data of a stored job has changed, which would make it another, new job."""
+    for entry, job in zip(ledger.entries.values(), jobs, strict=True):
+        stored = ledger.groups[entry.group]["data"][1] if entry.group < len(ledger.groups) else None
+        found = job.plan.data_sha256
+        if entry.identity != job.plan.identity and stored not in (None, found):
+            since = f"has changed since {relative(ledger.folder)} was started"
+            hashes = f"SHA-256 {stored} there, {found} here"
+            raise ConfigError(f"the data of job {entry.number} {since}: {hashes}")
 
 
 def check_subdir(cfg: DictConfig) -> None:

@@ -119,7 +119,8 @@ def read(trained: tuple[nn.Module, Any, Card], paths: Iterable[str]) -> Iterator
         try:
             batch.append(find_images(trained[2], path))
         except ConfigError as error:
-            batch.append(Picture(path, error=str(error)))
+            boxes = [] if reads_handwriting(trained[2]) else None
+            batch.append(Picture(path, boxes=boxes, error=str(error)))
         full = sum(len(picture.images) for picture in batch) >= ROWS
         if full or time.monotonic() - start > BATCH_SECONDS:
             answer(trained, batch)
@@ -213,10 +214,10 @@ def show_bar(total: int) -> Iterator[Callable[[int], AbstractContextManager]]:
 def to_json(picture: Picture) -> str:
     """The picture as a JSON object with "digits", or "predictions" for the whole picture.
 
-    A file that can't be read has none and an "error".
+    For a file that can't be read, the list is empty and there is an "error".
     """
-    whole = picture.boxes is None and not picture.error
-    found = {"file": picture.path, "predictions" if whole else "digits": picture.answers}
+    key = "predictions" if picture.boxes is None else "digits"
+    found = {"file": picture.path, key: picture.answers}
     return json.dumps(found | ({"error": picture.error} if picture.error else {}))
 
 

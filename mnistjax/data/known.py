@@ -16,7 +16,7 @@ from typing import Any
 from mnistjax import files
 from mnistjax.checks import FLAG, TEXT, Check, optional, whole
 from mnistjax.data import idx
-from mnistjax.data.arrays import Arrays, DataError
+from mnistjax.data.arrays import Arrays, DataError, check_arrays
 from mnistjax.data.digits import load_digits
 from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.prepared import Damaged, Recipe, load_prepared, read_arrays, read_manifest
@@ -81,9 +81,12 @@ def load_own(
     if raw_dir is None:
         raise DataError(f"data set {kind!r} needs data.raw_dir={'FILE' if kind == 'npz' else 'FOLDER'}")
     key = hashlib.sha256(repr((str(raw_dir), sorted(options.items()))).encode("utf-8", "surrogateescape"))
-    recipe = Recipe(lambda folder, downloads, raw_dir: load(raw_dir, **options))
+
+    def read(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
+        return check_arrays(str(raw_dir), load(raw_dir, **options))  # an error names the user's files
+
     name = f"{kind}-{key.hexdigest()[:16]}"
-    return load_prepared(name, recipe, data_dir, raw_dir, stamp=stamp(raw_dir))
+    return load_prepared(name, Recipe(read), data_dir, raw_dir, stamp=stamp(raw_dir))
 
 
 def _load_folder(root: Path, **options: Any) -> Arrays:

@@ -210,6 +210,7 @@ def differences(spec: Spec, other: Spec) -> list[str]:
     return [f"{key} ({one.get(key)}, {two.get(key)})" for key in keys]
 
 
+DATA_FIELDS = ("data", "the data's SHA-256", "task.positive")
 RATES = {"cpu": 3e10, "gpu": 2e12, "tpu": 2e12}  # operations per second of small models, roughly
 STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # time of an empty step
 
@@ -244,8 +245,8 @@ def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[st
         if index:
             first = groups[0]
             reasons = differences(first.spec, spec)
-            if first.data != group.data:
-                reasons.append(f"data ({first.data[0]}, {group.data[0]})")
+            pairs = zip(DATA_FIELDS, first.data, group.data, strict=True)
+            reasons += [f"{name} ({one}, {two})" for name, one, two in pairs if one != two][:1]
             lines.append(f"  not in group 0 because of {', '.join(reasons)}")
     return lines
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
+from flax.errors import ScopeParamShapeError
 from flax.nnx import bridge
 from jax import Array
 from jax import export as jax_export
@@ -32,7 +33,8 @@ def export(
     `stablehlo` takes uint8 images, on CPU, CUDA and TPU; `jax.export.deserialize(bytearray(content))` has a
     method `call(images)`. JAX promises to read such a file for six months. `onnx` takes float32 images in
     [0, 1] and needs `mnistjax[onnx]`. Both have the format's own convolutions instead of our matrix products
-    for CPUs. ConfigError for another format, or if `mnistjax[onnx]` is missing.
+    for CPUs. `image_shape` is (H, W, C), that of the card. ConfigError for another format, for a shape that
+    does not fit the model, or if `mnistjax[onnx]` is missing.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -41,6 +43,11 @@ def export(
         with portable():
             return cast(Array, model.apply(variables, images))
 
+    try:
+        jax.eval_shape(logits, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+    except ScopeParamShapeError:  # jax2onnx would write a file that no program can load
+        own = "give that of its images, card.image_shape"
+        raise ConfigError(f"image_shape={image_shape} does not fit the model; {own}") from None
     if format == "onnx":
         return _to_onnx(logits, image_shape)
     shape = (*jax_export.symbolic_shape("b"), *image_shape)
