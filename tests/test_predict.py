@@ -12,6 +12,7 @@ from mnistjax.cli import predict
 from mnistjax.cli.predict import DOUBTFUL, describe, main, read
 from mnistjax.zoo import load
 from pictures import BACKGROUNDS, BROKEN, PLAIN, WAYS, draw, read_all
+from small import made_up_data
 from test_folder import make
 
 
@@ -190,7 +191,7 @@ def test_a_second_explanation_replaces_the_first(work, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.mnist", "a.png"], "unknown pretrained model 'nothing.mnist'"),
+        (["nothing.mnist", "a.png"], "unknown pretrained model or folder of a run 'nothing.mnist'"),
         (["run"], "the following arguments are required: IMAGE"),
         (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
         (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),
@@ -205,3 +206,17 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(run, work, capsys, word
     assert message in err
     assert (out, len(err.splitlines())) == ("", 1)
     assert sorted(work.rglob("*")) == before
+
+
+def test_a_model_of_two_channels_reads_no_picture(work, capsys):
+    """It is refused once, before the pictures."""
+    data = made_up_data(shape=(9, 8, 2))
+    np.savez(work / "own.npz", x_train=data.train.images, y_train=data.train.labels)
+    words = ["data=npz", "data.raw_dir=own.npz", "model=mlp", "model.hidden=4", "train.epochs=1"]
+    assert train([*words, "hydra.run.dir=run"]) == 0
+    write(work / "a.png", draw("1"))
+    capsys.readouterr()
+    assert main(["run", "a.png", "a.png"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: run takes images of 2 channels; a picture has 1 or 3\n"

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare_backend()
         trained = load(args.model)
         if not reads_handwriting(trained[2]):
+            check_readable(trained[2])
             tell(f"each picture is read as one image: {shorten_names(trained[2])}")
         batches = read(trained, args.images)
         done = show(batches, args.images, explained, as_json=args.json)
@@ -89,10 +90,16 @@ def reads_handwriting(card: Card) -> bool:
     return card.data in HANDWRITING and card.image_shape[2] == 1
 
 
+def check_readable(card: Card) -> None:
+    """Raises ConfigError for a model of images that no picture has."""
+    if card.image_shape[2] not in (1, 3):
+        raise ConfigError(f"{card.name} takes images of {card.image_shape[2]} channels; a picture has 1 or 3")
+
+
 def shorten_names(card: Card) -> str:
-    """What a model tells apart, for people: "fashion_mnist (T-shirt/top, Trouser, ... 10 classes)"."""
+    """What a model tells apart, for people: "cifar100 (apple; aquarium_fish; baby; ... 100 classes)"."""
     names, count = card.class_names, len(card.class_names)
-    shown = ", ".join(names) if count <= SHOWN_NAMES else f"{', '.join(names[:3])}, ... {count} classes"
+    shown = "; ".join(names) if count <= SHOWN_NAMES else f"{'; '.join(names[:3])}; ... {count} classes"
     return f"{card.data} ({shown})"
 
 

@@ -4,6 +4,7 @@ N images, H W their sides in pixels, C channels, K classes.
 """
 
 import contextlib
+import logging
 import math
 import os
 import warnings
@@ -22,6 +23,8 @@ from mnistjax.data.splits import hold_out
 LARGEST = 2**32  # bytes of an array
 MOST_CLASSES = 10_000
 CLASS_NAMES = "class_names"
+HALVES = "train_", "test_", "val_", "valid"  # how the names of parts begin
+log = logging.getLogger(__name__)
 MEDMNIST = {part: part for part in (*PARTS, *VAL_PARTS)}  # names of the arrays in MedMNIST's files
 KERAS = {  # and in Keras's
     "train_images": "x_train",
@@ -143,8 +146,9 @@ def _match(file: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
     """The half, train, test or val, and the names of its images and labels for each half that there is."""
     forms = [form for form in (KERAS, MEDMNIST) if {form[part] for part in PARTS[:2]} & {*keys}]
     if len(forms) != 1:
-        expected = "either x_train, y_train, ... or train_images, train_labels, ..."
-        raise DataError(f"{file}: the arrays {expected} expected, found {_list(keys)}")
+        expected = "x_train, y_train, ... or train_images, train_labels, ..."
+        both = ", not both," if forms else ""
+        raise DataError(f"{file}: arrays named {expected}{both} expected, found {_list(keys)}")
     (form,) = forms
     for half in ("train", "test", "val"):
         images, labels = form[f"{half}_images"], form[f"{half}_labels"]
@@ -153,6 +157,9 @@ def _match(file: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
             raise DataError(f"{file}: the arrays {images} and {labels} expected, found no {missing.pop()}")
         if not missing:
             yield half, images, labels
+    known = {*form.values(), CLASS_NAMES}
+    if unused := [key for key in keys if key not in known and key.startswith(("x_", "y_", *HALVES))]:
+        log.warning("%s: not used: %s; expected names: %s", file, _list(unused), ", ".join(form.values()))
 
 
 def _list(keys: list[str]) -> str:
@@ -206,9 +213,10 @@ def _read_groups(archive: zipfile.ZipFile, file: Path, keys: list[str], key: str
 
 def _hold_out_missing(parts: dict[str, np.ndarray], groups: np.ndarray | None) -> dict[str, Any]:
     """The parts with a test and a validation part, which are held out of the training part if missing."""
-    for half in ("test", "val"):
-        if f"{half}_images" in parts:
-            continue
+    missing = [half for half in ("test", "val") if f"{half}_images" not in parts]
+    if groups is not None and not missing:
+        log.warning("data.group changes nothing: the file has a test and a validation part")
+    for half in missing:
         rest, held = hold_out(parts["train_labels"], groups)
         for kind in ("images", "labels"):
             whole = parts[f"train_{kind}"]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mnistjax.config import ConfigError
 from mnistjax.data.pixels import to_image
 from mnistjax.decode import open_picture, quiet
 from mnistjax.pictures.decode import read_picture
@@ -20,12 +19,9 @@ def read_whole(path: str | Path, image_shape: tuple[int, int, int], *, light_on_
 
     It is scaled and cropped as those of `data=folder` are. With `light_on_dark` it is made as those of
     Fashion-MNIST are: a picture on a light ground is inverted, empty margins are cut off, and all of the rest
-    is scaled into the middle of a black image. ConfigError if the file is not such a picture, or if C is
-    neither 1 nor 3.
+    is scaled into the middle of a black image. C is 1 or 3. ConfigError if the file is not such a picture.
     """
     height, width, channels = image_shape
-    if channels not in (1, 3):
-        raise ConfigError(f"{path}: a picture has 1 or 3 channels; the model takes images of {channels}")
     if light_on_dark:
         return _put_on_black(read_picture(path), height, width)[..., None].repeat(channels, axis=2)
     with quiet(), open_picture(path) as picture:

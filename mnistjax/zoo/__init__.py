@@ -138,7 +138,7 @@ def _read_weights(name: str) -> tuple[Card, dict[str, np.ndarray]]:
     """The card and the float32 arrays of a packaged model."""
     names = list_models(pretrained=True)
     if name not in names:
-        raise unknown("pretrained model", name, names)
+        raise unknown("pretrained model or folder of a run", name, names)
     weights = checkpoints.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
     arrays = {
         path: array.astype(np.float32) if array.dtype == np.float16 else array
