@@ -246,9 +246,11 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The keys in which two resolved configs differ, with both values: "seed (0 there, 1 here)".
 
-    Keys that don't change a run, such as paths, are left out.
+    Keys that don't change a run, such as paths, are left out. Older configs lack keys whose default is false.
     """
-    here, there = dict(flatten(config)), dict(flatten(other))
+    here, there = (
+        {key: value for key, value in flatten(one) if value is not False} for one in (config, other)
+    )
     own = ("data.dir", "data.raw_dir", "resume")
     return [
         f"{key} ({there.get(key)} there, {here.get(key)} here)"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from mnistjax import checks
 from mnistjax.augment import check_augmentation
@@ -24,6 +27,7 @@ from mnistjax.config import (
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, list_collections
 from mnistjax.models import model_options as list_options
+from mnistjax.models.layers import Model, Standard
 from mnistjax.optim import check_numbers, hyper_names, make_hyper
 
 NOTHING: Mapping[str, Any] = {}
@@ -56,8 +60,10 @@ def choose(
     if augmentation := check_augmentation(augment_options):
         numbers = {**numbers, "augment": augmentation}
     module = create_model(model, **model_options)
-    options = freeze({option: getattr(module, option) for option in list_options(model)})
-    return Choice(model, options, optimizer, schedule, numbers)
+    options = {option: getattr(module, option) for option in list_options(model)}
+    if isinstance(module, Model) and module.standardize is False:
+        del options["standardize"]  # so that the Specs of models without it are those of before it existed
+    return Choice(model, freeze(options), optimizer, schedule, numbers)
 
 
 def make_plan(
@@ -83,7 +89,8 @@ def make_plan(
     check_value("train.class_weights", class_weights, CLASS_WEIGHTS)
     choice = choice or choose(**options)
     count, outputs = len(data.train.images), data.num_classes if positive is None else 1
-    model = find_model(choice.model)(num_classes=outputs, **dict(choice.model_options))
+    model_options = fill_options(choice, data)
+    model = find_model(choice.model)(num_classes=outputs, **dict(model_options))
     batch, micro_batch = _fit_batches(data, model, batch_size, micro_batch)
     hyper = make_hyper(
         choice.numbers, choice.schedule, steps_per_epoch=-(-count // batch), epochs=stopping.epochs
@@ -92,7 +99,7 @@ def make_plan(
         hyper = {**hyper, "loss": {"class_weights": balance_classes(data)}}
     spec = Spec(
         model=choice.model,
-        model_options=choice.model_options,
+        model_options=model_options,
         optimizer=choice.optimizer,
         schedule=choice.schedule,
         hyper_names=hyper_names(hyper),
@@ -105,6 +112,33 @@ def make_plan(
         image_shape=data.image_shape,
     )
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
+
+
+def fill_options(choice: Choice, data: Dataset) -> Options:
+    """The options of the model, with numbers in place of `standardize=true`."""
+    options = dict(choice.model_options)
+    if options.get("standardize") is True and issubclass(find_model(choice.model), Model):
+        options["standardize"] = measure_channels(data)
+    return freeze(options)
+
+
+@functools.lru_cache(8)  # 0.1 s for MNIST; the jobs of a sweep share a few data sets
+def measure_channels(data: Dataset) -> Standard:
+    """The means and deviations of the channels over the training images, as pixels in [0, 1].
+
+    They are rounded to 6 digits, from exact sums, so that they are equal everywhere; 1 for a deviation of 0.
+    """
+    channels, means, deviations = data.image_shape[2], list[float](), list[float]()
+    pixels = data.train.images.reshape(len(data.train.images), -1, channels)
+    for channel in range(channels):
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(pixels), 1000):  # images; `bincount` copies them as int64
+            counts += np.bincount(pixels[start : start + 1000, :, channel].ravel(), minlength=256)
+        number, first, second = (int(np.sum(counts * np.arange(256) ** power)) for power in range(3))
+        means.append(round(first / (255 * number), 6))
+        deviation = round(math.sqrt(number * second - first**2) / (255 * number), 6)
+        deviations.append(deviation or 1.0)
+    return tuple(means), tuple(deviations)
 
 
 def balance_classes(data: Dataset) -> tuple[float, ...]:

@@ -116,14 +116,38 @@ def test_balanced_weights_are_part_of_the_identity_only_if_asked_for():
         plan("train.class_weights=equal")
 
 
-NEWER = [("train", "class_weights"), ("wandb", "registry"), ("augment", "flip"), ("augment", "crop")]
+NEWER = {
+    "train": ["class_weights"],
+    "wandb": ["registry"],
+    "augment": ["flip", "crop"],
+    "model": ["standardize"],
+}
 
 
 def test_the_config_of_an_older_run_lacks_newer_keys():
     config = compose("data=digits")
-    for section, key in NEWER:
-        del config[section][key]
-    assert plan_run(read_settings(config), load_data("digits")) == plan()
+    older = {
+        section: {key: value for key, value in values.items() if key not in NEWER.get(section, ())}
+        if isinstance(values, dict)
+        else values
+        for section, values in config.items()
+    }
+    assert older != config
+    assert plan_run(read_settings(older), load_data("digits")) == plan()
+    assert differing_keys(config, older) == differing_keys(older, config) == []
+
+
+def test_standardized_images_are_part_of_the_identity_only_if_asked_for():
+    assert "standardize" not in dict(plan().spec.model_options)
+    assert plan("model.standardize=false") == plan()
+    standard, pixels = plan("model.standardize=true"), load_data("digits").train.images / 255
+    ((mean,), (deviation,)) = dict(standard.spec.model_options)["standardize"]
+    assert (mean, deviation) == (round(pixels.mean(), 6), round(pixels.std(), 6))
+    assert standard.identity != plan().identity
+    assert plan(f"model.standardize=[[{mean}],[{deviation}]]") == standard
+    assert plan("model.standardize=[[0],[1]]") == plan("model.standardize=[[0.0],[1.0]]") != plan()
+    with pytest.raises(ConfigError, match=r"^model.standardize must be true, false, or .*; got 'yes'$"):
+        plan("model.standardize='yes'")
 
 
 def test_differing_keys_have_both_values():

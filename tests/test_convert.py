@@ -20,9 +20,9 @@ CONVOLUTIONAL = {"cnn", "cnn_bn", "lenet5", "resnet"}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 
 
-def made(name) -> Any:
+def made(name, **options) -> Any:
     """A model, its variables, and its logits of the images."""
-    model = mnistjax.create_model(name, num_classes=7)
+    model = mnistjax.create_model(name, num_classes=7, **options)
     variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
     return model, variables, jax.jit(model.apply)(variables, IMAGES)
 
@@ -38,11 +38,20 @@ def test_stablehlo_gives_the_same_logits_for_any_batch(name):
     assert_allclose(exported.call(IMAGES[:2]), logits[:2], atol=1e-5)
 
 
+def test_a_converted_model_standardizes_its_images():
+    model, variables, logits = made("lenet5", standardize=[[0.1], [0.3]])
+    exported = jax_export.deserialize(bytearray(mnistjax.export(model, variables)))
+    assert_allclose(exported.call(IMAGES), logits, atol=1e-5)
+    assert_allclose(mnistjax.to_nnx(model, variables)(IMAGES), logits, atol=1e-5)
+    assert not np.allclose(logits, made("lenet5")[2], atol=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The inputs_kv arg:DeprecationWarning")  # jax2onnx's own attention
+@pytest.mark.parametrize("options", [{}, {"standardize": [[0.1], [0.3]]}], ids=str)
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_gives_the_same_logits_for_any_batch(name):
-    model, variables, logits = made(name)
+def test_onnx_gives_the_same_logits_for_any_batch(name, options):
+    model, variables, logits = made(name, **options)
     content = mnistjax.export(model, variables, "onnx")
     kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert ("Conv" in kinds) == (name in CONVOLUTIONAL)

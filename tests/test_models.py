@@ -170,6 +170,81 @@ def test_images_that_are_too_small_are_refused_in_one_line(name, options, shape,
     assert str(caught.value) == error
 
 
+def colours(shape, count=4):
+    """Noise whose channels differ in mean and deviation."""
+    random = np.random.default_rng(0)
+    means, deviations = np.linspace(90, 160, shape[-1]), np.linspace(30, 5, shape[-1])
+    return np.clip(random.normal(means, deviations, (count, *shape)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_standardized_images_give_the_logits_of_a_model_that_is_given_them(name):
+    images, options = colours((17, 23, 2)), SHALLOW.get(name, {})
+    standard: Any = (images / 255).mean(axis=(0, 1, 2)), (images / 255).std(axis=(0, 1, 2))
+    plain = make_model(name, **options)
+    model = make_model(name, standardize=[part.tolist() for part in standard], **options)
+    variables = quick(model.init)(jax.random.key(0), images)
+    logits = quick(model.apply)(variables, images)
+    for given in (images.astype(np.int32), (images / 255).astype(np.float32)):
+        np.testing.assert_allclose(logits, quick(model.apply)(variables, given), atol=1e-4)
+    given = ((images / 255 - standard[0]) / standard[1]).astype(np.float32)
+    np.testing.assert_allclose(logits, quick(plain.apply)(variables, given), atol=1e-4)
+    assert not np.allclose(logits, quick(plain.apply)(variables, images), atol=1e-2)
+    assert count(variables) == count(plain.init(jax.random.key(0), images))
+
+
+@pytest.mark.parametrize(
+    ("standard", "error"),
+    [
+        (True, "standardize=true has no numbers: make_plan takes them from the training images; else give "),
+        (((0.1,), (0.3,)), "standardize must have as many means as the images have channels, 2; got 1"),
+        (
+            ([0.1, 0.2, 0.3], [0.3, 0.3, 0.3]),
+            "standardize must have as many means as the images have channels, 2; got 3",
+        ),
+    ],
+)
+def test_images_without_numbers_to_standardize_them_are_refused(standard, error):
+    model = make_model("neuron", standardize=standard)
+    with pytest.raises(ConfigError) as caught:
+        model.init(jax.random.key(0), noisy((17, 23, 2)))
+    assert str(caught.value).startswith(error)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.5,
+        [0.1, 0.3],
+        [[0.1], [0]],
+        [[0.1], [-0.3]],
+        [[0.1], [0.3, 0.3]],
+        [[], []],
+        [[0.1]],
+        [[True], [0.3]],
+        [["a"], [0.3]],
+        [[float("nan")], [0.3]],
+        [[0.1], [float("nan")]],
+        [[0.1], [float("inf")]],
+        [[10**400], [0.3]],
+        [[[0.1]], [[0.3]]],
+        {"mean": 0.1},
+    ],
+    ids=str,
+)
+def test_wrong_numbers_to_standardize_images_are_refused(value):
+    with pytest.raises(ConfigError, match=r"^standardize must be true, false, or the channels' means and "):
+        create_model("cnn", standardize=value)
+
+
+def test_the_numbers_to_standardize_images_may_be_of_any_type():
+    expected = create_model("cnn", standardize=((0.0, 0.5), (1.0, 2.0)))
+    for value in ([[0, 0.5], [1, 2]], ((np.int64(0), np.float64(0.5)), [1, np.float32(2)])):
+        assert create_model("cnn", standardize=value) == expected
+    assert create_model("cnn", standardize=np.bool_(False)) == create_model("cnn")
+
+
 def test_report_sizes():
     def size(name, **options):
         init = create_model(name, **options).init
@@ -277,6 +352,8 @@ WRONG = {
 @pytest.mark.parametrize("name", list_models())
 def test_impossible_values_are_refused_in_one_short_line(name, given):
     for option in model_options(name):
+        if option == "standardize" and given == "a flag":
+            continue  # it is one
         with pytest.raises(ConfigError, match=rf"^(unknown )?{option}\b") as caught:
             create_model(name, **{option: WRONG[given]})
         assert len(str(caught.value)) < 300

@@ -89,6 +89,17 @@ def test_the_table_has_the_metrics_that_a_task_has(work):
     assert all(0 < float(row["test/auc"]) <= 1 for row in rows[2:])
 
 
+def test_standardized_images_and_weighted_classes_are_groups_of_their_own(work):
+    own = ["model.standardize=true,false", "train.class_weights=null,balanced", "seed=0,1"]
+    assert main(["-m", *SMALL, *own, "hydra.sweep.dir=sweep"]) == 0
+    ledger = json.loads(Path("sweep/sweep.json").read_text())
+    assert [group["jobs"] for group in ledger["groups"]] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert {job["status"] for job in ledger["jobs"]} == {"done"}
+    assert [row["model.standardize"] for row in results("sweep")[::2]] == ["True", "True", "False", "False"]
+    assert main([*SMALL, "model.standardize=true", "seed=1", "hydra.run.dir=single"]) == 0
+    assert bits("sweep/1") == bits("single")
+
+
 def test_inline_training_gives_the_same_bits(work):
     words = ["-m", *SMALL, "optimizer=adam,momentum", "seed=0,3"]
     assert main([*words, "hydra.sweep.dir=apart"]) == 0

@@ -20,6 +20,8 @@ from mnistjax import zoo
 from mnistjax.cli import main
 from mnistjax.compose import plan_run, read_settings
 from mnistjax.config import ConfigError, Spec, freeze
+from mnistjax.evaluation import predict
+from mnistjax.finished import reopen
 from mnistjax.metrics import per_example_loss, probabilities, summarize
 from mnistjax.zoo import classify
 from mnistjax.zoo.ensemble import ensemble
@@ -27,6 +29,7 @@ from sections import replace_section
 
 SHARED = Path(__file__).parents[2] / "shared/data/mnist"
 MNIST = Path(os.environ.get("MNISTJAX_RAW_DIR") or SHARED).resolve()
+STANDARD = ((0.156291,), (0.277483,))  # of the digits' training images
 WORDS = ["data=digits", "train.epochs=3", "train.batch_size=256", "optimizer.learning_rate=0.05"]
 
 
@@ -52,6 +55,7 @@ def read(folder, name):
         ["model=cnn_bn", "model.channels=[2]", "model.hidden=[4]"],  # with batch statistics
         ["model=mlp", "model.hidden=8", "train.keep=best", "train.monitor=val/accuracy"],
         ["model=neuron", "task=binary"],
+        ["model=mlp", "model.standardize=true", "model.hidden=8", "optimizer.learning_rate=0.01"],
     ],
     ids=lambda words: " ".join(words[:2]),
 )
@@ -72,6 +76,11 @@ def test_a_run_is_loaded_as_it_was_tested(run, words):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert card.val_accuracy == rows[card.epochs - 1]["val/accuracy"]
     assert mnistjax.load(str(folder))[2] == card
+    plan, dataset = reopen(folder)
+    assert plan.spec == spec
+    shares = probabilities(card.task, logits)
+    np.testing.assert_allclose(predict(spec, variables, dataset.test.images), shares, atol=1e-6)
+    assert dict(card.options).get("standardize") == (STANDARD if "model.standardize=true" in words else None)
 
 
 @pytest.mark.parametrize("words", [["model=mlp", "model.hidden=8"], ["model=neuron", "task=binary"]])

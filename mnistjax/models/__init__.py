@@ -16,10 +16,12 @@ import numpy as np
 from flax import linen as nn
 
 from mnistjax.backend import isolated
+from mnistjax.checks import check_value
 from mnistjax.config import ConfigError, freeze, shorten, unknown
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
 from mnistjax.models.dense import MLP, Neuron
 from mnistjax.models.layers import ACTIVATIONS as ACTIVATIONS
+from mnistjax.models.layers import CHOICES, Model
 from mnistjax.models.layers import to_float as to_float
 from mnistjax.models.tokens import MLPMixer, ViT
 
@@ -99,8 +101,9 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
     for option in options:
         if option not in fields:
             raise unknown(f"option of model {name}", option, fields)
-    values = {option: _like(option, value, fields[option]) for option, value in options.items()}
-    return find_model(name)(num_classes=_native(num_classes), **values)
+    module = find_model(name)
+    values = {option: _like(module, option, value, fields[option]) for option, value in options.items()}
+    return module(num_classes=_native(num_classes), **values)
 
 
 @functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
@@ -129,7 +132,7 @@ def _native(value: Any) -> Any:
 _KINDS = {bool: "true or false", float: "a number", int: "a whole number", str: "a word", tuple: "a list"}
 
 
-def _like(option: str, value: Any, default: Any) -> Any:
+def _like(module: type[nn.Module], option: str, value: Any, default: Any) -> Any:
     """`value` with the type of the option's default: 64 becomes (64,), a list a tuple, 0 becomes 0.0."""
     try:
         like = freeze(value)
@@ -138,6 +141,9 @@ def _like(option: str, value: Any, default: Any) -> Any:
     if default is None or not is_plain(default):
         return like
     like = _native(like)
+    if option == "standardize" and issubclass(module, Model):
+        check_value(option, like, CHOICES[option])
+        return like if isinstance(like, bool) else tuple(tuple(map(float, part)) for part in like)
     if isinstance(default, tuple) and not isinstance(like, tuple):
         like = (like,)
     if isinstance(default, float) and type(like) is int and abs(like) < 2**53:

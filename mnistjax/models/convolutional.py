@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError, shorten
-from mnistjax.models.layers import ACTIVATIONS, Model, check_layers, flatten, hidden_layers, to_float
+from mnistjax.models.layers import ACTIVATIONS, Model, check_layers, flatten, hidden_layers
 from mnistjax.ops import Padding, average_pool, conv2d, conv2d_max_pool
 
 
@@ -50,7 +50,7 @@ class CNN(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images)  # (B, H, W, C)
+        x = self.read(images)  # (B, H, W, C)
         lost = self.convolutions * (self.kernel - 1) if self.padding == "valid" else 0  # pixels per block
         how = f" (kernel {self.kernel}, padding {self.padding})"
         for channels in self.channels:
@@ -83,7 +83,7 @@ class LeNet5(Model):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         activation = ACTIVATIONS[self.activation]
-        x = to_float(images)
+        x = self.read(images)
         missing = [max(0, 32 - side) for side in x.shape[1:3]]
         x = jnp.pad(x, ((0, 0), *((pixels // 2, pixels - pixels // 2) for pixels in missing), (0, 0)))
         for channels in (6, 16):
@@ -110,7 +110,7 @@ class CNNBN(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = to_float(images)
+        x = self.read(images)
         activation = ACTIVATIONS[self.activation]
         for channels, convolutions in zip(self.channels, self._counts(), strict=True):
             _check_poolable(x, 0, images, self.channels)
@@ -152,7 +152,7 @@ class ResNet(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = Conv(self.channels[0], padding="same", bias=False)(to_float(images))
+        x = Conv(self.channels[0], padding="same", bias=False)(self.read(images))
         x = nn.relu(normalize(x, train))
         for stage, channels in enumerate(self.channels):
             for block in range(self.blocks):

@@ -5,7 +5,7 @@ from typing import ClassVar
 from flax import linen as nn
 from jax import Array
 
-from mnistjax.models.layers import Model, flatten, hidden_layers, to_float
+from mnistjax.models.layers import Model, flatten, hidden_layers
 
 
 class Neuron(Model):
@@ -15,7 +15,7 @@ class Neuron(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = flatten(to_float(images))  # (B, H*W*C)
+        x = flatten(self.read(images))  # (B, H*W*C)
         return nn.Dense(self.num_classes)(x)
 
 
@@ -28,6 +28,6 @@ class MLP(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = flatten(to_float(images))  # (B, H*W*C)
+        x = flatten(self.read(images))  # (B, H*W*C)
         x = hidden_layers(x, self.hidden, self.activation, self.dropout, train)
         return nn.Dense(self.num_classes)(x)

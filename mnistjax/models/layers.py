@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -32,7 +33,27 @@ ACTIVATIONS = {
 LARGEST = 2**31 - 1  # the largest size that fits in 32 bits; allocation fails long before
 MOST_LAYERS = 100  # each is traced and compiled separately
 HIGHEST = {"blocks": MOST_LAYERS, "convolutions": MOST_LAYERS, "depth": MOST_LAYERS, "kernel": 64}
-CHOICES = {"activation": checks.choice(*ACTIVATIONS), "padding": checks.choice(*get_args(Padding))}
+Standard = tuple[tuple[float, ...], tuple[float, ...]]
+"""The means and the deviations of C channels."""
+
+
+def _is_standard(value: Any) -> bool:
+    """Whether a value is a flag or a Standard."""
+    if type(value) is not tuple:
+        return type(value) is bool
+    if len(value) != 2 or any(type(part) is not tuple or len(part) != len(value[0]) for part in value):
+        return False
+    numbers = all(type(x) in (int, float) and abs(x) <= 1e30 for part in value for x in part)
+    return numbers and len(value[0]) > 0 and min(value[1]) >= 1e-6
+
+
+CHOICES = {
+    "activation": checks.choice(*ACTIVATIONS),
+    "padding": checks.choice(*get_args(Padding)),
+    "standardize": Check(
+        _is_standard, "true, false, or the channels' means and deviations >= 1e-6, such as [[0.13], [0.31]]"
+    ),
+}
 RATE = Check(lambda x: isinstance(x, (int, float)) and 0 <= x < 1, "a number >= 0 and < 1")
 
 
@@ -40,16 +61,39 @@ class Model(nn.Module):
     """A network that checks its options when it is made; ConfigError for a wrong one.
 
     The type of an option's default decides: a float is a dropout rate, an integer or a tuple is one or more
-    sizes, and a word must be one of CHOICES.
+    sizes. Others have their check in CHOICES.
     """
 
     num_classes: int = 10
+    standardize: bool | Standard = False  # `make_plan` takes the numbers for True from the training images
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in dataclasses.fields(self):
             if field.name not in ("parent", "name"):
                 _check(field.name, getattr(self, field.name), type(field.default))
+
+    @nn.nowrap
+    def read(self, images: Array) -> Array:
+        """Images (B, H, W, C) as float32, in [0, 1], or with mean 0 and deviation 1 over the training images.
+
+        ConfigError for another number of axes or channels, and while the numbers are unknown.
+        """
+        x = to_float(images)
+        if self.standardize is False:
+            return x
+        if self.standardize is True:
+            raise ConfigError(
+                "standardize=true has no numbers: make_plan takes them from the training images; else give "
+                "the channels' means and deviations, such as standardize=((0.13,), (0.31,))"
+            )
+        means, deviations = (np.array(part, np.float32).reshape(1, 1, 1, -1) for part in self.standardize)
+        if means.size != x.shape[-1]:
+            raise ConfigError(
+                f"standardize must have as many means as the images have channels, {x.shape[-1]}; "
+                f"got {means.size}"
+            )
+        return (x - means) / deviations
 
 
 def _check(option: str, value: Any, kind: type) -> None:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from mnistjax.config import ConfigError
-from mnistjax.models.layers import Model, to_float
+from mnistjax.models.layers import Model
 
 
 def to_patches(images: Array, side: int) -> Array:
@@ -55,7 +55,7 @@ class MLPMixer(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = nn.Dense(self.width)(to_patches(to_float(images), self.patch))  # (B, tokens, width)
+        x = nn.Dense(self.width)(to_patches(self.read(images), self.patch))  # (B, tokens, width)
         for _ in range(self.depth):
             y = nn.LayerNorm()(x).swapaxes(1, 2)
             x = x + FeedForward(self.token_hidden, self.dropout)(y, train).swapaxes(1, 2)
@@ -95,7 +95,7 @@ class ViT(Model):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = Embedding(self.width)(to_patches(to_float(images), self.patch))  # (B, 1 + tokens, width)
+        x = Embedding(self.width)(to_patches(self.read(images), self.patch))  # (B, 1 + tokens, width)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for _ in range(self.depth):
             y = nn.LayerNorm()(x)
