@@ -87,7 +87,7 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _spread(runs: Sequence[RunRecord], key: str) -> Spread:
-    return Spread(tuple(run.summary[key] for run in runs))
+    return Spread(tuple(run.summary[key] for run in runs if key in run.summary))  # older runs lack some
 
 
 def _show_time(seconds: float) -> str:
