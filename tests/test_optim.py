@@ -120,7 +120,11 @@ def test_types_of_models_stay_32_bits_wide(model):
 
 
 def test_types_of_augmented_images_stay_32_bits_wide():
-    check_types(augment_options={**dict.fromkeys(LIMITS, 0.5), "epochs": 1})
+    check_types(augment_options={**dict.fromkeys(LIMITS, 0.5), "crop": 1, "epochs": 1})
+
+
+def test_types_of_weighted_classes_stay_32_bits_wide():
+    check_types(class_weights="balanced")
 
 
 def test_runs_have_the_same_bits_if_the_default_is_64():
