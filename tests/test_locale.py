@@ -15,7 +15,7 @@ from pictures import draw
 PACKAGE = Path(mnistjax.__file__).parent
 FILES = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "scripts").rglob("*.py")]
 TEXT = ("open", "fdopen", "read_text", "write_text", "TemporaryFile", "NamedTemporaryFile", "TextIOWrapper")
-BYTES = ("os", "Image", "archive")  # their `open` gives bytes, or a picture
+BYTES = ("os", "Image", "archive", "tarfile")  # their `open` gives bytes, or a picture
 PLACES = {"read_text": 0, "write_text": 1, "TextIOWrapper": 1}  # of the encoding among the arguments
 
 
