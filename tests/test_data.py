@@ -933,6 +933,17 @@ def test_a_data_set_from_an_entry_point(table, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "returned", [None, 3, (), (1, 2, 3), ((1, 2), (3, 4)), ((1, 2), (3, 4), 5)], ids=repr
+)
+def test_a_registered_function_that_returns_no_data_set_is_named(returned, table):
+    data.register_dataset("wrong", lambda: returned)
+    with pytest.raises(
+        DataError, match=r"data set 'wrong': load\(\) must return \(train_images, train_labels\)"
+    ):
+        data.load_data("wrong")
+
+
+@pytest.mark.parametrize(
     ("train", "names", "expected"),
     [
         ((np.zeros((9, 28, 28)), np.zeros(9, int)), "ab", "uint8"),

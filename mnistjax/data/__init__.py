@@ -95,8 +95,14 @@ def register_dataset(name: str, load: Callable[[], tuple[Part, Part, Sequence[st
         raise ConfigError(f"data set {name!r} is built in; choose another name")
 
     def load_arrays(data_dir: Path, raw_dir: Path | None) -> Arrays:
-        train, test, class_names = load()
-        return Arrays(*train, *test, tuple(class_names))
+        returned = load()
+        try:
+            (train_images, train_labels), (test_images, test_labels), class_names = returned
+            names = tuple(class_names)
+        except (TypeError, ValueError):
+            expected = "(train_images, train_labels), (test_images, test_labels), class_names"
+            raise DataError(f"data set {name!r}: load() must return {expected}") from None
+        return Arrays(train_images, train_labels, test_images, test_labels, names)
 
     DATASETS[name] = Row(load_arrays)
 
