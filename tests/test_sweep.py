@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,21 @@ def test_a_sweep_is_not_resumed_with_other_data(work, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the data of job 0 has changed since sweep was started: SHA-256 ")
     assert (work / "sweep" / "sweep.json").read_bytes() == before
+
+
+def test_a_sweep_resumes_where_its_data_has_moved(work, capsys):
+    make(work / "pets")
+    words = ["data=folder", "data.raw_dir=pets", "model=neuron", "train.epochs=1", "train.batch_size=all"]
+    assert main(["-m", *words, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    first = without_times("sweep")
+    (work / "pets").rename(work / "a pet,b")
+    capsys.readouterr()
+    assert main(["-m", "sweep.resume=sweep"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data.raw_dir=pets: a folder with a folder of pictures for each class expected" in line
+    shutil.rmtree(work / "sweep" / "1")
+    assert main(["-m", "sweep.resume=sweep", 'data.raw_dir="a pet,b"']) == 0
+    assert without_times("sweep") == first
 
 
 def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger, check_unused, load_ledger
 from mnistjax.tracking import describe_sweep, leave_run
-from mnistjax.words import folder_word, quote, shell_join
+from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,22 +72,32 @@ def run_multirun(words: list[str], resume: str | None) -> int:
 def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
     """Composes and validates the jobs of these words and those of the ledger to resume."""
     with composing():
-        shared = (
-            o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in parse_overrides(words)
-        )
-        if ledger and all(shared):  # no word describes jobs: the ledger does
-            words = [*take_arguments(ledger, words), *words]
+        given = parse_overrides(words)
+        shared = [o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in given]
+        plain = [o for o in given if o.key_or_group in DATA_KEYS and not o.is_sweep_override()]
+        moved = {o.key_or_group: o.input_line for o in plain}
+        if ledger and sum(shared) + len(moved) == len(given):  # no word describes jobs: the ledger does
+            rest = [o.input_line for o, is_shared in zip(given, shared, strict=True) if is_shared]
+            words = [*move_data(take_arguments(ledger, words), moved), *rest]
+        else:
+            moved = {}
         cfg = compose(base_overrides(words))
         options = read_sweep(to_plain_config(cfg))
         folder = ledger.folder if ledger else find_folder(cfg, "sweep")
         own, expanded = expand(words, cfg)
         tasks = [tuple(task) for task in expanded]
-        earlier = [tuple(task) for task in take_jobs(ledger)] if ledger else []
+        earlier = [tuple(move_data(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def move_data(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:
+    """The stored words of a sweep, with those of its data folders replaced by `moved`, by their keys."""
+    replaced = [moved.get(word.partition("=")[0], word) for word in words]
+    return [*replaced, *(word for word in moved.values() if word not in replaced)]
 
 
 def check_data(ledger: Ledger, jobs: Sequence[Job]) -> None:
