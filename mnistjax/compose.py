@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
     "data.dir": optional(FOLDER),
-    "data.raw_dir": optional(TEXT),
+    "data.raw_dir": optional(Check(TEXT.holds, "a folder, a file")),
     "task.name": choice("multiclass", "binary"),
     "train.epochs": whole(1),
     "train.batch_size": whole(1, "all"),

@@ -65,6 +65,7 @@ WORDS = {  # wrong words -> texts that the error must have, after a flag
     "seed=\0": ["has a NUL"],
     "seed=\udcff": ["not UTF-8 text"],
     "data.dir=~nobody-of-that-name/x": ["data.dir=~nobody-of-that-name/x", "HOME"],
+    "data.raw_dir=": ["data.raw_dir must be a folder, a file or null; got ''"],
     f"data.raw_dir={'x' * 300}": ["data.raw_dir", "File name too long"],
     "hydra/launcher=nonsense": ["unknown hydra/launcher 'nonsense'", "fused"],
     "hydra.launcher._target_=os.system": ["hydra/launcher can't be created", "os.system"],

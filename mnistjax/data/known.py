@@ -33,7 +33,7 @@ SIZE = Check(
         or whole(1).holds(x)
         or (isinstance(x, (list, tuple)) and len(x) == 2 and all(map(whole(1).holds, x)))
     ),
-    "a side in pixels, [height,width] or null",
+    "a side of at least 1 pixel, [height,width] or null",
 )
 CHANNELS = Check(lambda x: x is None or (type(x) is int and x in (1, 3)), "1, 3 or null")
 
@@ -183,11 +183,8 @@ DATASETS: dict[str, Row] = {
         find=partial(find_own, "folder"),
         options={
             "size": (SIZE, None),
-            "channels": (
-                Check(lambda x: x is None or (type(x) is int and x in (1, 3)), "1, 3 or null"),
-                None,
-            ),
-            "group": (optional(TEXT), None),
+            "channels": (CHANNELS, None),
+            "group": (optional(Check(TEXT.holds, "a regular expression")), None),
             "skip_bad": (FLAG, False),
         },
     ),
