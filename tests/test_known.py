@@ -35,14 +35,14 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The options of all preparations of a folder."""
-    made, real = [], folder.load_folder
+    """The folders of all preparations, each of which makes a Reader."""
+    made, real = [], folder.Reader
 
-    def load(root, **options):
-        made.append(options)
-        return real(root, **options)
+    def make(root, *options):
+        made.append(root)
+        return real(root, *options)
 
-    monkeypatch.setattr(folder, "load_folder", load)
+    monkeypatch.setattr(folder, "Reader", make)
     return made
 
 

@@ -1,6 +1,6 @@
 """The table of the data sets that come with the package: how each is loaded, and its options.
 
-Modules that prepare data are imported only when they do.
+TFDS is imported only when it prepares data.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import Any
 
 from mnistjax import files
 from mnistjax.checks import FLAG, TEXT, Check, optional, whole
-from mnistjax.data import idx
+from mnistjax.data import folder, idx, kannada, medmnist, npz, usps
 from mnistjax.data.arrays import Arrays, DataError, check_arrays
 from mnistjax.data.digits import load_digits
-from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.prepared import Damaged, Recipe, load_prepared, read_arrays, read_manifest
 
 Load = Callable[..., Arrays]
@@ -63,11 +62,11 @@ def find_prepared(name: str, data_dir: Path, sha256: str) -> Arrays:
 def find_own(kind: str, data_dir: Path, sha256: str) -> Arrays:
     """The prepared arrays of a user's own files, which have this SHA-256."""
     home = data_dir / "mnistjax"
-    for folder in sorted(home.glob(f"{kind}-*")):
+    for place in sorted(home.glob(f"{kind}-*")):
         with contextlib.suppress(OSError, Damaged, files.DamagedFile):
-            manifest = read_manifest(folder)
+            manifest = read_manifest(place)
             if manifest["sha256"] == sha256:
-                return read_arrays(folder.name, folder, manifest["stamp"])
+                return read_arrays(place.name, place, manifest["stamp"])
     raise DataError(f"no {kind} with the SHA-256 {sha256} is prepared in {data_dir}")
 
 
@@ -89,18 +88,6 @@ def load_own(
     return load_prepared(name, Recipe(read), data_dir, raw_dir, stamp=stamp(raw_dir))
 
 
-def _load_folder(root: Path, **options: Any) -> Arrays:
-    from mnistjax.data.folder import load_folder
-
-    return load_folder(root, **options)
-
-
-def _stamp_folder(root: Path) -> str:
-    from mnistjax.data.listing import fingerprint
-
-    return fingerprint(root)
-
-
 def _prepare_records(name: str, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
     from mnistjax.data import builders
 
@@ -117,39 +104,14 @@ def _known(name: str, recipe: Recipe) -> Row:
     return Row(partial(load_prepared, name, recipe), reads_raw_dir=True, find=partial(find_prepared, name))
 
 
-def _read_medmnist(subset: str | None, folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
-    from mnistjax.data import medmnist
-
-    return medmnist.read(subset, raw_dir=raw_dir, downloads=downloads)
-
-
-def _read_usps(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
-    from mnistjax.data import usps
-
-    return usps.read(raw_dir=raw_dir, downloads=downloads)
-
-
-def _read_kannada(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
-    from mnistjax.data import kannada
-
-    return kannada.read(raw_dir=raw_dir, downloads=downloads)
-
-
-def _load_npz(path: Path, group: str | None) -> Arrays:
-    from mnistjax.data import npz
-
-    return npz.load_npz(path, group)
-
-
-def _stamp_npz(path: Path) -> str:
-    from mnistjax.data import npz
-
-    return npz.fingerprint(path)
+def _official(read: Callable[..., Arrays]) -> Recipe:
+    """The Recipe of a reader of official files, which takes `raw_dir` and `downloads`."""
+    return Recipe(lambda folder, downloads, raw_dir: read(raw_dir=raw_dir, downloads=downloads))
 
 
 def _refuse_medmnist(data_dir: Path, raw_dir: Path | None, subset: str | None) -> Arrays:
     """Raises the error for a subset that is no data set."""
-    return _read_medmnist(subset, data_dir, data_dir, raw_dir)
+    return medmnist.read(subset, raw_dir=raw_dir, downloads=data_dir)
 
 
 # Those that TFDS knows: in MNIST's format, and others.
@@ -165,12 +127,12 @@ DATASETS: dict[str, Row] = {
         name: _known(name, Recipe(partial(_prepare_records, name), partial(_restore_records, name)))
         for name in RECORDS
     },
-    **{name: _known(name, Recipe(partial(_read_medmnist, name))) for name in SUBSETS},
+    **{name: _known(name, _official(partial(medmnist.read, name))) for name in medmnist.SUBSETS},
     "medmnist": Row(_refuse_medmnist, reads_raw_dir=True, options={"subset": (optional(TEXT), None)}),
-    "usps": _known("usps", Recipe(_read_usps)),
-    "kannada_mnist": _known("kannada_mnist", Recipe(_read_kannada)),
+    "usps": _known("usps", _official(usps.read)),
+    "kannada_mnist": _known("kannada_mnist", _official(kannada.read)),
     "npz": Row(
-        partial(load_own, "npz", _stamp_npz, _load_npz),
+        partial(load_own, "npz", npz.fingerprint, npz.load_npz),
         expects="an npz file, or a folder with one,",
         takes_file=True,
         find=partial(find_own, "npz"),
@@ -178,7 +140,7 @@ DATASETS: dict[str, Row] = {
     ),
     "digits": Row(lambda data_dir, raw_dir: load_digits()),
     "folder": Row(
-        partial(load_own, "folder", _stamp_folder, _load_folder),
+        partial(load_own, "folder", folder.fingerprint, folder.load_folder),
         expects="a folder with a folder of pictures for each class",
         find=partial(find_own, "folder"),
         options={
