@@ -93,15 +93,9 @@ def _check_part(where: str, images, labels, *, classes: int, least: int) -> tupl
 def read_npy(stream: IO[bytes], item: tuple[int, ...], dtype: np.dtype, most: int) -> np.ndarray:
     """The array of at most `most` items of this shape and type in a file of `np.save`; ValueError for others.
 
-    Allocates as content is read, not what the header claims. Only version 1, because it limits the header.
+    Allocates as content is read, not what the header claims.
     """
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"version {version}")
-    try:
-        shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # NumPy reads it as Python, so it raises TokenError, TypeError and others
-        raise ValueError(f"no header: {error}") from None
+    shape, fortran_order, found = read_npy_header(stream)
     if found != dtype or fortran_order or shape[1:] != item or not 0 < shape[0] <= most:
         raise ValueError(f"{found} {shape}")
     size = math.prod(shape) * dtype.itemsize
@@ -109,6 +103,20 @@ def read_npy(stream: IO[bytes], item: tuple[int, ...], dtype: np.dtype, most: in
     if len(content) < size or stream.read(1):  # at the end of a zip file's member, this also checks its CRC
         raise ValueError(f"not {size:,} bytes after the header")
     return np.frombuffer(content, dtype).reshape(shape)
+
+
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, whether it is in Fortran order, and the type in the header of a file of `np.save`.
+
+    ValueError if it is damaged, or not of version 1, which limits its length.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"version {version}")
+    try:
+        return np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # NumPy reads it as Python, so it raises TokenError, TypeError and others
+        raise ValueError(f"no header: {error}") from None
 
 
 def read_content(stream: IO[bytes], size: int) -> bytearray:

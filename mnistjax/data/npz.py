@@ -11,13 +11,13 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnistjax.config import shorten
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, VAL_PARTS, Arrays, DataError, check_labels, read_npy
+from mnistjax.data.arrays import PARTS, VAL_PARTS, Arrays, DataError, check_labels, read_npy, read_npy_header
 from mnistjax.data.splits import hold_out
 
 LARGEST = 2**32  # bytes of an array
@@ -171,23 +171,12 @@ def _read(archive: zipfile.ZipFile, file: Path, key: str, kind: Kind) -> np.ndar
     where = f"{file}:{key}"
     with idx.readable(where, "npy"):
         with archive.open(f"{key}.npy") as stream:
-            header = _read_header(stream)
+            header = Header(*read_npy_header(stream))
         if header.fortran_order or min(header.shape, default=0) < 1 or not kind.accepts(header):
             raise DataError(f"{where}: {kind.allowed} in C order expected, found {header}")
         if (size := math.prod(header.shape) * header.dtype.itemsize) > LARGEST:
             raise DataError(f"{where}: at most {LARGEST:,} bytes expected, found {size:,}")
         return read_array(archive, key, header.shape[1:], header.dtype, header.shape[0])
-
-
-def _read_header(stream: IO[bytes]) -> Header:
-    """The header of a file of `np.save`; ValueError if it is damaged."""
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"version {version}")
-    try:
-        return Header(*np.lib.format.read_array_header_1_0(stream))
-    except Exception as error:  # NumPy reads it as Python, so it raises TokenError, TypeError and others
-        raise ValueError(f"no header: {error}") from None
 
 
 def _read_names(archive: zipfile.ZipFile, file: Path) -> tuple[str, ...]:
