@@ -9,7 +9,6 @@ prepared as for the command `mnistjax`, from data.raw_dir if MNISTJAX_RAW_DIR na
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from mnistjax.metrics import area_under_curve
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.seeds import Spread
 from sections import write_section
+from training import show_time, train_seeds
 
 README = Path(__file__).parent / "photographs" / "README.md"
 SEEDS = (0, 1, 2)
@@ -50,20 +50,9 @@ STUDIES = {
 }
 
 
-def train(name: str, folder: Path, more: Sequence[str]) -> None:
-    """Trains the runs of a study that are not done."""
-    place = folder / name.replace(" ", "_")
-    words = [*STUDIES[name].words.split(), f"seed={','.join(map(str, SEEDS))}", *more]
-    if not (place / "sweep.json").exists():
-        _call("-m", *words, f"hydra.sweep.dir={place}")
-    elif any(run.status != "done" for run in read_runs([place])):
-        _call("-m", f"sweep.resume={place}")
-
-
-def _call(*words: str) -> None:
-    print(f"\n$ mnistjax {' '.join(words)}", flush=True)
-    if code := subprocess.run([sys.executable, "-m", "mnistjax", *words]).returncode:
-        raise SystemExit(code)
+def find_place(name: str, folder: Path) -> Path:
+    """The folder of a study's sweep."""
+    return folder / name.replace(" ", "_")
 
 
 def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
@@ -80,7 +69,7 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
         f"{_spread(runs, 'test/accuracy'):.2%} ({len(runs)})",
         f"{_spread(runs, 'test/balanced_accuracy'):.2%}",
         f"{Spread(tuple(find_auc(run) for run in runs)):.3f}",
-        _show_time(float(np.mean([sum(row["seconds"] for row in run.rows) for run in runs]))),
+        show_time(float(np.mean([sum(row["seconds"] for row in run.rows) for run in runs]))),
         study.published,
         f"`mnistjax -m {study.words} seed={','.join(str(run.seed) for run in runs)}`",
     ]
@@ -88,10 +77,6 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
 
 def _spread(runs: Sequence[RunRecord], key: str) -> Spread:
     return Spread(tuple(run.summary[key] for run in runs if key in run.summary))  # older runs lack some
-
-
-def _show_time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def find_auc(run: RunRecord) -> float:
@@ -109,7 +94,7 @@ def make_table(folder: Path) -> str:
     head = ["data", "image", "classes", "train images", "network", "parameters", "test accuracy"]
     rows = [[*head, "balanced", "AUC", "time a run", "published", "command"]]
     for name in STUDIES:
-        place = folder / name.replace(" ", "_")
+        place = find_place(name, folder)
         runs = read_runs([place]) if place.exists() else []
         if runs and all(run.status == "done" for run in runs):
             rows.append(describe(name, runs))
@@ -132,7 +117,8 @@ def main() -> None:
         more: Mapping[str, Any] = {"signdigits": [f"data.raw_dir={args.signdigits}"]}
         for name in () if args.readme else args.studies or STUDIES:
             if name != "signdigits" or args.signdigits:
-                train(name, args.folder.absolute(), more.get(name, ()))
+                words = [*STUDIES[name].words.split(), *more.get(name, ())]
+                train_seeds(words, SEEDS, find_place(name, args.folder.absolute()))
         write_section(README, "table", make_table(args.folder.absolute()))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

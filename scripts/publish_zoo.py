@@ -29,10 +29,11 @@ from mnistjax.config import ConfigError, unknown
 from mnistjax.data import Split
 from mnistjax.markdown import format_table
 from mnistjax.metrics import batch_sums, summarize
-from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.report.runs import RunRecord
 from mnistjax.zoo.classify import find_logits
 from mnistjax.zoo.ensemble import ensemble
 from sections import write_section
+from training import show_time, train_seeds
 
 README = Path(__file__).parents[1] / "README.md"
 SECTION = "zoo"  # in the README
@@ -61,12 +62,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
     words, data, seeds = MODELS[name]
     words = f"{words} data={data}"
     every = ",".join(map(str, range(seeds)))
-    place = folder / name
-    if not (place / "sweep.json").exists():
-        _call("-m", *words.split(), f"seed={every}", f"hydra.sweep.dir={place}")
-    elif any(run.status != "done" for run in read_runs([place])):
-        _call("-m", f"sweep.resume={place}")
-    runs = read_runs([place])
+    runs = train_seeds(words.split(), range(seeds), folder / name)
     check_command(words, range(seeds), runs)
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
@@ -153,13 +149,6 @@ def _write(card: zoo.Card, arrays: Mapping[str, np.ndarray]) -> None:
     files.replace(zoo.WEIGHTS / f"{card.name}{zoo.SUFFIX}", zoo.encode_weights(card, arrays))
 
 
-def _call(*words: str) -> None:
-    print(f"\n$ mnistjax {' '.join(words)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "mnistjax", *words]).returncode
-    if code:
-        raise SystemExit(code)
-
-
 def readme_text() -> str:
     """The table of the packaged models in Markdown."""
     head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epochs", "time"]
@@ -176,7 +165,7 @@ def readme_text() -> str:
                 card.spread if card.members == 1 else f"{card.members} together",
                 f"{card.test_f1:.4f}",
                 str(card.epochs),
-                f"{card.seconds:.0f} s" if card.seconds < 60 else f"{card.seconds / 60:.0f} min",
+                show_time(card.seconds),
                 f"`{card.command}`",
             ]
         )
