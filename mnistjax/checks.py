@@ -81,6 +81,7 @@ SECONDS = Check(lambda x: FINITE.holds(x) and x >= 0, "a number of seconds >= 0"
 TIME = Check(_is_time, "a time, such as 2026-11-27T10:00:00+00:00")
 MAPPING = Check(lambda x: isinstance(x, Mapping), "a mapping")
 SEED = whole(0, highest=2**32 - 1)
+CLASS_WEIGHTS = optional(choice("balanced"))
 
 
 def show_shape(shape: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax.backend import import_jax
 from mnistjax.checks import (
+    CLASS_WEIGHTS,
     FLAG,
     FOLDER,
     PROJECT,
@@ -44,7 +45,7 @@ SCHEMA: dict[str, Check] = {
     "train.batch_size": whole(1, "all"),
     "train.micro_batch": whole(1, "auto"),
     "train.shuffle": choice("own", "shared"),
-    "train.class_weights": optional(choice("balanced")),
+    "train.class_weights": CLASS_WEIGHTS,
     "train.early_stopping": whole(1, None),
     "train.keep": choice("last", "best"),
     "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),

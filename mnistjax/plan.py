@@ -11,19 +11,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mnistjax import checks
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import check_value, shorten, show_shape
-from mnistjax.config import (
-    DEFAULT_STOPPING,
-    ConfigError,
-    Hyper,
-    Options,
-    Plan,
-    Spec,
-    Stopping,
-    freeze,
-)
+from mnistjax.checks import CLASS_WEIGHTS, check_value, shorten, show_shape
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Options, Plan, Spec, Stopping, freeze
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, list_collections
 from mnistjax.models import model_options as list_options
@@ -31,7 +21,6 @@ from mnistjax.models.layers import Model, Standard
 from mnistjax.optim import check_numbers, hyper_names, make_hyper
 
 NOTHING: Mapping[str, Any] = {}
-CLASS_WEIGHTS = checks.optional(checks.choice("balanced"))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 from mnistjax.config import ConfigError, shorten
 
 OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
-DATA_KEYS = ("data.dir", "data.raw_dir")
-PATTERN = "data.group"  # a regular expression, which may contain any characters, too
+DATA_KEYS = ("data.dir", "data.raw_dir", "data.group")  # folders, and a regular expression
 GROUPS = ("data", "task", "model", "optimizer", "schedule")  # the config has the choice at GROUP.name
 NAME = re.compile(rf"^({'|'.join(GROUPS)})\.name=")
 WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
@@ -75,7 +74,7 @@ def check_size(word: str) -> None:
 def _read_word(word: str, multirun: bool) -> str:
     key, value = _split(word)
     name = key.lstrip("+")
-    if name not in (*OUTPUT_KEYS, *DATA_KEYS, PATTERN) or _is_hydras(name, value, multirun):
+    if name not in OUTPUT_KEYS + DATA_KEYS or _is_hydras(name, value, multirun):
         return f"{key}={_quote_texts(value)}" if key else word
     reserved = ("null", "true", "false", "inf", "nan")
     if PLAIN.fullmatch(value) and value.lower() not in reserved:
@@ -115,7 +114,7 @@ def explain_quotes(word: str) -> str:
 def _is_hydras(key: str, value: str, multirun: bool) -> bool:
     """Whether a value is in Hydra's grammar, so that quotes would change its meaning."""
     nothing = value == "null" and key not in ("hydra.run.dir", "hydra.sweep.dir")
-    several = multirun and key in (*DATA_KEYS, PATTERN) and SWEPT.fullmatch(value)
+    several = multirun and key in DATA_KEYS and SWEPT.fullmatch(value)
     return nothing or bool(QUOTED.fullmatch(value) or several)
 
 

@@ -31,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self):
-        self.server.asked.append(self.path)  # pyright: ignore[reportAttributeAccessIssue]
+        self.server.asked.append(self.path)  # pyright: ignore[reportAttributeAccessIssue] # ours
         if "gone" in self.path:
             self.send_error(503)
             return

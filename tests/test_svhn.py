@@ -81,7 +81,7 @@ def test_official_checksums_and_counts_without_the_extra_images():
     infos = svhn.SvhnCropped.url_infos
     assert [info.filename for info in infos.values()] == ["test_32x32.mat", "train_32x32.mat"]
     assert all(url.startswith("http://ufldl.stanford.edu/housenumbers/t") for url in infos)
-    assert svhn.SvhnCropped._counts(None) == (73_257, 26_032)  # type: ignore
+    assert svhn.SvhnCropped._counts(None) == (73_257, 26_032)  # type: ignore # needs no builder
 
 
 def test_a_missing_half_is_named(tmp_path, monkeypatch):

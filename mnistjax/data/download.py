@@ -122,7 +122,7 @@ def _find_mismatch(stream: IO[bytes], checksum: str) -> str | None:
     if (size := os.fstat(stream.fileno()).st_size) > LARGEST:
         return f"at most {LARGEST:,} bytes expected, found {size:,}"
     start = start_git_id(size) if kind == "git" else hashlib.new(kind, usedforsecurity=False)
-    found = hashlib.file_digest(stream, lambda: start).hexdigest()  # pyright: ignore[reportArgumentType]
+    found = hashlib.file_digest(stream, lambda: start).hexdigest()  # pyright: ignore[reportArgumentType] # any hash object serves
     if found == expected:
         return None
     stream.seek(0)

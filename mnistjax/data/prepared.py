@@ -108,7 +108,7 @@ def _read_parts(name: str, folder: Path, manifest: dict[str, Any]) -> Arrays:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The facts about the arrays in a folder; DamagedFile if one is missing or wrong.
 
-    Those of MNIST's format lack the shape of an image, and no others lacked it.
+    Earlier manifests have only `sha256` and `class_names`; their images are 28 x 28.
     """
     manifest = files.read_json(folder / "manifest.json", limit=LARGEST_MANIFEST)
     default = {"image_shape": [SIDE, SIDE], "has_val": False, "left_out": [], "stamp": None}

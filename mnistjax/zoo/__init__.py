@@ -95,7 +95,7 @@ def _describe(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         **{name: spec[name] for name in ("model", "task", "num_classes")},
         **{name: summary[name] for name in ("seed", "parameters", "identity")},
         "options": spec["model_options"],
-        "image_shape": spec.get("image_shape", [28, 28, 1]),
+        "image_shape": spec.get("image_shape", DEFAULTS["image_shape"]),
         "class_names": data.get("class_names") or [str(number) for number in range(len(matrix))],
         "data": data["name"],
         "data_sha256": data["sha256"],
