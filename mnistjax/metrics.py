@@ -91,14 +91,14 @@ def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float | None:
     score, and half of those in which both are equal (Mann and Whitney, 1947); nan if a score is nan.
     """
     positive = labels == 1
-    pairs = int(np.sum(positive)) * int(np.sum(~positive))
+    count = np.count_nonzero(positive)
+    pairs = count * (len(labels) - count)
     if not pairs:
         return None
     if np.isnan(scores).any():
         return math.nan
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # from 1; equal scores share their mean rank
-    count = int(np.sum(positive))
     return float((np.sum(ranks[positive]) - count * (count + 1) / 2) / pairs)
 
 
