@@ -64,7 +64,9 @@ class ActiveRun:
         from mnistjax.run import Run
 
         plan, start = self.job.plan, self.start
-        return Run(plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks)
+        return Run(
+            plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks, self.job.pause
+        )
 
     def end(self, result: Result) -> RunEnd:
         """Records the end of the run. If that fails, the run has failed, so that it never looks finished."""

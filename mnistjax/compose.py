@@ -56,6 +56,8 @@ SCHEMA: dict[str, Check] = {
     "wandb.registry": optional(PROJECT),
     "sweep.mode": choice("auto", "map", "vmap", "chunk"),
     "sweep.lanes": whole(1, "auto"),
+    "sweep.halving": whole(2, None),
+    "sweep.rank": choice("last", "best"),
     "sweep.max_jobs": whole(1),
     "sweep.plan": Check(lambda x: type(x) is bool or x == "wandb", "true, false or wandb"),
     "sweep.resume": optional(TEXT),
@@ -65,6 +67,8 @@ SCHEMA: dict[str, Check] = {
     "seed": SEED,
     "resume": FLAG,
 }
+OLD = {"train.class_weights": None, "wandb.registry": None, "sweep.halving": None, "sweep.rank": "last"}
+"""Values of keys that the configs of older runs lack."""
 SUBMITIT = "sweep.submitit"  # submitit checks its options
 OPTIONS = optional(Check(lambda x: isinstance(x, Mapping), "options, such as {timeout_min:60},"))
 BINARY = {"task.positive": whole(0)}
@@ -93,8 +97,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     mnistjax.config.ConfigError: unknown key 'sead'; nearest is 'seed' (allowed: augment, ..., train, wandb)
     """
     values = dict(flatten({key: value for key, value in config.items() if key not in OPEN}))
-    for key in ("train.class_weights", "wandb.registry"):
-        values.setdefault(key, None)  # older runs lack it
+    for key, value in OLD.items():
+        values.setdefault(key, value)
     check_keys(values, find_schema(values))
     groups = read_groups(config)
     for key, value in flatten(config):

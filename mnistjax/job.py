@@ -29,6 +29,7 @@ class Job:
     folder: Path = Path()  # absolute path of the run folder
     group: str | None = None  # group of the W&B run: the id of the sweep
     name: str | None = None  # name of the W&B run: the values that differ between the jobs of the sweep
+    pause: int | None = None  # epochs after which it waits for a decision of its sweep
     given: GivenRun | None = None  # the W&B run, if another program has made it for this job
 
     @property

@@ -33,9 +33,9 @@ from mnistjax.run import (
     best_epoch,
     count_examples,
     curve_metrics,
+    find_end,
     find_reason,
     find_status,
-    is_over,
     make_row,
 )
 from mnistjax.step import State, init, variables_of
@@ -100,8 +100,8 @@ def fit_runs(
             program.advance({n: lane.rows for n, lane in lanes.items()}, find_limit(spec, count))
             for lane in lanes.values():  # the device works meanwhile: JAX has only dispatched
                 lane.skip(count)
-            longest = max(lanes.values(), key=lambda lane: lane.run.stopping.epochs)
-            if longest.step < longest.run.stopping.epochs * spec.steps_per_epoch:
+            longest = max(lanes.values(), key=lambda lane: lane.run.epochs)
+            if longest.step < longest.run.epochs * spec.steps_per_epoch:
                 program.prepare(longest.rows)
             sums = program.sums()
             seconds = time.perf_counter() - started - (sum(compiling) - compiled)
@@ -146,7 +146,7 @@ class _Lane:
     def __init__(self, spec: Spec, run: Run, compiling: Sequence[float]) -> None:
         self.spec, self.run = spec, run
         self.records = list(run.rows)
-        self.status: RunStatus | None = "done" if is_over(self.records, run.stopping) else None
+        self.status: RunStatus | None = find_end(run, self.records)
         self.error: Exception | None = None
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
@@ -179,7 +179,7 @@ class _Lane:
             self.seconds = 0.0
             if stopping.keep == "best" and best_epoch(self.records, stopping.monitor) == row["epoch"]:
                 self._best = _host_copy(variables_of(state()))
-        self.status = find_status(row, self.records, stopping, stop)
+        self.status = find_status(self.run, row, self.records, stop)
         progress = Progress(
             epoch=len(self.records),
             epochs=stopping.epochs,

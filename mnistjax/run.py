@@ -11,7 +11,7 @@ from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping, badness, on
 from mnistjax.metrics import Sums, summarize
 from mnistjax.step import State
 
-RunStatus = Literal["done", "diverged", "interrupted", "failed"]
+RunStatus = Literal["done", "diverged", "stopped", "interrupted", "failed"]
 
 
 class Snapshot(TypedDict):
@@ -50,6 +50,12 @@ class Run:
     snapshot: Snapshot | None = None
     rows: Sequence[dict[str, Any]] = ()
     callbacks: Sequence[Callback] = ()
+    pause: int | None = None  # epochs after which it ends as "stopped", to be continued or not
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs after which it ends."""
+        return self.stopping.epochs if self.pause is None else min(self.pause, self.stopping.epochs)
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,20 @@ def is_over(rows: Sequence[Mapping[str, Any]], stopping: Stopping) -> bool:
     return len(rows) - best_epoch(rows, stopping.monitor) >= stopping.patience
 
 
+def find_end(run: Run, rows: Sequence[Mapping[str, Any]]) -> RunStatus | None:
+    """How the run ends after these rows; None if it continues."""
+    if is_over(rows, run.stopping):
+        return "done"
+    return "stopped" if len(rows) >= run.epochs else None
+
+
 def find_status(
-    row: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], stopping: Stopping, stop: bool
+    run: Run, row: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], stop: bool
 ) -> RunStatus | None:
-    """How the run ends here; None if it continues."""
+    """How the run ends after a segment, whose epoch has ended if there is a `row`; None if it continues."""
     if row and not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
         return "diverged"
-    if row and is_over(rows, stopping):
-        return "done"
-    return "interrupted" if stop else None
+    return (find_end(run, rows) if row else None) or ("interrupted" if stop else None)
 
 
 def find_reason(status: str, rows: Sequence[Mapping[str, Any]], error: Exception | None) -> str | None:
@@ -99,6 +110,8 @@ def find_reason(status: str, rows: Sequence[Mapping[str, Any]], error: Exception
         return one_line(error)
     if status == "diverged":
         return f"the loss is not finite in epoch {len(rows)}"
+    if status == "stopped":
+        return f"paused after {len(rows)} epochs"
     return f"stopped after {len(rows)} finished epochs" if status == "interrupted" else None
 
 

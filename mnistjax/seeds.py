@@ -1,7 +1,7 @@
 """Statistics over seeds, for runs that differ only in their seed.
 
-A row describes a run like a row of `results.csv`: config values by dotted key, `status`, and metrics by name
-("" if missing).
+A row describes a run like a row of `results.csv`: config values by dotted key, `status`, `epoch` (the last
+one), and metrics by name ("" if missing).
 """
 
 import math
@@ -62,42 +62,52 @@ class Seeds:
     """The runs of one configuration."""
 
     config: dict[str, str]  # by dotted key
-    spreads: dict[str, Spread]  # of the runs that are done, by metric
+    spreads: dict[str, Spread]  # of the runs that are done, by metric; of all, if it was stopped
     not_done: int
+    stopped: int | None = None  # epochs after which a rung of successive halving stopped it
 
 
 def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
-    """The configurations, the best mean of the monitored metric first, those without a finished run last."""
+    """The configurations, the best mean of the monitored metric first, those without a finished run last.
+
+    Stopped ones follow those that are done, ordered by the epochs that they came to, then by their means.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         config = tuple((key, str(row[key])) for key in row if "." in key)
         groups.setdefault(config, []).append(row)
 
     def spread(runs: Sequence[Mapping[str, Any]], metric: str) -> Spread:
-        done = [run for run in runs if run["status"] == "done"]
-        return Spread(tuple(float(run[metric]) for run in done if run.get(metric, "") != ""))
+        return Spread(tuple(float(run[metric]) for run in runs if run.get(metric, "") != ""))
 
     found = []
     for config, runs in groups.items():
-        spreads = {metric: spread(runs, metric) for metric in (monitor, *TESTED)}
-        found.append(Seeds(dict(config), spreads, len(runs) - spreads[monitor].n))
+        done, stopped = ([run for run in runs if run["status"] == status] for status in ("done", "stopped"))
+        spreads = {metric: spread([*done, *stopped], metric) for metric in (monitor, *TESTED)}
+        epochs = min((int(run["epoch"]) for run in stopped), default=None)
+        found.append(Seeds(dict(config), spreads, len(runs) - len(done), epochs))
 
-    def order(seeds: Seeds) -> tuple[bool, float]:
+    def order(seeds: Seeds) -> tuple[bool, int, float]:
         one = seeds.spreads[monitor]
-        return one.n == 0, badness(monitor, one.mean) if one.n else 0.0
+        return one.n == 0, -(seeds.stopped or 2**53), badness(monitor, one.mean) if one.n else 0.0
 
     return sorted(found, key=order)
 
 
 def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
-    """A row for each configuration, best first: mean, deviation and 95 % interval of each metric."""
-    table = []
-    for seeds in group_seeds(rows, monitor):
+    """A row for each configuration, best first: mean, deviation and 95 % interval of each metric.
+
+    With stopped configurations it also has the epochs after which these stopped.
+    """
+    table, ranked = [], group_seeds(rows, monitor)
+    stopped = any(seeds.stopped for seeds in ranked)
+    for seeds in ranked:
         row: dict[str, Any] = dict(seeds.config)
         for name, spread in seeds.spreads.items():
             known = spread.n > 1
             row[f"{name} mean"] = spread.mean
             row[f"{name} std"] = spread.std if known else None
             row[f"{name} 95 % +-"] = spread.mean_half_width if known else None
-        table.append(row | {"n": seeds.spreads[monitor].n, "not done": seeds.not_done})
+        row |= {"n": seeds.spreads[monitor].n, "not done": seeds.not_done}
+        table.append(row | ({"stopped after": seeds.stopped} if stopped else {}))
     return table

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mnistjax")
 
+ENDED_WELL = ("done", "stopped")  # statuses that are no failure
+
 
 class FusedLauncher(Launcher):
     """Trains all jobs of a launch together. As each ends, Hydra writes its `.hydra/` and calls callbacks.
@@ -63,7 +65,9 @@ class FusedLauncher(Launcher):
             if number not in returns:
                 end = self.sweep.read_end(number)
                 written = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
-                returns[number] = finished(end) if written and end.status == "done" else self._run_hydra(end)
+                returns[number] = (
+                    finished(end) if written and end.status in ENDED_WELL else self._run_hydra(end)
+                )
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         return [returns[number] for number in numbers]
 
@@ -86,7 +90,7 @@ class FusedLauncher(Launcher):
 
         with stop_signals() as stop:
             jobs = self.sweep.prepare()
-            with show_sweep(Console(), jobs, self.sweep.ledger) as show:
+            with show_sweep(Console(), jobs, self.sweep.ledger, self.sweep.halving) as show:
                 for event in self.sweep.run(stop):
                     show(event)
                     if isinstance(event, JobEnded):
@@ -122,7 +126,7 @@ class FusedLauncher(Launcher):
         """Runs Hydra's part of a job that has ended: `.hydra/`, its log, its callbacks."""
 
         def task(_: DictConfig) -> float:
-            if end.status != "done":
+            if end.status not in ENDED_WELL:
                 log.error("%s: %s%s", end.status, end.reason, f"\n{end.traceback}" if end.traceback else "")
                 raise JobFailed(end.reason)
             return float("nan") if end.value is None else end.value
@@ -141,7 +145,7 @@ class FusedLauncher(Launcher):
                 tell(f"warning: {describe(error, self.sweep.ledger.folder)}; Hydra's files are incomplete")
             self.sweep.refused = True
             result = finished(end)
-            if end.status != "done":
+            if end.status not in ENDED_WELL:
                 result.status, result.return_value = JobStatus.FAILED, JobFailed(end.reason)
         return result if result.status == JobStatus.COMPLETED else FailedReturn(**vars(result))
 

@@ -71,6 +71,8 @@ def run_multirun(words: list[str], resume: str | None) -> int:
 
 def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
     """Composes and validates the jobs of these words and those of the ledger to resume."""
+    from mnistjax.sweep.halving import make_halving
+
     with composing():
         given = parse_overrides(words)
         shared = [o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in given]
@@ -89,6 +91,8 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         earlier = [tuple(move_data(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
+        if options["halving"]:
+            make_halving(dict(enumerate(jobs.values())), options["halving"], options["rank"])  # checks them
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
@@ -125,6 +129,7 @@ def check_subdir(cfg: DictConfig) -> None:
 def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
     from mnistjax.sweep.groups import describe_groups, make_groups
+    from mnistjax.sweep.halving import make_halving
 
     if multirun.cfg.sweep.plan == "wandb":
         return print_sweep(multirun)
@@ -132,7 +137,9 @@ def print_groups(multirun: Multirun) -> int:
     jobs = {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
-        print("\n".join(describe_groups(groups, jobs)))
+        halving = make_halving(jobs, options["halving"], options["rank"])
+        lines = describe_groups(groups, jobs, halving.share if halving else 1.0)
+        print("\n".join([*lines, *(halving.describe() if halving else [])]))
     return find_answer_code()
 
 

@@ -25,7 +25,7 @@ NEEDED = {  # start of a word -> stored words that are refused unless the comman
 FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # left out silently
 LONGEST_KEY = 100  # characters
 JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "wandb", "seed")
-SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.timeout", "sweep.fail_fast")
+SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.halving", "sweep.rank", "sweep.timeout", "sweep.fail_fast")
 
 
 def is_taken(override: Any) -> bool:

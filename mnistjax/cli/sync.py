@@ -142,7 +142,7 @@ def sort_by_end(ledger: Ledger, results: Iterable[Mapping[str, Any]]) -> list[Ma
     """The rows of the jobs that are over, in the order of their ends."""
     ends: dict[int, str] = {}
     for row in results:
-        if row["status"] in ("done", "diverged", "failed"):
+        if row["status"] in ("done", "diverged", "stopped", "failed"):
             status = records.read_status(ledger.job_folder(row["number"])) or {}
             ends[row["number"]] = str(status.get("ended"))
     over = [row for row in results if row["number"] in ends]

@@ -7,8 +7,8 @@ from mnistjax import checks
 from mnistjax.checks import Check
 from mnistjax.files import DamagedFile
 
-Status = Literal["running", "done", "failed", "diverged", "interrupted"]
-STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "interrupted")
+Status = Literal["running", "done", "failed", "diverged", "stopped", "interrupted"]
+STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "stopped", "interrupted")
 
 METRICS = ("loss", "accuracy", "f1")
 CURVES = tuple(f"{part}/{name}" for part in ("train", "val") for name in METRICS)

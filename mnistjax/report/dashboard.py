@@ -65,7 +65,7 @@ def distinct_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows with each identity once, because a repeated run is not another seed."""
     rows = list_rows(data)
     once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
-    return [rows[number] for number in sorted(once.values())]
+    return [rows[number] | {"epoch": rows[number]["epochs"]} for number in sorted(once.values())]
 
 
 def draw_best(

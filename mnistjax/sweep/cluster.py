@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class RemoteAssignment:
             open(self.folder / self.events, "a", buffering=1, encoding="utf-8") as file,
             ProcessExecutor(timeout=self.timeout) as executor,
         ):
-            for event in executor.run([assignment], {assignment.data: data}, self._stopped):
+            for event in executor.run(deque([assignment]), {assignment.data: data}, self._stopped):
                 file.write(json.dumps([type(event).__name__, *event]) + "\n")
 
     def _stopped(self) -> bool:
@@ -114,17 +114,18 @@ class SubmititExecutor(Executor):
         for submission in self._submissions:
             submission.task.cancel()  # a local process ignores this, but sees the file
 
-    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        waiting, stopping = deque(assignments), False
+    def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        stopping = False
         self._folder = make_new_folder(self._folder)
         executor = self._make_executor(self._folder)
-        while waiting or self._submissions:
+        while assignments or self._submissions:
             if not stopping and stop():
                 stopping = True
-                waiting.clear()
                 (self._folder / STOP).touch()
-            while waiting and not (self._local and self._submissions):  # one at a time on this machine
-                self._submissions.append(self._submit(executor, waiting.popleft()))
+            if stopping:
+                assignments.clear()
+            while assignments and not (self._local and self._submissions):  # one at a time on this machine
+                self._submissions.append(self._submit(executor, assignments.popleft()))
             time.sleep(POLL_SECONDS)
             for submission in list(self._submissions):
                 over = submission.task.done()  # asked first, so that no later event is missed

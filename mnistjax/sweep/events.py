@@ -19,7 +19,15 @@ class JobProgress(NamedTuple):
     row: dict[str, Any] | None  # of a finished epoch
 
 
+class JobPaused(NamedTuple):
+    """A job waits at a rung of successive halving, to go on or to stop."""
+
+    number: int
+
+
 class JobEnded(NamedTuple):
+    """A job has ended. An executor sends the status "stopped" when a job has come to its pause."""
+
     number: int
     status: records.Status
     reason: str | None  # why, unless done
@@ -39,4 +47,4 @@ class AssignmentEnded(NamedTuple):
     """A worker is idle again. After a stop it leaves jobs that it did not start."""
 
 
-Event = JobStarted | JobProgress | JobEnded | ProgramFailed | AssignmentEnded
+Event = JobStarted | JobProgress | JobPaused | JobEnded | ProgramFailed | AssignmentEnded

@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mnistjax import records
@@ -31,8 +32,11 @@ class Executor(contextlib.AbstractContextManager):
     """Trains assignments. Use it in a `with`, which ends its processes."""
 
     @abstractmethod
-    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        """Trains the jobs and yields their events, `JobEnded` once for each. Starts no job after `stop()`."""
+    def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        """Trains the jobs and yields their events, `JobEnded` once for each. Starts no job after `stop()`.
+
+        Takes the assignments from the queue, also those that the caller adds while it handles an event.
+        """
 
     def __exit__(self, *error: Any) -> None:
         """Ends all processes."""
@@ -50,6 +54,8 @@ def end_job(job: Job, status: records.Status, reason: str, traceback: str | None
             started=before.get("started", records.now()),
             ended=records.now(),
             reason=reason,
+            continued=before.get("continued", ()),
+            wandb=before.get("wandb"),
         )
     return JobEnded(job.number, status, reason, traceback)
 
@@ -57,15 +63,18 @@ def end_job(job: Job, status: records.Status, reason: str, traceback: str | None
 class InlineExecutor(Executor):
     """Trains in a thread of this process, for debugging. A job that crashes or hangs stops the sweep."""
 
-    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        assignments = list(assignments)
-        jobs = {job.number: job for assignment in assignments for job in assignment.jobs}
+    def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        while assignments and not stop():
+            assignment = assignments.popleft()
+            yield from self._train(assignment, datasets[assignment.data], stop)
+
+    def _train(self, assignment: Assignment, data: Dataset, stop: Stop) -> Iterator[Event]:
+        jobs = {job.number: job for job in assignment.jobs}
         active: dict[int, Job] = {}
         events: queue.Queue[Event | None] = queue.Queue()
 
         def train() -> None:
-            for assignment in assignments:
-                Trainer(assignment, datasets[assignment.data], events.put, stop).run()
+            Trainer(assignment, data, events.put, stop).run()
             events.put(None)
 
         threading.Thread(target=train, daemon=True).start()

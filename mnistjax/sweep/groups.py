@@ -52,6 +52,7 @@ class Assignment:
     width: int  # lanes of a program
     threads: int  # programs that run at a time
     interleaved: int  # the most jobs that take turns in a program of one lane
+    alone: bool = False  # whether no other jobs may join, because one of these is to blame for a crash
 
 
 def data_key(dataset: Dataset, positive: int | None) -> DataKey:
@@ -159,9 +160,18 @@ def make_assignments(
 
 
 def can_merge(first: Assignment, second: Assignment) -> bool:
-    """Whether two assignments have one lane, the same data, and equally many interleaved jobs and shards."""
-    kinds = {(a.width, a.data, a.interleaved, count_shards(a.jobs[0].plan.spec)) for a in (first, second)}
-    return first.width == 1 and len(kinds) == 1
+    """Whether two assignments can be one: like `can_join`, with equally many interleaved jobs."""
+    return can_join(first, second) and first.interleaved == second.interleaved
+
+
+def can_join(first: Assignment, second: Assignment) -> bool:
+    """Whether the threads of the first assignment can train the jobs of the second one as well.
+
+    Both have one lane, the same data and equally many shards, and there is memory for so many threads.
+    """
+    kinds = {(a.width, a.data, count_shards(a.jobs[0].plan.spec), a.alone) for a in (first, second)}
+    alike = first.width == 1 and not first.alone and len(kinds) == 1
+    return alike and join(first, second).threads >= first.threads
 
 
 def join(first: Assignment, second: Assignment) -> Assignment:
@@ -215,27 +225,33 @@ RATES = {"cpu": 3e10, "gpu": 2e12, "tpu": 2e12}  # operations per second of smal
 STEP_SECONDS = {"cpu": 2e-6, "gpu": 2e-5, "tpu": 2e-5}  # time of an empty step
 
 
-def estimate_seconds(group: Group, jobs: Mapping[int, Job]) -> float:
-    """The estimated time of a group with compilation, right within a factor of about three."""
+def estimate_seconds(group: Group, jobs: Mapping[int, Job], share: float = 1.0) -> float:
+    """The estimated time of a group with compilation, right within a factor of about three.
+
+    `share` is the part of the epochs that is trained.
+    """
     platform = jax.default_backend()
     spec = group.spec
-    epochs = sum(jobs[number].plan.stopping.epochs for number in group.jobs)
+    epochs = share * sum(jobs[number].plan.stopping.epochs for number in group.jobs)
     work = epoch_flops(spec) / RATES.get(platform, 3e10)
     idle = spec.steps_per_epoch * STEP_SECONDS.get(platform, 2e-6) / group.width
     side_by_side = min(group.threads, len(group.jobs)) ** 0.8
     return 3.0 + epochs * (work + idle + 0.01) / side_by_side
 
 
-def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job]) -> list[str]:
-    """Text lines: the size, time and memory of each group, and how it differs from the first one."""
-    total = sum(estimate_seconds(group, jobs) for group in groups)
+def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: float = 1.0) -> list[str]:
+    """Text lines: the size, time and memory of each group, and how it differs from the first one.
+
+    `share` is the part of the epochs that is trained.
+    """
+    total = sum(estimate_seconds(group, jobs, share) for group in groups)
     lines = [
         f"{len(jobs)} jobs in {len(groups)} groups, {len(groups)} compiled training programs, "
         f"about {_format_time(total)} on {jax.default_backend()}"
     ]
     for index, group in enumerate(groups):
         lanes = f"{group.width} lanes" if group.width > 1 else f"{group.threads} at a time"
-        spec, seconds = group.spec, estimate_seconds(group, jobs)
+        spec, seconds = group.spec, estimate_seconds(group, jobs, share)
         memory = lane_bytes(spec) * max(group.width, group.threads) / 2**20
         lines.append(
             f"group {index}: {len(group.jobs)} jobs ({_ranges(group.jobs)}), {lanes}, about "

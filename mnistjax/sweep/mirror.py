@@ -70,7 +70,7 @@ class Mirror:
         if change:
             self._tracker.save_sweep(change.config, change.runs, change.known)
         counts = self._count_statuses()
-        done = counts["done"] == len(self._ledger.entries)
+        done = counts["done"] + counts["stopped"] == len(self._ledger.entries)
         self._tracker.finish(
             "done" if done else "failed", {f"jobs/{status}": n for status, n in counts.items()}
         )
@@ -88,7 +88,8 @@ class Mirror:
 
     def _point(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
         failed = counts["failed"] + counts["diverged"]
-        over = {"jobs/over": counts["done"] + failed, "jobs/done": counts["done"], "jobs/failed": failed}
+        ended = {"jobs/done": counts["done"], "jobs/stopped": counts["stopped"], "jobs/failed": failed}
+        over = {"jobs/over": sum(ended.values()), **ended}
         metrics = {f"job/{key}": row[key] for key in (self._monitor, "test/accuracy") if row[key] != ""}
         return {**over, "job": row["number"], **metrics}
 

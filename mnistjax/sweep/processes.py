@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from mnistjax.sweep.events import (
     ProgramFailed,
 )
 from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
-from mnistjax.sweep.groups import Assignment, DataKey
+from mnistjax.sweep.groups import Assignment, DataKey, can_join
 from mnistjax.sweep.worker import copy_tables, needs_main, serve, without_main
 
 GRACE_SECONDS = 20.0  # until a worker that should end is killed
@@ -46,8 +46,9 @@ class WorkerProcess:
             self._process.start()
         theirs.close()
         self._datasets: set[DataKey] = set()
-        self.assignment: Assignment | None = None
-        self.left: dict[int, Job] = {}  # jobs of the assignment that are not over
+        self.assignment: Assignment | None = None  # the first of those that it trains
+        self.assignments = 0  # that it trains
+        self.left: dict[int, Job] = {}  # jobs of the assignments that are not over
         self.heard: dict[int, float] = {}  # time of the last event of each active job, seconds
         self.last = time.monotonic()  # time of the assignment or the last event, seconds
 
@@ -57,8 +58,20 @@ class WorkerProcess:
             self.send((assignment.data, data))
             self._datasets.add(assignment.data)
         self.send(assignment)
-        self.assignment, self.left = assignment, {job.number: job for job in assignment.jobs}
+        self.assignment = self.assignment or assignment
+        self.assignments += 1
+        self.left |= {job.number: job for job in assignment.jobs}
         self.last = time.monotonic()
+
+    def can_take(self, assignment: Assignment) -> bool:
+        """Whether it can train another assignment now: it is idle, or its threads can take more jobs."""
+        return self.assignment is None or can_join(self.assignment, assignment)
+
+    def end_assignment(self) -> None:
+        """Counts an assignment that has ended. After the last one no job is left, or a stop has left some."""
+        self.assignments -= 1
+        if not self.assignments:
+            self.assignment, self.left = None, {}
 
     def send(self, message: Any) -> None:
         """Sends an assignment, a data set, "stop" or None, as `serve` explains."""
@@ -101,8 +114,8 @@ class ProcessExecutor(Executor):
             self._worker.kill() if error[0] else self._worker.end()
         self._worker = None
 
-    def run(self, assignments: Iterable[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
-        self._pending, stopped = deque(assignments), math.inf  # time of the stop, seconds
+    def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
+        self._pending, stopped = assignments, math.inf  # time of the stop, seconds
         while self._pending or (self._worker and self._worker.assignment):
             if stopped == math.inf and stop():
                 stopped = time.monotonic()
@@ -116,8 +129,8 @@ class ProcessExecutor(Executor):
                 yield from self._check_silence(worker, stopped)
 
     def _assign_next(self, datasets: Datasets) -> WorkerProcess | None:
-        """Returns the working worker, given the next assignment if it was idle; None if nothing is left."""
-        if self._pending and not (self._worker and self._worker.assignment):
+        """Returns the working worker, given the next assignments that it can take; None if none is left."""
+        while self._pending and (not self._worker or self._worker.can_take(self._pending[0])):
             self._worker = self._worker or WorkerProcess()
             assignment = self._pending.popleft()
             self._worker.assign(assignment, datasets[assignment.data])
@@ -135,7 +148,7 @@ class ProcessExecutor(Executor):
         worker.last, self._early_deaths = time.monotonic(), 0
         match event:
             case AssignmentEnded():
-                worker.assignment = None
+                worker.end_assignment()
             case ProgramFailed(numbers, reason, traceback):
                 assert worker.assignment
                 suspects = [worker.left.pop(number) for number in numbers]
@@ -189,4 +202,4 @@ class ProcessExecutor(Executor):
         half = len(suspects) // 2
         parts = [suspects] if assignment.width == 1 else [suspects[:half], suspects[half:]]
         for jobs in filter(None, parts):
-            self._pending.append(replace(assignment, jobs=tuple(jobs), threads=1, interleaved=1))
+            self._pending.append(replace(assignment, jobs=tuple(jobs), threads=1, interleaved=1, alone=True))

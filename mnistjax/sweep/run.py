@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from mnistjax.job import Job
 from mnistjax.progress import tell
 from mnistjax.recorder import describe_values, find_other_versions
 from mnistjax.sweep.cluster import SubmititExecutor
-from mnistjax.sweep.events import Event, JobEnded, JobStarted
-from mnistjax.sweep.executor import Executor, InlineExecutor
-from mnistjax.sweep.groups import Group, Mode, data_key, make_assignments, make_groups
+from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobStarted
+from mnistjax.sweep.executor import Executor, InlineExecutor, end_job
+from mnistjax.sweep.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
+from mnistjax.sweep.halving import Decision, Halving, Rank, make_halving
 from mnistjax.sweep.ledger import OVER, Entry, Ledger
 from mnistjax.sweep.mirror import Mirror
 from mnistjax.sweep.processes import ProcessExecutor
@@ -37,6 +39,8 @@ class Options:
 
     mode: Mode = "auto"
     lanes: int | Literal["auto"] = "auto"
+    halving: int | None = None  # the factor of successive halving
+    rank: Rank = "last"
     timeout: float = 600.0  # seconds without an event of a job
     fail_fast: bool = False
     executor: Literal["processes", "inline", "submitit_local", "submitit_slurm"] = "processes"
@@ -55,6 +59,8 @@ class Sweep:
         self._executor = make_executor(options, ledger.folder)
         self.refused = False  # whether the disk refused some of Hydra's files
         self._groups: list[Group] = []
+        self.halving: Halving | None = None
+        self._over = (*OVER, *["stopped"] * (options.halving is not None))  # statuses that end a job
         self._mirror: Mirror | None = None
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
         self._saved = 0.0  # time of the last save, seconds
@@ -107,6 +113,7 @@ class Sweep:
     def prepare(self) -> list[Job]:
         """Groups and names the jobs, writes the ledger, and returns the jobs to train."""
         self._check_done()
+        self._make_rungs()
         widths = {(group["spec"], tuple(group["data"])): group["width"] for group in self.ledger.groups}
         options = self.options
         self._groups = make_groups(self.jobs, mode=options.mode, lanes=options.lanes, widths=widths)
@@ -131,7 +138,7 @@ class Sweep:
         """
         changes: Counter[str] = Counter()
         for entry in self.entries:
-            if entry.status not in OVER:
+            if entry.status not in self._over:
                 continue
             try:
                 record = records.read_record(self.ledger.job_folder(entry.number))
@@ -158,13 +165,41 @@ class Sweep:
 
     def _waiting(self) -> dict[int, Job]:
         entries = self.ledger.entries
-        return {number: job for number, job in self.jobs.items() if entries[number].status not in OVER}
+        return {number: job for number, job in self.jobs.items() if entries[number].status not in self._over}
+
+    def _make_rungs(self) -> None:
+        """Makes the rungs of the sweep, as far as the records are."""
+        self.halving = make_halving(self.jobs, self.options.halving, self.options.rank)
+        for number in self.jobs:
+            status = self.ledger.entries[number].status
+            self._record(number, status if status in self._over else "waiting")
+
+    def _record(self, number: int, status: str) -> None:
+        """Tells the rungs how far a job is, by its records."""
+        if self.halving:
+            with contextlib.suppress(ConfigError, OSError):  # a damaged job is trained again
+                self.halving.record(number, status, records.read_rows(self.jobs[number].folder))
+
+    def _assign(self, jobs: Mapping[int, Job]) -> list[Assignment]:
+        """The assignments of these jobs, up to their next pauses, without those that wait at a rung."""
+        if halving := self.halving:
+            jobs = {
+                number: replace(job, pause=halving.pause(number))
+                for number, job in jobs.items()
+                if not halving.waits(number)
+            }
+        return make_assignments(self._groups, jobs, merge=self._merge)
+
+    @property
+    def _merge(self) -> bool:
+        """Whether jobs may join those of other groups; a cluster has a task for each group."""
+        return not isinstance(self._executor, SubmititExecutor)
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Trains the prepared jobs that are not over and yields their events."""
         failed = False
-        merge = not isinstance(self._executor, SubmititExecutor)  # a cluster has a task for each group
-        assignments = make_assignments(self._groups, self._waiting(), merge=merge)
+        yield from self._stop(self._decide().stopped)
+        assignments = deque(self._assign(self._waiting()))
         datasets = {data_key(job.data, job.plan.positive): job.data for job in self.jobs.values()}
 
         def stopping() -> bool:
@@ -175,19 +210,47 @@ class Sweep:
                 case JobStarted(number):
                     entry = self.ledger.entries[number]
                     entry.status, entry.attempts = "running", entry.attempts + 1
+                case JobEnded(number, "stopped", reason):
+                    self._set(number, "waiting", reason)
+                    event = JobPaused(number)
                 case JobEnded(number, status, reason):
-                    entry = self.ledger.entries[number]
-                    entry.status, entry.reason = status, reason
-                    self._rows[number] = read_result(entry, self.ledger.job_folder(number))
-                    assert self._mirror
-                    self._mirror.log(self._rows[number])
+                    self._set(number, status, reason)
+                    self._show_end(number)
                     failed = failed or status in ("failed", "diverged")
             yield event
+            if self.halving and isinstance(event, JobPaused | JobEnded):
+                onward, stopped = self._decide()
+                yield from self._stop(stopped)
+                assignments.extend(self._assign({number: self.jobs[number] for number in onward}))
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 self._try_save()
         for entry in self.entries:
             if entry.status == "running":
                 entry.status, entry.reason = "interrupted", "stopped at once"
+
+    def _set(self, number: int, status: str, reason: str | None) -> None:
+        """Writes the status of a job into the ledger, and tells the rungs how far it is."""
+        entry = self.ledger.entries[number]
+        entry.status, entry.reason = status, reason
+        self._record(number, status)
+
+    def _show_end(self, number: int) -> None:
+        """Adds the end of a job to the table and the curves of the sweep."""
+        self._rows[number] = read_result(self.ledger.entries[number], self.ledger.job_folder(number))
+        assert self._mirror
+        self._mirror.log(self._rows[number])
+
+    def _decide(self) -> Decision:
+        """What the rungs decide now."""
+        return self.halving.decide(early=self._merge) if self.halving else Decision([], {})
+
+    def _stop(self, reasons: Mapping[int, str]) -> Iterator[JobEnded]:
+        """Ends the jobs that a rung has stopped."""
+        for number, reason in reasons.items():
+            end_job(self.jobs[number], "stopped", reason)
+            self._set(number, "stopped", reason)
+            self._show_end(number)
+            yield self.read_end(number)
 
     def save(self) -> None:
         """Writes `sweep.json` and `results.csv`."""
@@ -215,7 +278,7 @@ class Sweep:
         """The end of a job, from the records; its status if it has not ended."""
         entry, job = self.ledger.entries[number], self.jobs[number]
         result = read_result(entry, job.folder)
-        value = float(result[job.plan.stopping.monitor]) if entry.status == "done" else None
+        value = float(result[job.plan.stopping.monitor]) if entry.status in ("done", "stopped") else None
         status: Any = "interrupted" if entry.status == "waiting" else entry.status
         return JobEnded(number, status, entry.reason or "it was not started", None, value)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mnistjax import checkpoints, files, records
+from mnistjax import files, records
 from mnistjax.active import ActiveRun
 from mnistjax.config import ConfigError, Spec
 from mnistjax.data import Dataset
@@ -32,16 +32,14 @@ Send = Callable[[Event], None]
 def group_interleaved(assignment: Assignment) -> list[list[Job]]:
     """The jobs in lists; the jobs of a list take turns in a program.
 
-    These have one Spec and read the images in the same order from their first step.
+    These have one Spec and read the images in the same order, if they start from the same step.
     """
     from mnistjax.layout import order_seed
 
     alike: dict[Any, list[Job]] = {}
     for job in assignment.jobs:
         spec = job.plan.spec
-        alone = assignment.interleaved == 1 or (job.folder / checkpoints.CHECKPOINT).exists()
-        key = (spec, None, job.number) if alone else (spec, order_seed(spec, job.plan.seed))
-        alike.setdefault(key, []).append(job)
+        alike.setdefault((spec, order_seed(spec, job.plan.seed)), []).append(job)
     size = assignment.interleaved
     return [jobs[i : i + size] for jobs in alike.values() for i in range(0, len(jobs), size)]
 
@@ -50,19 +48,47 @@ class JobQueue:
     """The waiting jobs of several threads, of which one compiles a Spec's program while the others wait."""
 
     def __init__(self, jobs: Sequence[list[Job]], stop: Callable[[], bool]) -> None:
-        self._jobs, self._stop, self._lock = deque(jobs), stop, threading.Lock()
+        self._jobs, self._stop, self._changed = deque(jobs), stop, threading.Condition()
         self._compiled: dict[Spec, threading.Event] = {}
+        self._training, self._closed = 0, False  # threads that train; whether all threads are done
 
-    def take(self, spec: Spec | None = None) -> list[Job] | None:
-        """Takes the next jobs if they have this Spec (None: any); None if there are none, or after a stop."""
-        with self._lock:
-            if self._stop() or not self._jobs or spec not in (None, self._jobs[0][0].plan.spec):
+    def add(self, jobs: Sequence[list[Job]]) -> bool:
+        """Adds jobs; returns False if no thread is left to train them."""
+        with self._changed:
+            if not self._closed:
+                self._jobs.extend(jobs)
+                self._changed.notify_all()
+            return not self._closed
+
+    def take(self) -> list[Job] | None:
+        """Takes the next jobs, which the thread must `release`; None if there are none, or after a stop.
+
+        Waits while other threads train, because the ends of their jobs may bring new ones.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or not self._training or self._stop())
+            if self._stop() or not self._jobs:
+                self._closed = not self._training
+                return None
+            self._training += 1
+            return self._jobs.popleft()
+
+    def take_more(self, spec: Spec) -> list[Job] | None:
+        """Takes the next jobs for the same thread if they have this Spec, without waiting."""
+        with self._changed:
+            if self._stop() or not self._jobs or self._jobs[0][0].plan.spec != spec:
                 return None
             return self._jobs.popleft()
 
+    def release(self) -> None:
+        """Ends the training of the jobs that a thread has taken."""
+        with self._changed:
+            self._training -= 1
+            self._changed.notify_all()
+
     def wait_for_program(self, spec: Spec) -> None:
         """Waits until another thread has compiled the program; the first thread that asks compiles it."""
-        with self._lock:
+        with self._changed:
             compiled = self._compiled.get(spec)
             if compiled is None:
                 self._compiled[spec] = threading.Event()
@@ -81,6 +107,13 @@ class Trainer:
         self._assignment, self._data, self._send, self._stop = assignment, data, send, stop
         self._queue = JobQueue(group_interleaved(assignment), stop)
         self._trackers: list[Tracker] = []
+        self.assignments = 1  # that it has taken
+
+    def add(self, assignment: Assignment) -> bool:
+        """Takes another assignment like the first one, of one lane; returns False if it is too late."""
+        added = self._queue.add(group_interleaved(assignment))
+        self.assignments += added
+        return added
 
     def run(self) -> None:
         """Trains all jobs in the assignment's number of threads, then waits until W&B has received all."""
@@ -97,7 +130,10 @@ class Trainer:
         def work(index: int) -> None:
             with jax.default_device(devices[index * step_devices % len(devices)]):
                 while jobs := self._queue.take():
-                    self._train(jobs, spread)
+                    try:
+                        self._train(jobs, spread)
+                    finally:
+                        self._queue.release()
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
         for thread in threads:
@@ -118,8 +154,9 @@ class Trainer:
         def start_runs() -> Iterator[list[Run]]:
             jobs: list[Job] | None = first
             while jobs:
-                yield [run for job in jobs if (run := self._start(job, active))]
-                jobs = self._queue.take(spec)
+                runs = [run for job in jobs if (run := self._start(job, active))]
+                yield from split_by_step(runs)
+                jobs = self._queue.take_more(spec)
 
         self._queue.wait_for_program(spec)
         try:
@@ -200,6 +237,15 @@ class Trainer:
         run.tracker.finish(end.status, end.summary, wait=False)
         run.lock.close()
         self._trackers.append(run.tracker)
+
+
+def split_by_step(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in lists of those that start from the same step."""
+    alike: dict[int, list[Run]] = {}
+    for run in runs:
+        step = int(run.snapshot["state"].step) if run.snapshot else 0
+        alike.setdefault(step, []).append(run)
+    return [*alike.values()]
 
 
 def report_progress(job: Job, send: Send, queue: JobQueue) -> Callback:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
 from mnistjax.seeds import group_seeds
-from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
+from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
+from mnistjax.sweep.halving import Halving
 from mnistjax.sweep.ledger import RESULTS, Ledger
 from mnistjax.tracking import read_views
 from mnistjax.words import path_argument, shell_join
@@ -27,10 +28,11 @@ SHOWN = 12  # rows of the table
 class Tally:
     """Counts events: finished jobs, the best validation accuracy, speed, time left."""
 
-    def __init__(self, jobs: Sequence[Job], ledger: Ledger) -> None:
-        self._jobs, self._entries = {job.number: job for job in jobs}, ledger.entries
+    def __init__(self, jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None) -> None:
+        self._jobs, self._entries, self._halving = {job.number: job for job in jobs}, ledger.entries, halving
+        share = halving.share if halving else 1.0  # the expected part of the epochs
         self._planned = {
-            job.number: job.plan.stopping.epochs * job.plan.spec.train_count for job in jobs
+            job.number: round(share * job.plan.stopping.epochs * job.plan.spec.train_count) for job in jobs
         }  # images
         self._seen: dict[int, int] = {}  # images
         self._left, self._trained = sum(self._planned.values()), 0  # images, the latter by this process
@@ -52,15 +54,20 @@ class Tally:
                 self.running.discard(number)
                 self.over += 1
                 self.failed += status in ("failed", "diverged")
-                self._advance(number, self._planned[number])
+                if not self._halving:
+                    self._left -= self._planned[number] - self._seen.get(number, 0)
+            case JobPaused(number):
+                self.running.discard(number)
         words = [f"{self.over}/{self.total} jobs"]
+        if self._halving:
+            words += filter(None, [self._halving.describe_rung()])
         if groups := {self._entries[number].group for number in self.running}:
             words.append(f"group {', '.join(map(str, sorted(groups)))}")
         if self.failed:
             words.append(f"{self.failed} failed")
         if self._best:
             words.append(f"best val {self._best[0]:.2%} ({self._best[1]})")
-        pace = self._pace(self._trained, self._trained + self._left) if self._seen else ""
+        pace = self._pace(self._trained, self._trained + max(0, self._left)) if self._seen else ""
         return "  ".join(words) + pace
 
     def _advance(self, number: int, seen: int) -> None:
@@ -71,9 +78,11 @@ class Tally:
 
 
 @contextlib.contextmanager
-def show_sweep(console: Console, jobs: Sequence[Job], ledger: Ledger) -> Iterator[Callable[[Event], None]]:
+def show_sweep(
+    console: Console, jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None
+) -> Iterator[Callable[[Event], None]]:
     """Shows the events of a sweep: one live line at a terminal, else a line every two seconds."""
-    tally = Tally(jobs, ledger)
+    tally = Tally(jobs, ledger, halving)
     if console.is_terminal:
         with live_bar(console) as draw:
             yield lambda event: draw(text=tally.count(event), completed=tally.over, total=tally.total)
@@ -108,7 +117,8 @@ def show_table(console: Console, sweep: Sweep) -> None:
     table = Table(box=SIMPLE, pad_edge=False)
     for key in keys:
         table.add_column(short_key(key, keys), overflow="fold")
-    for name in ("n", *metrics, "95 %"):
+    stopped = any(seeds.stopped for seeds in ranked)
+    for name in ("n", *["epochs"] * stopped, *metrics, "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
     for seeds in ranked[:SHOWN]:
         spreads = [seeds.spreads[metric] for metric in metrics]
@@ -116,7 +126,8 @@ def show_table(console: Console, sweep: Sweep) -> None:
         n, last = spreads[0].n, spreads[-1]
         table.add_row(
             *(seeds.config.get(key, "") for key in keys),
-            f"{n} of {n + seeds.not_done}" if seeds.not_done else str(n),
+            f"{n} of {n + seeds.not_done}" if seeds.not_done and not seeds.stopped else str(n),
+            *[str(seeds.stopped or "all")] * stopped,
             *map(format, spreads, formats),
             f"± {last.mean_half_width:{formats[-1]}}" if last.n > 1 else "-",
         )
@@ -155,9 +166,12 @@ def report_sweep(sweep: Sweep) -> int:
     console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
     for name, place in find_places(sweep.ledger).items():
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
-    failed = [entry for entry in sweep.entries if entry.status != "done"]
-    if failed:
-        tell(f"{len(sweep.entries) - len(failed)} of {len(sweep.entries)} jobs done")
+    stopped = [entry for entry in sweep.entries if entry.status == "stopped"]
+    failed = [entry for entry in sweep.entries if entry.status not in ("done", "stopped")]
+    if stopped or failed:
+        done = len(sweep.entries) - len(failed) - len(stopped)
+        words = f", {len(stopped)} stopped at a rung" if stopped else ""
+        tell(f"{done} of {len(sweep.entries)} jobs done{words}")
     for entry in failed:
         name = sweep.jobs[entry.number].name if entry.number in sweep.jobs else ""
         reason = f", {entry.reason}" if entry.reason else ""

@@ -35,7 +35,8 @@ Tables = Mapping[str, Mapping[str, Any]]
 def serve(connection: Connection, tables: Tables) -> None:
     """Trains the assignments that arrive through the connection, until None arrives.
 
-    Data sets arrive as pairs (key, data), and "stop" stops the jobs. `tables` can contain rows that a script
+    Data sets arrive as pairs (key, data), and "stop" stops the jobs. An assignment that arrives while another
+    is trained joins it. `tables` can contain rows that a script
     of the user registered in the parent.
     """
     for number in STOPPING:  # the parent also gets the signal, and sends "stop"
@@ -44,6 +45,7 @@ def serve(connection: Connection, tables: Tables) -> None:
     add_tables(tables)
     assignments: queue.Queue[Assignment | None] = queue.Queue()
     datasets: dict[DataKey, Dataset] = {}
+    trainer: Trainer | None = None
     stop, sending = threading.Event(), threading.Lock()
 
     def receive() -> None:
@@ -56,7 +58,7 @@ def serve(connection: Connection, tables: Tables) -> None:
                 stop.set()
             elif isinstance(message, tuple):
                 datasets[message[0]] = message[1]
-            else:
+            elif not (message and trainer and trainer.add(message)):
                 assignments.put(message)
 
     def send(event: Event) -> None:
@@ -65,8 +67,10 @@ def serve(connection: Connection, tables: Tables) -> None:
 
     threading.Thread(target=receive, daemon=True).start()
     while (assignment := assignments.get()) is not None:
-        Trainer(assignment, datasets[assignment.data], send, stop.is_set).run()
-        send(AssignmentEnded())
+        trainer = Trainer(assignment, datasets[assignment.data], send, stop.is_set)
+        trainer.run()
+        for _ in range(trainer.assignments):
+            send(AssignmentEnded())
 
 
 def copy_tables() -> Tables:

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from mnistjax.run import Progress
 
 QUEUE = 10_000  # rows that may wait for W&B
-STATUSES = ("done", "failed", "diverged", "interrupted")  # the last tag of a run
-EXIT_CODES = {"done": 0, "interrupted": 255}  # 255 is what wandb records for Ctrl-C; 1 for any other status
+STATUSES = ("done", "failed", "diverged", "stopped", "interrupted")  # the last tag of a run
+# 255 is what wandb records for Ctrl-C; 1 for any other status
+EXIT_CODES = {"done": 0, "stopped": 0, "interrupted": 255}
 LONGEST_NAME = 128  # bytes of the name and the group of a run at W&B
 OPEN_RUNS = 32  # at a time in a process; other runs wait, and lose nothing
 

@@ -7,7 +7,7 @@ const RUNS = DATA.runs;
 for (const run of RUNS) for (const part of [run.values, run.config, run.metrics]) Object.setPrototypeOf(part, null);
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#888888"]; // Okabe and Ito
 const DASHES = ["solid", "dash", "dot"];
-const STYLED = ["done", "failed", "diverged"]; // statuses with a colour
+const STYLED = ["done", "stopped", "failed", "diverged"]; // statuses with a colour
 const MOST_GROUPS = COLORS.length * DASHES.length;
 const state = { shown: RUNS.map((_, i) => i), selected: [] };
 const $ = (id) => document.getElementById(id);
