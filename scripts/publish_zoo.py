@@ -51,6 +51,7 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "vit.mnist": (f"{AUGMENTED} model=vit", "mnist", 2),
     "mlp.fashion_mnist": ("experiment=fashion model=mlp model.hidden=128", "fashion_mnist", 3),
     "cnn.fashion_mnist": ("experiment=fashion model=cnn", "fashion_mnist", 3),
+    "cnn_bn.fashion_mnist": ("experiment=fashion_strong", "fashion_mnist", 3),
 }
 
 ROUNDED = ("fashion_mnist",)  # data sets
