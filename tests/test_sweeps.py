@@ -77,11 +77,10 @@ def test_the_jobs_of_an_agent_are_those_of_the_sweep(capsys):
 
 @pytest.mark.usefixtures("work")
 def test_a_sweep_that_is_no_grid_is_refused_in_one_line(capsys):
-    pytest.importorskip("optuna")
-    words = ["hydra/sweeper=optuna", "optimizer.learning_rate=interval(0.1,1)", "sweep.plan=wandb"]
+    words = ["hydra/sweeper=tpe", "optimizer.learning_rate=interval(0.1,1)", "sweep.plan=wandb"]
     assert main(["-m", *JOBS, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "basic sweeper only" in line
+    assert "sweep.plan=wandb needs the jobs beforehand; TpeSweeper chooses them while it runs" in line
 
 
 def test_a_group_can_be_chosen_by_the_name_in_its_config():

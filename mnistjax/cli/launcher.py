@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mnistjax.cli.overrides import to_plain_config
 from mnistjax.cli.prepare import Preparer
+from mnistjax.cli.search import DEFAULTS, SWEEPERS
 from mnistjax.files import describe
 from mnistjax.progress import tell
 from mnistjax.signals import stop_signals
@@ -171,9 +172,9 @@ class FailedReturn(JobReturn):
 
 @functools.cache  # Hydra 1.4 refuses to register a name twice
 def register() -> None:
-    """Registers the launcher as `hydra/launcher=fused`."""
+    """Registers the launcher as `hydra/launcher=fused`, and the sweepers of `mnistjax.cli.search`."""
     name = "hydra_plugins.mnistjax"
-    FusedLauncher.__module__ = name
+    plugins = (FusedLauncher, *SWEEPERS.values())
     try:
         package = importlib.import_module("hydra_plugins")  # exists if another plugin is installed
     except ModuleNotFoundError:
@@ -181,6 +182,12 @@ def register() -> None:
         package.__path__ = []
     sys.modules[name] = sys.modules[__name__]
     package.mnistjax = sys.modules[__name__]  # pyright: ignore[reportAttributeAccessIssue] (made here)
-    Plugins.instance().register(FusedLauncher)
-    node = {"_target_": f"{name}.FusedLauncher"}
-    ConfigStore.instance().store(group="hydra/launcher", name="fused", node=node, provider="mnistjax")
+    for plugin in plugins:
+        plugin.__module__ = name
+        setattr(sys.modules[name], plugin.__name__, plugin)
+        Plugins.instance().register(plugin)
+    store = functools.partial(ConfigStore.instance().store, provider="mnistjax")
+    store(group="hydra/launcher", name="fused", node={"_target_": f"{name}.FusedLauncher"})
+    for method, sweeper in SWEEPERS.items():
+        node = {"_target_": f"{name}.{sweeper.__name__}", **DEFAULTS, **sweeper.defaults}
+        store(group="hydra/sweeper", name=method, node=node)

@@ -134,6 +134,9 @@ def print_groups(multirun: Multirun) -> int:
     if multirun.cfg.sweep.plan == "wandb":
         return print_sweep(multirun)
     options = multirun.options
+    if not multirun.tasks:
+        print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
+        return find_answer_code()
     jobs = {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
@@ -143,14 +146,18 @@ def print_groups(multirun: Multirun) -> int:
     return find_answer_code()
 
 
+def find_sweeper(multirun: Multirun) -> str:
+    """The name of the class of a sweep's sweeper."""
+    return multirun.cfg.hydra.sweeper._target_.rpartition(".")[2]
+
+
 def print_sweep(multirun: Multirun) -> int:
     """Prints the file that `wandb sweep` makes a Sweep of the same jobs from; returns the exit code."""
     import yaml
 
     if not multirun.tasks:
-        raise ConfigError(
-            "sweep.plan=wandb needs the jobs beforehand, so it works with Hydra's basic sweeper only"
-        )
+        name = find_sweeper(multirun)
+        raise ConfigError(f"sweep.plan=wandb needs the jobs beforehand; {name} chooses them while it runs")
     settings = multirun.jobs[multirun.tasks[0]].settings
     place = {key: settings[f"wandb.{key}"] for key in ("project", "entity")}
     config = describe_sweep(multirun.tasks, settings["train.monitor"], **place)

@@ -182,26 +182,40 @@ def base_overrides(overrides: list[str]) -> list[str]:
 
 
 def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list[str]]]:
-    """Hydra's own overrides, and the overrides of each job that Hydra's basic sweeper makes.
+    """Hydra's own overrides, and the overrides of each job of a grid, or of a Sobol or random search.
 
     Another sweeper chooses its jobs while it runs. The list is empty then, and each job is validated later.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 
-    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
-    parsed = parse_overrides([*params, *overrides])
-    own = [o.input_line for o in parsed if o.is_hydra_override()]
-    if base.hydra.sweeper._target_ != BasicSweeperConf._target_:
+    from mnistjax.cli.search import check_search, draw, read_space
+
+    sweeper, limit = base.hydra.sweeper, base.sweep.max_jobs
+    own = [o.input_line for o in parse_overrides(overrides) if o.is_hydra_override()]
+    if method := check_search(sweeper):
+        for o in parse_jobs(overrides, base):
+            if o.is_discrete_sweep():
+                check_limit(count_values(o), limit)
+        space = read_space(parse_jobs(overrides, base))
+        check_limit(sweeper.trials * len(space.jobs([""] * len(space.dimensions))), limit)
+        return own, draw(space, method, sweeper.trials, sweeper.seed)
+    if sweeper._target_ != BasicSweeperConf._target_:
         return own, []
-    task = [o for o in parsed if not o.is_hydra_override()]
-    check_count(task, base.sweep.max_jobs)
+    task = parse_jobs(overrides, base)
+    counts = {o.get_key_element(): count_values(o) for o in task}  # the last one of a key counts
+    check_limit(math.prod(counts.values()), limit)
     return own, BasicSweeper.split_arguments(task, None)[0]
 
 
-def check_count(overrides: Sequence[Any], limit: int) -> None:
-    """Raises ConfigError if a sweep has no job, or more than the limit. Counts jobs without creating them."""
-    counts = {o.get_key_element(): count_values(o) for o in overrides}  # the last one of a key counts
-    jobs = math.prod(counts.values())
+def parse_jobs(overrides: Sequence[str], base: DictConfig) -> list[Any]:
+    """The parsed overrides of the jobs of a sweep, those of `hydra.sweeper.params` first."""
+    params = base.hydra.sweeper.get("params") or {}
+    parsed = parse_overrides([*(f"{key}={value}" for key, value in params.items()), *overrides])
+    return [o for o in parsed if not o.is_hydra_override()]
+
+
+def check_limit(jobs: int | float, limit: int) -> None:
+    """Raises ConfigError if a sweep has more jobs than the limit."""
     if jobs > limit:
         shown = f"{jobs:,}" if jobs < MANY else f"over {MANY:,}"
         raise ConfigError(
@@ -224,7 +238,7 @@ def count_values(override: Any) -> int | float:
         case Glob():
             count = sum(1 for _ in override.sweep_string_iterator())
         case IntervalSweep():
-            raise ConfigError(f"{shown}: a grid has no interval; use range(...) or another hydra/sweeper")
+            raise ConfigError(f"{shown}: a grid has no interval; use range(...), or add hydra/sweeper=sobol")
         case _:
             return 1
     if count < 1:

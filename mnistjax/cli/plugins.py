@@ -11,6 +11,7 @@ from logging.config import DictConfigurator
 from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax.checks import Check, check_value, whole
+from mnistjax.cli.search import check_search
 from mnistjax.config import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def check_hydra(cfg: DictConfig) -> None:
     """Raises ConfigError if the launcher, the sweeper or the logging of a config can't be created."""
     from hydra.core.plugins import Plugins
 
+    check_search(cfg.hydra.sweeper)
     for kind in ("launcher", "sweeper"):
         with errors_about(f"hydra/{kind}"):
             Plugins.instance()._instantiate(cfg.hydra[kind])

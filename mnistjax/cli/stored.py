@@ -13,11 +13,13 @@ from typing import Any
 
 from mnistjax.checks import shorten
 from mnistjax.cli.overrides import list_choices, parse_overrides
+from mnistjax.cli.search import OPTIONS, SWEEPERS
 from mnistjax.config import ConfigError
 from mnistjax.progress import relative, tell
 from mnistjax.sweep.ledger import LEDGER, Ledger
 from mnistjax.words import GROUPS, folder_word, shell_join
 
+SEARCH_KEYS = ("hydra/sweeper", *(f"hydra.sweeper.{name}" for name in OPTIONS))
 NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
@@ -34,6 +36,8 @@ def is_taken(override: Any) -> bool:
     A data folder is used only if it already contains our data.
     """
     key, line = override.key_or_group, override.input_line
+    if key in SEARCH_KEYS:
+        return re.fullmatch(rf"hydra/sweeper=({'|'.join(SWEEPERS)})|[\w.]+=\d+", line) is not None
     if override.package is not None or "${" in line or len(key) > LONGEST_KEY:
         return False
     if key not in SWEEP_KEYS and re.split(r"[./]", key)[0] not in JOB_KEYS:

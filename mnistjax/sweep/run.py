@@ -274,6 +274,12 @@ class Sweep:
                 self._rows[entry.number] = read_result(entry, self.ledger.job_folder(entry.number))
         return [self._rows[entry.number] for entry in self.entries]
 
+    def find_pause(self, words: Sequence[str]) -> int | None:
+        """The epochs after which the job of these overrides was stopped at a rung; None if it was not."""
+        number = self.numbers[tuple(words)]
+        stopped = self.ledger.entries[number].status == "stopped"
+        return len(records.read_rows(self.ledger.job_folder(number))) if stopped else None
+
     def read_end(self, number: int) -> JobEnded:
         """The end of a job, from the records; its status if it has not ended."""
         entry, job = self.ledger.entries[number], self.jobs[number]

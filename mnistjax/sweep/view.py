@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 SHOWN = 12  # rows of the table
+WIDEST, FEW = 10, 3  # characters of a config value that is not folded, if there are at most so many keys
 
 
 class Tally:
@@ -116,9 +117,11 @@ def show_table(console: Console, sweep: Sweep) -> None:
     console.print(f"\nBy {monitor}, mean and standard deviation over seeds:", highlight=False)
     table = Table(box=SIMPLE, pad_edge=False)
     for key in keys:
-        table.add_column(short_key(key, keys), overflow="fold")
+        widest = max(len(seeds.config.get(key, "")) for seeds in ranked[:SHOWN])
+        least = min(widest, WIDEST) if len(keys) <= FEW else None
+        table.add_column(short_key(key, keys), overflow="fold", min_width=least)
     stopped = any(seeds.stopped for seeds in ranked)
-    for name in ("n", *["epochs"] * stopped, *metrics, "95 %"):
+    for name in ("n", *["epochs"] * stopped, *metrics, *["95 %"] * (not stopped)):
         table.add_column(name, justify="right", no_wrap=True)
     for seeds in ranked[:SHOWN]:
         spreads = [seeds.spreads[metric] for metric in metrics]
@@ -129,7 +132,7 @@ def show_table(console: Console, sweep: Sweep) -> None:
             f"{n} of {n + seeds.not_done}" if seeds.not_done and not seeds.stopped else str(n),
             *[str(seeds.stopped or "all")] * stopped,
             *map(format, spreads, formats),
-            f"± {last.mean_half_width:{formats[-1]}}" if last.n > 1 else "-",
+            *[f"± {last.mean_half_width:{formats[-1]}}" if last.n > 1 else "-"] * (not stopped),
         )
     if len(ranked) > SHOWN:
         table.caption = f"the best {SHOWN} of {len(ranked)}; all in results.csv"
