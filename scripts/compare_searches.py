@@ -1,0 +1,347 @@
+"""Compares ways to search: a grid, successive halving, Optuna's Hyperband; Sobol and random points, and TPE.
+
+    python scripts/compare_searches.py FOLDER [STEP...]
+    python scripts/compare_searches.py FOLDER --readme
+
+Each step keeps its result in FOLDER: `grid` trains all configurations with all seeds, so that regrets can be
+computed for several repetitions; `full`, `halved` and `hyperband` are timed, so nothing else may run beside
+them; `trials` runs each way to draw trials several times. `--readme` trains nothing: it writes the tables and
+the figure in scripts/searches. The MNIST data set is prepared as for the command `mnistjax`.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import mnistjax
+from mnistjax.backend import processor
+from mnistjax.config import ConfigError, unknown
+from mnistjax.loop import fit_runs
+from mnistjax.markdown import format_table
+from mnistjax.programs import make_program
+from mnistjax.report.figures import new_figure, save, style
+from mnistjax.report.runs import read_runs
+from mnistjax.run import Run, Snapshot
+from mnistjax.seeds import Spread
+from mnistjax.sweep.halving import Entrant, Halving, find_pauses
+from sections import write_section
+from training import show_time
+
+PLACE = Path(__file__).parent / "searches"
+EPOCHS, FACTOR, SEEDS, REPETITIONS = 27, 3, 2, 5
+COMMON = ["data=mnist", "model=mlp", "train.monitor=val/accuracy"]
+VALUES = {
+    "optimizer": ["sgd", "momentum", "adam"],
+    "optimizer.learning_rate": [0.001, 0.01, 0.1],
+    "model.hidden": [16, 32, 64],
+    "train.batch_size": [64, 128, 256],
+}
+SPACE = [
+    "optimizer=sgd,momentum,adam",
+    "optimizer.learning_rate=tag(log,interval(1e-4,1))",
+    "model.hidden=tag(log,int,interval(8,64))",
+    "train.batch_size=64,128,256",
+]
+METHODS, TRIALS, SHORT = ("sobol", "random", "tpe"), 64, 9  # the last: epochs of a trial
+MONITOR = "val/accuracy"
+Curves = Mapping[int, Sequence[Sequence[float]]]
+"""Validation accuracy after each epoch of each seed of the repetition, by configuration."""
+
+
+def command(*words: str) -> float:
+    """Runs `mnistjax -m` with these words; returns its seconds."""
+    print(f"\n$ mnistjax -m {' '.join(words)}", flush=True)
+    start = time.perf_counter()
+    if code := subprocess.run([sys.executable, "-m", "mnistjax", "-m", *words]).returncode:
+        raise SystemExit(code)
+    return time.perf_counter() - start
+
+
+def grid_words(seeds: Sequence[int], epochs: int = EPOCHS) -> list[str]:
+    """The words of the grid."""
+    values = [f"{key}={','.join(map(str, choices))}" for key, choices in VALUES.items()]
+    return [*COMMON, *values, f"train.epochs={epochs}", f"seed={','.join(map(str, seeds))}"]
+
+
+def run_step(step: str, folder: Path) -> None:
+    """Runs a step unless it is done; SystemExit if its command fails."""
+    place = folder / step
+    if step == "grid":
+        seeds = range(SEEDS * REPETITIONS)
+        resumed = (place / "sweep.json").exists()
+        command(*([f"sweep.resume={place}"] if resumed else [*grid_words(seeds), f"hydra.sweep.dir={place}"]))
+    elif step == "trials":
+        for method, seed in itertools.product(METHODS, range(REPETITIONS)):
+            one = place / method / str(seed)
+            words = [*COMMON, *SPACE, f"train.epochs={SHORT}", f"seed={2 * seed},{2 * seed + 1}"]
+            search = [
+                f"hydra/sweeper={method}",
+                f"hydra.sweeper.trials={TRIALS}",
+                f"hydra.sweeper.seed={seed}",
+            ]
+            command(
+                *([f"sweep.resume={one}"] if one.exists() else [*words, *search, f"hydra.sweep.dir={one}"])
+            )
+    else:
+        time_step(step, folder)
+
+
+def time_step(step: str, folder: Path) -> None:
+    """Adds the time of a step to times.json."""
+    kept = folder / "times.json"
+    times = json.loads(kept.read_text()) if kept.exists() else {}
+    number = len(times.get(step, []))
+    if step == "hyperband":
+        start = time.perf_counter()
+        run_hyperband()
+        seconds = time.perf_counter() - start
+    else:
+        more = [f"sweep.halving={FACTOR}"] if step == "halved" else []
+        seconds = command(*grid_words(range(SEEDS)), *more, f"hydra.sweep.dir={folder / f'{step}{number}'}")
+    times.setdefault(step, []).append(round(seconds, 1))
+    kept.write_text(json.dumps({**times, "processor": processor()}, indent=1))
+
+
+def configurations() -> list[dict[str, Any]]:
+    """The configurations of the grid, in its order."""
+    return [dict(zip(VALUES, values, strict=True)) for values in itertools.product(*VALUES.values())]
+
+
+def run_hyperband() -> None:
+    """Optuna's loop with its Hyperband pruner over the grid, training single runs in this process."""
+    mnistjax.prepare_backend()
+    data = mnistjax.load_data("mnist")
+
+    def train(number: int) -> Iterator[list[float]]:
+        """Yields the curves of both seeds so far, at each rung."""
+        config = configurations()[number]
+        plan = mnistjax.make_plan(
+            data,
+            model="mlp",
+            model_options={"hidden": config["model.hidden"]},
+            optimizer=config["optimizer"],
+            optimizer_options={"learning_rate": config["optimizer.learning_rate"]},
+            batch_size=config["train.batch_size"],
+            stopping=mnistjax.Stopping(EPOCHS, monitor=MONITOR),
+        )
+        program, runs = (
+            make_program(plan.spec, data),
+            [Run(plan.hyper, seed, plan.stopping) for seed in range(SEEDS)],
+        )
+        for epochs in find_rungs():
+            results = []
+            for run in runs:
+                more = Run(run.hyper, run.seed, run.stopping, run.snapshot, run.rows, pause=epochs)
+                ((_, result),) = fit_runs(program, [[more]])
+                results.append(result)
+            yield [result.rows[-1][MONITOR] for result in results]
+            snapshots = [Snapshot(state=result.state, best=None) for result in results]
+            runs = [
+                Run(run.hyper, run.seed, run.stopping, snapshot, result.rows)
+                for run, snapshot, result in zip(runs, snapshots, results, strict=True)
+            ]
+
+    print(loop_hyperband(train, seed=0))
+
+
+def loop_hyperband(train: Any, seed: int) -> tuple[int, int]:
+    """The configuration that Optuna's loop ends with, and the epochs that it trained.
+
+    `train` yields the values of both seeds at each rung.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.GridSampler({"number": [*range(len(configurations()))]}, seed=seed)
+    pruner = optuna.pruners.HyperbandPruner(1, EPOCHS, FACTOR)
+    study, spent = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner), 0
+
+    def objective(trial: Any) -> float:
+        nonlocal spent
+        number = trial.suggest_int("number", 0, len(configurations()) - 1)
+        before, value = 0, 0.0
+        for epochs, values in zip(find_rungs(), train(number), strict=False):
+            spent, before, value = spent + SEEDS * (epochs - before), epochs, statistics.fmean(values)
+            trial.report(value, epochs)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study.optimize(objective, n_trials=len(configurations()))
+    return study.best_params["number"], spent
+
+
+def find_rungs() -> list[int]:
+    """The epochs at which a search can stop a run, and the last one."""
+    return [*find_pauses(EPOCHS, FACTOR, 3), EPOCHS]
+
+
+def read_curves(folder: Path) -> list[Curves]:
+    """The curves of the grid for each repetition, which has seeds of its own."""
+    numbers = {tuple(map(str, config.values())): number for number, config in enumerate(configurations())}
+    found: list[dict[int, list[Any]]] = [{} for _ in range(REPETITIONS)]
+    for run in read_runs([folder / "grid"]):
+        config = run.config
+        (hidden,) = np.atleast_1d(config["model.hidden"])
+        values = (
+            config["optimizer.name"],
+            config["optimizer.learning_rate"],
+            hidden,
+            config["train.batch_size"],
+        )
+        number, repetition = numbers[tuple(map(str, values))], (run.seed or 0) // SEEDS
+        found[repetition].setdefault(number, []).append([row[MONITOR] for row in run.rows])
+    return [*found]
+
+
+def choose_by_halving(curves: Curves) -> tuple[int, int]:
+    """The configuration that halving ends with on these curves, and the epochs that it trains."""
+    entrants = {
+        number * SEEDS + seed: Entrant("mnist", number, EPOCHS) for number in curves for seed in range(SEEDS)
+    }
+    halving, reached = Halving(entrants, FACTOR, monitor=MONITOR), dict.fromkeys(entrants, 0)
+    ready = [*entrants]
+    while ready:
+        for job in ready:
+            reached[job] = end = halving.pause(job) or EPOCHS
+            rows = [{MONITOR: value} for value in curves[job // SEEDS][job % SEEDS][:end]]
+            halving.record(job, "done" if end == EPOCHS else "waiting", rows)
+        ready = halving.decide().onward
+    finalists = {job // SEEDS for job, epochs in reached.items() if epochs == EPOCHS}
+    return max(finalists, key=lambda number: final(curves, number)), sum(reached.values())
+
+
+def choose_by_hyperband(curves: Curves, seed: int) -> tuple[int, int]:
+    """The configuration that Optuna's loop ends with on these curves, and the epochs that it trains."""
+    return loop_hyperband(
+        lambda number: ([curve[epochs - 1] for curve in curves[number]] for epochs in find_rungs()), seed
+    )
+
+
+def final(curves: Curves, number: int) -> float:
+    """The mean validation accuracy of a configuration at the end."""
+    return statistics.fmean(curve[-1] for curve in curves[number])
+
+
+def compare(folder: Path) -> str:
+    """The table of the grid, halving and Hyperband: seconds, epochs, regret."""
+    times = json.loads((folder / "times.json").read_text())
+    everything = len(configurations()) * SEEDS * EPOCHS
+    rows: dict[str, list[tuple[int, float]]] = {"full": [], "halved": [], "hyperband": []}
+    for seed, curves in enumerate(read_curves(folder)):
+        best = max(final(curves, number) for number in curves)
+        chosen = {
+            "full": (max(curves, key=lambda number: final(curves, number)), everything),
+            "halved": choose_by_halving(curves),
+            "hyperband": choose_by_hyperband(curves, seed),
+        }
+        for name, (number, epochs) in chosen.items():
+            rows[name].append((epochs, best - final(curves, number)))
+    names = {
+        "full": "`mnistjax -m`, all of the grid",
+        "halved": f"`mnistjax -m ... sweep.halving={FACTOR}`",
+        "hyperband": "Optuna's loop with `HyperbandPruner`, single runs in one process",
+    }
+    table = [["search", "wall time", "ratio", "epochs trained", "regret"]]
+    base = statistics.median(times["halved"])
+    for name, results in rows.items():
+        seconds = statistics.median(times[name])
+        epochs, regrets = zip(*results, strict=True)
+        spent = f"{statistics.fmean(epochs):,.0f}"
+        ratio = f"{seconds / base:.1f}"
+        table.append([names[name], show_time(seconds), ratio, spent, show_regret(regrets)])
+    return format_table(table)
+
+
+def show_regret(regrets: Sequence[float]) -> str:
+    """Regrets in percentage points: mean ± deviation (largest)."""
+    spread = Spread(tuple(100 * regret for regret in regrets))
+    return f"{spread:.3f} (at most {max(spread.values):.3f})"
+
+
+def read_trials(folder: Path) -> dict[str, np.ndarray]:
+    """The best validation accuracy after each trial (REPETITIONS, TRIALS), by method."""
+    found: dict[str, np.ndarray] = {}
+    for method in METHODS:
+        curves = []
+        for seed in range(REPETITIONS):
+            values: dict[tuple[Any, ...], list[float]] = {}
+            for run in read_runs([folder / "trials" / method / str(seed)]):
+                keys = ("optimizer.name", "optimizer.learning_rate", "model.hidden", "train.batch_size")
+                key = tuple(str(run.config[key]) for key in keys)
+                values.setdefault(key, []).append(run.rows[-1][MONITOR] if run.status == "done" else 0.0)
+            means = [statistics.fmean(own) for own in values.values()]
+            best = np.maximum.accumulate(means)
+            curves.append(
+                np.pad(best, (0, TRIALS - len(best)), mode="edge")
+            )  # a repeated trial is no new one
+        found[method] = np.array(curves)
+    return found
+
+
+def draw_trials(found: Mapping[str, np.ndarray]) -> Figure:
+    """The best validation accuracy after n trials, mean and range of the repetitions."""
+    figure = new_figure(7.0, 4.2)
+    with style():
+        axes = figure.add_subplot()
+        for (method, curves), colour in zip(found.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+            trials = np.arange(1, curves.shape[1] + 1)
+            axes.plot(trials, 100 * curves.mean(0), color=colour, label=method)
+            low, high = 100 * curves.min(0), 100 * curves.max(0)
+            axes.fill_between(trials, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlabel="trials", ylabel="best validation accuracy (%)", ylim=(96, None))
+        axes.set_title(f"MLPs on MNIST, {SHORT} epochs: mean and range of {REPETITIONS} repetitions")
+        axes.legend(loc="lower right")
+    return figure
+
+
+def tabulate_trials(found: Mapping[str, np.ndarray]) -> str:
+    """The table of the best validation accuracy after some trials."""
+    marks = (8, 16, 32, TRIALS)
+    rows = [["method", *(f"after {mark} trials" for mark in marks)]]
+    for method, curves in found.items():
+        rows.append([method, *(f"{Spread(tuple(curves[:, mark - 1])):.2%}" for mark in marks)])
+    return format_table(rows)
+
+
+STEPS = ("grid", "full", "halved", "hyperband", "trials")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("--readme", action="store_true")
+    args = parser.parse_args()
+    folder = args.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for step in args.steps:
+            if step not in STEPS:
+                raise unknown("step", step, STEPS)
+        for step in () if args.readme else args.steps or STEPS:
+            run_step(step, folder)
+        if args.readme or not args.steps:
+            write_section(PLACE / "README.md", "halving", compare(folder))
+            found = read_trials(folder)
+            write_section(PLACE / "README.md", "trials", tabulate_trials(found))
+            save(draw_trials(found), PLACE / "trials")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
