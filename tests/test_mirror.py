@@ -150,6 +150,34 @@ def test_an_online_sweep_is_complete_once_also_after_growing_and_sync(home, wand
     assert views["report_url"] in said
 
 
+def test_a_halving_arrives_as_what_it_is(home, wandb_server):
+    words = [
+        "-m",
+        "data=digits",
+        "model=mlp",
+        "model.hidden=8",
+        "train.epochs=4",
+        "seed=0,1",
+        "sweep.halving=2",
+    ]
+    rates = "optimizer.learning_rate=0.0001,0.001,0.01,0.1"
+    call(*words, rates, "hydra.sweep.dir=sweep")
+    for _ in range(2):
+        epochs = {1: 0, 2: 0, 4: 0}
+        for number, run_id in ids().items():
+            run, rows = wandb_server.runs[run_id], records.read_rows(f"sweep/{number}")
+            epochs[len(rows)] += 1
+            assert [line["epoch"] for line in wandb_server.history(run_id)] == [*range(1, len(rows) + 1)]
+            word = "done" if len(rows) == 4 else "stopped"
+            assert (run.exit, run.summary["status"]) == (0, word)
+            assert {*run.fields["tags"]} & {"done", "stopped", "interrupted"} == {word}
+            assert ("test/accuracy" in run.summary) == (word == "done")
+        assert epochs == {1: 4, 2: 2, 4: 2}
+        (own,) = wandb_server.runs.keys() - ids().values()
+        assert (wandb_server.runs[own].exit, wandb_server.runs[own].summary["jobs/stopped"]) == (0, 6)
+        call("sweep", command=".sync")
+
+
 def test_a_sweep_with_another_name_is_not_changed(home, wandb_server):
     """The ledger of a stranger could name a Sweep of the user's."""
     call(*SWEEP, "seed=0,1", "hydra.sweep.dir=mine")

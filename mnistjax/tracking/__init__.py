@@ -50,6 +50,7 @@ LONGEST_NAME = 128  # bytes of the name and the group of a run at W&B
 OPEN_RUNS = 32  # at a time in a process; other runs wait, and lose nothing
 
 _environment = threading.Lock()
+_threads: dict[str, threading.Thread] = {}  # the last tracker of each run of this process, by the run's id
 _places = threading.BoundedSemaphore(OPEN_RUNS)
 
 
@@ -123,12 +124,13 @@ class Tracker:
         options |= {"group": group and shorten_name(group), "name": name and shorten_name(name)}
         options |= {"config": dict(config), "id": run_id, "mode": mode}
         options["resume"] = "allow" if mode == "online" and not new else None
-        arguments = options, step_metric, sweep
+        arguments = options, step_metric, sweep, _threads.get(run_id)
         self._thread = threading.Thread(target=self._work, args=arguments, name="wandb", daemon=True)
         self.enabled = mode != "disabled"
         if not self.enabled:
             self._stopped.set()
         else:
+            _threads[run_id] = self._thread
             self._thread.start()
 
     def __call__(self, progress: Progress) -> None:
@@ -277,9 +279,16 @@ class Tracker:
             with contextlib.suppress(OSError, ValueError):  # a closed terminal
                 self._tell(f"W&B tracking of {self._folder} stops ({reason}); the records continue")
 
-    def _work(self, options: dict[str, Any], step_metric: str, sweep: str | None) -> None:
-        """Opens the run and works through the queue, in the thread of this tracker."""
+    def _work(
+        self, options: dict[str, Any], step_metric: str, sweep: str | None, before: threading.Thread | None
+    ) -> None:
+        """Opens the run and works through the queue, in the thread of this tracker.
+
+        Waits for the tracker `before` it, which had the same run until it was paused.
+        """
         run = None
+        if before:
+            before.join(self._patience)
         _places.acquire()
         try:
             run = _open(self._folder, options, step_metric, sweep, self._patience)
