@@ -49,7 +49,7 @@ VALUES = {
 SPACE = [
     "optimizer=sgd,momentum,adam",
     "optimizer.learning_rate=tag(log,interval(1e-4,1))",
-    "model.hidden=tag(log,int,interval(8,64))",
+    "model.hidden=16,32,64",  # each width needs a program of its own
     "train.batch_size=64,128,256",
 ]
 METHODS, TRIALS, SHORT = ("sobol", "random", "tpe"), 64, 9  # the last: epochs of a trial

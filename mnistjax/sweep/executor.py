@@ -31,6 +31,9 @@ Stop = Callable[[], bool]
 class Executor(contextlib.AbstractContextManager):
     """Trains assignments. Use it in a `with`, which ends its processes."""
 
+    def start(self) -> None:
+        """Begins to start processes, while the sweep is prepared."""
+
     @abstractmethod
     def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         """Trains the jobs and yields their events, `JobEnded` once for each. Starts no job after `stop()`.

@@ -109,6 +109,9 @@ class ProcessExecutor(Executor):
         self._pending: deque[Assignment] = deque()
         self._early_deaths = 0  # workers in succession that died before they started a job
 
+    def start(self) -> None:
+        self._worker = self._worker or WorkerProcess()  # it imports JAX meanwhile, in 1.5 s
+
     def __exit__(self, *error: Any) -> None:
         if self._worker:
             self._worker.kill() if error[0] else self._worker.end()

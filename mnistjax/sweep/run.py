@@ -67,11 +67,16 @@ class Sweep:
         self._told = False  # whether the user knows that saving failed
 
     def __enter__(self) -> Sweep:
-        """Writes the ledger, which makes its folder a sweep folder; ConfigError if the disk refuses that."""
+        """Writes the ledger, which makes its folder a sweep folder, and starts the executor.
+
+        ConfigError if the disk refuses the ledger.
+        """
         try:
             self.ledger.save()
         except OSError as error:
             raise ConfigError(files.describe(error, self.ledger.folder)) from None
+        if self._waiting():
+            self._executor.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -226,12 +231,13 @@ class Sweep:
                 self._try_save()
         for entry in self.entries:
             if entry.status == "running":
-                entry.status, entry.reason = "interrupted", "stopped at once"
+                self._set(entry.number, "interrupted", "stopped at once")
 
     def _set(self, number: int, status: str, reason: str | None) -> None:
         """Writes the status of a job into the ledger, and tells the rungs how far it is."""
         entry = self.ledger.entries[number]
         entry.status, entry.reason = status, reason
+        self._rows.pop(number, None)
         self._record(number, status)
 
     def _show_end(self, number: int) -> None:
@@ -270,7 +276,7 @@ class Sweep:
     def results(self) -> list[dict[str, Any]]:
         """The rows of `results.csv`."""
         for entry in self.entries:
-            if entry.status not in (*OVER, "failed") or entry.number not in self._rows:
+            if entry.status == "running" or entry.number not in self._rows:
                 self._rows[entry.number] = read_result(entry, self.ledger.job_folder(entry.number))
         return [self._rows[entry.number] for entry in self.entries]
 
