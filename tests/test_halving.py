@@ -17,6 +17,7 @@ from mnistjax.cli import main
 from mnistjax.models import MODELS
 from mnistjax.sweep.halving import Entrant, Halving, count_rungs, find_pauses
 from mnistjax.sweep.ledger import load_ledger
+from small import without_seconds
 from test_sweep import CLUSTER, FAULTY, bits, marks, results, status, without_times
 
 SEEDS = 2
@@ -251,8 +252,11 @@ def test_a_halving_killed_at_ten_moments_decides_the_same(work):
         process.wait()
     assert start("sweep.resume=killed").wait() == 0
     assert without_times("killed") == without_times("whole")
-    for number in range(18):
-        assert bits(f"killed/{number}")[1] == bits(f"whole/{number}")[1]
+    for row in results("whole"):
+        one, other = (Path(folder, row["number"]) for folder in ("killed", "whole"))
+        assert without_seconds(records.read_rows(one)) == without_seconds(records.read_rows(other))
+        if row["status"] == "done":  # a job that was killed at its rung may have no checkpoint
+            assert bits(one) == bits(other)
 
 
 def count_rows(folder):

@@ -282,10 +282,7 @@ class Tracker:
     def _work(
         self, options: dict[str, Any], step_metric: str, sweep: str | None, before: threading.Thread | None
     ) -> None:
-        """Opens the run and works through the queue, in the thread of this tracker.
-
-        Waits for the tracker `before` it, which had the same run until it was paused.
-        """
+        """Opens the run, which `before` had until it was paused, and works through the queue."""
         run = None
         if before:
             before.join(self._patience)
