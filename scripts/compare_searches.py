@@ -98,7 +98,7 @@ def run_step(step: str, folder: Path) -> None:
 def time_step(step: str, folder: Path) -> None:
     """Adds the time of a step to times.json."""
     kept = folder / "times.json"
-    times = json.loads(kept.read_text()) if kept.exists() else {}
+    times = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     number = len(times.get(step, []))
     if step == "hyperband":
         start = time.perf_counter()
@@ -108,7 +108,7 @@ def time_step(step: str, folder: Path) -> None:
         more = [f"sweep.halving={FACTOR}"] if step == "halved" else []
         seconds = command(*grid_words(range(SEEDS)), *more, f"hydra.sweep.dir={folder / f'{step}{number}'}")
     times.setdefault(step, []).append(round(seconds, 1))
-    kept.write_text(json.dumps({**times, "processor": processor()}, indent=1))
+    kept.write_text(json.dumps({**times, "processor": processor()}, indent=1), "utf-8")
 
 
 def configurations() -> list[dict[str, Any]]:
@@ -238,7 +238,7 @@ def final(curves: Curves, number: int) -> float:
 
 def compare(folder: Path) -> str:
     """The table of the grid, halving and Hyperband: seconds, epochs, regret."""
-    times = json.loads((folder / "times.json").read_text())
+    times = json.loads((folder / "times.json").read_text("utf-8"))
     everything = len(configurations()) * SEEDS * EPOCHS
     rows: dict[str, list[tuple[int, float]]] = {"full": [], "halved": [], "hyperband": []}
     for seed, curves in enumerate(read_curves(folder)):
