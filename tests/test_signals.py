@@ -22,11 +22,12 @@ from mnistjax.signals import Stop, stop_signals
 from mnistjax.step import initial_state
 
 COMMAND = """
-import sys
+import signal
 import faulty
 from mnistjax import cli, register_model
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as it is unless the tests run under nohup
     register_model("faulty", faulty.Faulty)
     cli.command()
 """
