@@ -29,13 +29,12 @@ from mnistjax.files import describe
 from mnistjax.progress import tell
 from mnistjax.signals import stop_signals
 from mnistjax.sweep.events import JobEnded
+from mnistjax.sweep.ledger import ENDED_WELL
 
 if TYPE_CHECKING:
     from mnistjax.sweep.run import Sweep
 
 log = logging.getLogger("mnistjax")
-
-ENDED_WELL = ("done", "stopped")  # statuses that are no failure
 
 
 class FusedLauncher(Launcher):

@@ -71,8 +71,6 @@ def run_multirun(words: list[str], resume: str | None) -> int:
 
 def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
     """Composes and validates the jobs of these words and those of the ledger to resume."""
-    from mnistjax.sweep.halving import make_halving
-
     with composing():
         given = parse_overrides(words)
         shared = [o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in given]
@@ -91,11 +89,17 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         earlier = [tuple(move_data(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
-        if options["halving"]:
-            make_halving(dict(enumerate(jobs.values())), options["halving"], options["rank"])  # checks them
+        check_halving(options, [*jobs.values()])
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+    """Raises ConfigError if a halving can't rank these jobs."""
+    from mnistjax.sweep.halving import make_halving  # late, because it imports JAX
+
+    make_halving(dict(enumerate(jobs)), options["halving"], options["rank"])
 
 
 def move_data(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:

@@ -192,16 +192,16 @@ def expand(overrides: list[str], base: DictConfig) -> tuple[list[str], list[list
 
     sweeper, limit = base.hydra.sweeper, base.sweep.max_jobs
     own = [o.input_line for o in parse_overrides(overrides) if o.is_hydra_override()]
+    task = parse_jobs(overrides, base)
     if method := check_search(sweeper):
-        for o in parse_jobs(overrides, base):
+        for o in task:
             if o.is_discrete_sweep():
                 check_limit(count_values(o), limit)
-        space = read_space(parse_jobs(overrides, base))
+        space = read_space(task)
         check_limit(sweeper.trials * len(space.jobs([""] * len(space.dimensions))), limit)
         return own, draw(space, method, sweeper.trials, sweeper.seed)
     if sweeper._target_ != BasicSweeperConf._target_:
         return own, []
-    task = parse_jobs(overrides, base)
     counts = {o.get_key_element(): count_values(o) for o in task}  # the last one of a key counts
     check_limit(math.prod(counts.values()), limit)
     return own, BasicSweeper.split_arguments(task, None)[0]

@@ -17,6 +17,7 @@ LEDGER = "sweep.json"
 RESULTS = "results.csv"
 LARGEST = 512 * files.MIB  # bytes of a ledger
 MOST_JOBS = 10_000_000  # in a sweep, also if it was extended
+ENDED_WELL = ("done", "stopped")  # statuses that are no failure
 OVER = ("done", "diverged")  # statuses of jobs that no resumed sweep trains
 
 ENTRY_FIELDS: dict[str, Check] = {

@@ -25,7 +25,7 @@ from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobStarted
 from mnistjax.sweep.executor import Executor, InlineExecutor, end_job
 from mnistjax.sweep.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweep.halving import Decision, Halving, Rank, make_halving
-from mnistjax.sweep.ledger import OVER, Entry, Ledger
+from mnistjax.sweep.ledger import ENDED_WELL, OVER, Entry, Ledger
 from mnistjax.sweep.mirror import Mirror
 from mnistjax.sweep.processes import ProcessExecutor
 from mnistjax.sweep.results import read_result, short_name, varying, write_results
@@ -290,7 +290,7 @@ class Sweep:
         """The end of a job, from the records; its status if it has not ended."""
         entry, job = self.ledger.entries[number], self.jobs[number]
         result = read_result(entry, job.folder)
-        value = float(result[job.plan.stopping.monitor]) if entry.status in ("done", "stopped") else None
+        value = float(result[job.plan.stopping.monitor]) if entry.status in ENDED_WELL else None
         status: Any = "interrupted" if entry.status == "waiting" else entry.status
         return JobEnded(number, status, entry.reason or "it was not started", None, value)
 

@@ -12,7 +12,7 @@ from mnistjax.progress import Pace, live_bar, relative, tell
 from mnistjax.seeds import group_seeds
 from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
 from mnistjax.sweep.halving import Halving
-from mnistjax.sweep.ledger import RESULTS, Ledger
+from mnistjax.sweep.ledger import ENDED_WELL, RESULTS, Ledger
 from mnistjax.tracking import read_views
 from mnistjax.words import path_argument, shell_join
 
@@ -170,7 +170,7 @@ def report_sweep(sweep: Sweep) -> int:
     for name, place in find_places(sweep.ledger).items():
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
     stopped = [entry for entry in sweep.entries if entry.status == "stopped"]
-    failed = [entry for entry in sweep.entries if entry.status not in ("done", "stopped")]
+    failed = [entry for entry in sweep.entries if entry.status not in ENDED_WELL]
     if stopped or failed:
         done = len(sweep.entries) - len(failed) - len(stopped)
         words = f", {len(stopped)} stopped at a rung" if stopped else ""

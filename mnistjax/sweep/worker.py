@@ -36,8 +36,7 @@ def serve(connection: Connection, tables: Tables) -> None:
     """Trains the assignments that arrive through the connection, until None arrives.
 
     Data sets arrive as pairs (key, data), and "stop" stops the jobs. An assignment that arrives while another
-    is trained joins it. `tables` can contain rows that a script
-    of the user registered in the parent.
+    is trained joins it. `tables` can contain rows that a script of the user registered in the parent.
     """
     for number in STOPPING:  # the parent also gets the signal, and sends "stop"
         signal.signal(number, signal.SIG_IGN)
