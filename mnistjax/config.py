@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast
 
 LONGEST = 1_000  # characters in an error
@@ -112,6 +110,16 @@ class Spec:
         """Whether each step takes all training images. They are not shuffled then."""
         return self.batch_size == self.train_count
 
+    @property
+    def without_batches(self) -> Spec:
+        """The key of programs that see no batch, so that Specs share them."""
+        return dataclasses.replace(self, train_count=1, batch_size=1, micro_batch=1, shuffle="own")
+
+    @property
+    def model_only(self) -> Spec:
+        """The key of programs that only apply the model."""
+        return dataclasses.replace(self.without_batches, optimizer="", schedule="", hyper_names=())
+
 
 @dataclass(frozen=True)
 class Stopping:
@@ -163,9 +171,3 @@ def to_plain(value: Any) -> Any:
 def canonical_json(value: Any) -> str:
     """The JSON text of a value with sorted keys and no spaces: equal values have equal texts."""
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def conf_dir() -> Path:
-    """The folder of the YAML files: beside the package in a checkout, inside it in an installed wheel."""
-    packaged = Path(str(importlib.resources.files("mnistjax"))) / "conf"
-    return packaged if packaged.is_dir() else packaged.parents[1] / "conf"

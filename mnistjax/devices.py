@@ -47,7 +47,7 @@ def count_shards(spec: Spec) -> int:
 
 def has_large_steps(spec: Spec) -> bool:
     """Whether a step is worth dividing among cores."""
-    return 3 * flops(spec) * spec.batch_size >= LARGE_STEP_FLOPS
+    return 3 * flops(spec.model_only) * spec.batch_size >= LARGE_STEP_FLOPS
 
 
 @functools.cache

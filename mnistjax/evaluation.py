@@ -5,7 +5,6 @@ N images of (H, W) or (H, W, C), S shards of them, W lanes, K classes.
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -50,19 +49,31 @@ def evaluate(
     return evaluate_on(mesh, spec, *place((variables, images, labels), mesh, shared=True))
 
 
-@isolated()
-@functools.partial(jax.jit, static_argnames=("spec", "mesh"), compiler_options=WIDE)
-def evaluate_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
+def evaluate_on(
+    mesh: Mesh, spec: Spec, variables: Any, images: Array | np.ndarray, labels: Array | np.ndarray
+) -> Sums:
     """`evaluate` of arrays on the devices of a mesh, which share the work."""
+    return _evaluate_on(mesh, spec.model_only, count_shards(spec), variables, images, labels)
+
+
+@isolated()
+@functools.partial(jax.jit, static_argnames=("spec", "mesh", "shards"), compiler_options=WIDE)
+def _evaluate_on(mesh: Mesh, spec: Spec, shards: int, variables: Any, images: Array, labels: Array) -> Sums:
     function = functools.partial(sum_blocks, spec, axis=SHARDS if mesh.size > 1 else None)
-    starts = block_starts(spec, len(images), count_shards(spec))
+    starts = block_starts(spec, len(images), shards)
     return over_shards(function, mesh, (SAME, SAME, SAME, SPLIT))(variables, images, labels, starts)
+
+
+def evaluate_lanes(
+    spec: Spec, variables: Any, images: Array | np.ndarray, labels: Array | np.ndarray
+) -> Sums:
+    """`evaluate` of W runs at once, whose variables are stacked."""
+    return _evaluate_lanes(spec.model_only, variables, images, labels)
 
 
 @isolated()
 @functools.partial(jax.jit, static_argnames="spec", compiler_options=WIDE)
-def evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
-    """`evaluate` of W runs at once, whose variables are stacked."""
+def _evaluate_lanes(spec: Spec, variables: Any, images: Array, labels: Array) -> Sums:
     lanes = len(jax.tree.leaves(variables)[0])
     function, starts = functools.partial(sum_blocks, spec), block_starts(spec, len(images))
     return over_lanes(function, (0, None, None, None), lanes)(variables, images, labels, starts)
@@ -101,10 +112,10 @@ def block_starts(spec: Spec, count: int, shards: int = 1) -> Int32[Array, "S blo
 
 def predict(spec: Spec, variables: Any, images: UInt8[np.ndarray, "N H W *C"]) -> Float32[np.ndarray, "N K"]:
     """Class probabilities (N, K) float32 of images (N, ...), K = 2 for a binary task; on the host."""
-    mesh = shard_mesh(spec)
+    mesh, model = shard_mesh(spec), spec.model_only
     variables = place(variables, mesh, shared=True)
     parts = [images[i : i + PREDICT_ROWS] for i in range(0, len(images), PREDICT_ROWS)]
-    return np.concatenate(jax.device_get([_predict_on(mesh, spec, variables, part) for part in parts]))
+    return np.concatenate(jax.device_get([_predict_on(mesh, model, variables, part) for part in parts]))
 
 
 @isolated()
@@ -135,10 +146,7 @@ def measure_on(mesh: Mesh, spec: Spec, variables: Any, images: Array, labels: Ar
     """
     metrics = summarize(spec.task, jax.device_get(evaluate_on(mesh, spec, variables, images, labels)))
     if spec.classes == 2:
-        # Runs of one model share the program, also with another optimizer or batch size.
-        own = replace(spec, optimizer="", schedule="", hyper_names=(), train_count=1, batch_size=1)
-        own = replace(own, micro_batch=1, shuffle="own")
-        scores, true = jax.device_get((_score_on(mesh, own, variables, images), labels))
+        scores, true = jax.device_get((_score_on(mesh, spec.model_only, variables, images), labels))
         counted = true != PADDING
         area = area_under_curve(true[counted], scores[counted, 0])
         metrics |= {} if area is None else {"auc": area}

@@ -77,7 +77,7 @@ def flops(spec: Spec) -> float:
 
 def epoch_flops(spec: Spec) -> float:
     """Approximate operations of an epoch of training: forward once, and backward twice as many."""
-    return 3 * flops(spec) * spec.train_count
+    return 3 * flops(spec.model_only) * spec.train_count
 
 
 def order_seed(spec: Spec, seed: int) -> int:

@@ -151,7 +151,7 @@ class _Lane:
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
         # Wait for all of it: if memory ran out, reading one of its arrays would wait forever.
-        self.start = jax.block_until_ready(init(spec, run.hyper, jax.random.key(run.seed)))
+        self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, jax.random.key(run.seed)))
         self._best: dict[str, Any] | None = None
         if run.snapshot:  # copied, because each segment overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]

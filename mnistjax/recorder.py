@@ -178,7 +178,7 @@ def read_snapshot(plan: Plan, checkpoint: checkpoints.Checkpoint) -> Snapshot:
 
     from mnistjax.step import init, variables_of
 
-    state = init.eval_shape(plan.spec, plan.hyper, jax.random.key(plan.seed))
+    state = init.eval_shape(plan.spec.without_batches, plan.hyper, jax.random.key(plan.seed))
     has_best = any(name.startswith("best/") for name in checkpoint.arrays)
     template = {"state": state, "best": variables_of(state) if has_best else None}
     try:

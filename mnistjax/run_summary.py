@@ -7,16 +7,17 @@ import importlib.metadata
 import os
 import platform
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.backend import processor
-from mnistjax.config import conf_dir
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 
 if TYPE_CHECKING:
     from mnistjax.run import Result
 
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # of a checkout
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # a summary has their versions
 
 
@@ -70,4 +71,4 @@ def find_version() -> str:
     try:
         return importlib.metadata.version("mnistjax")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout
-        return tomllib.loads((conf_dir().parent / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+        return tomllib.loads(PROJECT.read_text("utf-8"))["project"]["version"]

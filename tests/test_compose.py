@@ -7,8 +7,9 @@ import yaml
 
 from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
+from mnistjax.cli.overrides import conf_dir
 from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, label, plan_run, read_settings
-from mnistjax.config import ConfigError, conf_dir, to_plain
+from mnistjax.config import ConfigError, to_plain
 from mnistjax.data import DATASETS, list_options, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options

@@ -11,7 +11,7 @@ import pytest
 from mnistjax import layout as layouts
 from mnistjax import programs, to_binary
 from mnistjax.config import ConfigError, Stopping
-from mnistjax.evaluation import evaluate, evaluate_on
+from mnistjax.evaluation import _evaluate_on, evaluate
 from mnistjax.layout import layout
 from mnistjax.loop import fit, fit_runs
 from mnistjax.metrics import summarize
@@ -81,7 +81,7 @@ def test_another_learning_rate_or_seed_or_length_is_no_new_program(monkeypatch):
     make = functools.partial(small_plan, schedule="cosine", optimizer="adam")
     (plan, data), traced = make(), count_traces(monkeypatch)
     fit_plan(plan, data)
-    programs = vars(evaluate_on)["__wrapped__"], init
+    programs = vars(_evaluate_on)["__wrapped__"], init
     before = count_programs(*programs)
     faster = make(optimizer_options={"learning_rate": 0.02, "b1": 0.5})
     for other, _ in (faster, make(seed=5), make(stopping=Stopping(3))):
@@ -89,6 +89,18 @@ def test_another_learning_rate_or_seed_or_length_is_no_new_program(monkeypatch):
         assert other.identity != plan.identity
         fit_plan(other, data)
     assert (count_programs(*programs), traced) == (before, ["mlp"])
+
+
+def test_specs_share_the_programs_that_see_no_batch():
+    """Evaluation also if the optimizers differ."""
+    programs, counts = (vars(_evaluate_on)["__wrapped__"], init), []
+    choices = {"batch_size": 16}, {"batch_size": 10}, {"batch_size": 10, "optimizer": "momentum"}
+    for options in choices:
+        fit_plan(*small_plan(**{"optimizer": "adam", **options}))
+        counts.append(count_programs(*programs))
+    (evaluations, inits), same, other = counts
+    assert same == [evaluations, inits]
+    assert other == [evaluations, inits + 1]
 
 
 @pytest.mark.parametrize("model", ["mlp", "carrying"])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import mnistjax
-from mnistjax.config import conf_dir
+from mnistjax.cli.overrides import conf_dir
 from pictures import draw
 
 PACKAGE = Path(mnistjax.__file__).parent

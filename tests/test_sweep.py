@@ -18,7 +18,7 @@ import pytest
 
 import faulty
 from mnistjax import checkpoints, data, records
-from mnistjax.cli import main
+from mnistjax.cli import launcher, main
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
@@ -130,6 +130,34 @@ def test_jobs_of_one_seed_are_interleaved_with_the_bits_of_single_runs(work, mon
     assert without_times("sweep") == without_times("alone")
     for number in range(8):
         assert bits(f"sweep/{number}") == bits(f"alone/{number}")
+
+
+def test_jobs_are_interleaved_beside_other_specs(work, monkeypatch):
+    """Few jobs of a Spec are enough if there are many jobs in all."""
+    groups, real = [], trainer.group_interleaved
+    monkeypatch.setattr(trainer, "group_interleaved", lambda given: groups.extend(real(given)) or groups)
+    monkeypatch.setattr("mnistjax.devices.jax.device_count", lambda: 1)
+    words = ["model.hidden=3,4", "optimizer=sgd", "optimizer.learning_rate=0.1,0.2", "seed=0,1"]
+    assert main(["-m", *SMALL, *words, "hydra.sweep.dir=sweep", "sweep.executor=inline"]) == 0
+    assert [[job.number for job in jobs] for jobs in groups] == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+@pytest.mark.parametrize("subdir", [".hydra", ".own", "null"])
+def test_the_files_of_hydra_are_those_that_hydra_writes(work, monkeypatch, subdir):
+    words = ["-m", *SMALL, "optimizer=adam,sgd", "seed=0,1", "wandb.tags=['x: y','007']"]
+    words.append(f"hydra.output_subdir={subdir}")
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "run_job", None)
+        assert main([*words, "hydra.sweep.dir=sweep"]) == 0
+    Path("sweep").rename("ours")
+    monkeypatch.setattr(launcher.FusedLauncher, "_is_silent", False)
+    assert main([*words, "hydra.sweep.dir=sweep"]) == 0
+    ours, theirs = (
+        {path.relative_to(root): path.read_text("utf-8") for path in Path(root).glob("*/.*/*.yaml")}
+        for root in ("ours", "sweep")
+    )
+    assert len(theirs) == (0 if subdir == "null" else 12)
+    assert ours == theirs
 
 
 def test_jobs_are_interleaved_if_epochs_are_short_and_jobs_are_many():

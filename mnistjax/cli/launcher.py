@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mnistjax.sweep.run import Sweep
 
 log = logging.getLogger("mnistjax")
+LOG_FILE = "mnistjax.progress.LogFile"  # a handler whose file exists only if it has a message
 
 
 class FusedLauncher(Launcher):
@@ -64,7 +66,7 @@ class FusedLauncher(Launcher):
         for number in numbers:
             if number not in returns:
                 end = self.sweep.read_end(number)
-                written = Path(self._config.hydra.sweep.dir, str(number), ".hydra").exists()
+                written = Path(self._folder(number), ".hydra").exists()
                 returns[number] = (
                     finished(end) if written and end.status in ENDED_WELL else self._run_hydra(end)
                 )
@@ -132,6 +134,9 @@ class FusedLauncher(Launcher):
             return float("nan") if end.value is None else end.value
 
         try:
+            if end.status in ENDED_WELL and self._is_silent:
+                self._write_files(end.number)
+                return finished(end)
             result = run_job(
                 hydra_context=self._context,
                 task_function=task,
@@ -149,11 +154,41 @@ class FusedLauncher(Launcher):
                 result.status, result.return_value = JobStatus.FAILED, JobFailed(end.reason)
         return result if result.status == JobStatus.COMPLETED else FailedReturn(**vars(result))
 
+    @functools.cached_property
+    def _is_silent(self) -> bool:
+        """Whether Hydra only writes `.hydra/` for a job that ended well: it has no callback, and no log of a
+        job is a file that exists without a message."""
+        logging = OmegaConf.to_container(self._config.hydra.job_logging) or {}
+        handlers = cast(dict[str, Any], logging).get("handlers", {})
+        ours = all(handler.get("class") == LOG_FILE for handler in handlers.values())
+        return ours and not self._context.callbacks.callbacks
+
+    def _write_files(self, number: int) -> None:
+        """Writes `.hydra/` as `run_job` does, in 9 ms and not 28: that copies the whole config four times."""
+        config, folder = self._job_config(number), self._folder(number)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.runtime.output_dir = folder
+        if config.hydra.output_subdir is None:
+            return
+        place = Path(folder, config.hydra.output_subdir)
+        place.mkdir(parents=True, exist_ok=True)
+        files: dict[str, Any] = {
+            "config.yaml": OmegaConf.masked_copy(config, list(self._task)),
+            "hydra.yaml": OmegaConf.masked_copy(config, ["hydra"]),
+            "overrides.yaml": config.hydra.overrides.task,
+        }
+        for name, content in files.items():
+            (place / name).write_text(OmegaConf.to_yaml(content), "utf-8")
+
+    def _folder(self, number: int) -> str:
+        """The folder of a job."""
+        return os.path.abspath(Path(self._config.hydra.sweep.dir, str(number)))
+
 
 def finished(end: JobEnded) -> JobReturn:
     """The return of a job that Hydra does not run, because its files are written or can't be."""
     result = JobReturn(status=JobStatus.COMPLETED)
-    result.return_value = end.value
+    result.return_value = float("nan") if end.value is None else end.value
     return result
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import importlib.resources
 import math
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mnistjax.checks import check_value, shorten
 from mnistjax.cli.hydra_support import lazy_help, version_base
 from mnistjax.compose import SCHEMA, flatten, unknown_key
-from mnistjax.config import ConfigError, conf_dir, one_line, to_plain, unknown
+from mnistjax.config import ConfigError, one_line, to_plain, unknown
 from mnistjax.files import describe
 from mnistjax.words import explain_quotes
 
@@ -32,6 +33,12 @@ TABLES = {  # group -> module of its table, function that lists names, one that 
 }
 
 MANY = 10**12  # jobs; an error says "over" this number instead of a larger one
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: beside the package in a checkout, inside it in an installed wheel."""
+    packaged = Path(str(importlib.resources.files("mnistjax"))) / "conf"
+    return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
 def add_rows() -> None:

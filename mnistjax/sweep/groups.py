@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from mnistjax.data import Dataset
 from mnistjax.devices import count_shards
 from mnistjax.job import Job
 from mnistjax.layout import SEGMENT_FLOPS, epoch_flops
-from mnistjax.step import build_model, init, variables_of
+from mnistjax.step import build_model, init
 
 Mode = Literal["auto", "map", "vmap", "chunk"]
 DataKey = tuple[str, ...]
@@ -145,12 +146,14 @@ def make_assignments(
     jobs of the one before. The 27 jobs of `experiment=quickstart` in 3 groups take 31.5 s instead of 33.0 s
     (medians of 3).
     """
-    assignments: list[Assignment] = []
+    assignments, groups = list[Assignment](), list(groups)
+    sharing = Counter((g.data, g.width) for g in groups for number in g.jobs if number in jobs)
     for group in groups:
         left = tuple(replace(jobs[number], dataset=None) for number in group.jobs if number in jobs)
         if not left:
             continue
-        interleaved = count_interleaved(group.spec, len(left), group.threads) if group.width == 1 else 1
+        count = sharing[group.data, group.width] if merge else len(left)  # jobs on the same threads
+        interleaved = count_interleaved(group.spec, count, group.threads) if group.width == 1 else 1
         assignment = Assignment(left, group.data, group.width, group.threads, interleaved)
         if merge and assignments and can_merge(assignments[-1], assignment):
             assignments[-1] = join(assignments[-1], assignment)
@@ -196,11 +199,19 @@ def lane_bytes(spec: Spec) -> int:
     for name in spec.hyper_names:
         group, _, option = name.partition(".")
         hyper.setdefault(group, {})[option] = 1.0
-    state = init.eval_shape(spec, hyper, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((spec.micro_batch, *spec.image_shape), jnp.uint8)
-    program = jax.make_jaxpr(build_model(spec).apply)(variables_of(state), images)
-    made = [var.aval for equation in program.jaxpr.eqns for var in equation.outvars]
-    return 3 * sum(map(_size, jax.tree.leaves(state))) + 2 * sum(map(_size, made))
+    state = init.eval_shape(spec.without_batches, hyper, jax.random.key(0))
+    activations = _activation_bytes(spec.model_only, spec.micro_batch)
+    return 3 * sum(map(_size, jax.tree.leaves(state))) + 2 * activations
+
+
+@functools.cache
+def _activation_bytes(spec: Spec, images: int) -> int:
+    """The bytes of what a model makes of so many images."""
+    model = build_model(spec)
+    batch = jax.ShapeDtypeStruct((images, *spec.image_shape), jnp.uint8)
+    variables = jax.eval_shape(model.init, jax.random.key(0), batch)
+    program = jax.make_jaxpr(model.apply)(variables, batch)
+    return sum(_size(var.aval) for equation in program.jaxpr.eqns for var in equation.outvars)
 
 
 def _size(array: Any) -> int:

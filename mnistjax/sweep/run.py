@@ -289,7 +289,7 @@ class Sweep:
     def read_end(self, number: int) -> JobEnded:
         """The end of a job, from the records; its status if it has not ended."""
         entry, job = self.ledger.entries[number], self.jobs[number]
-        result = read_result(entry, job.folder)
+        result = self._rows.get(number) or read_result(entry, job.folder)
         value = float(result[job.plan.stopping.monitor]) if entry.status in ENDED_WELL else None
         status: Any = "interrupted" if entry.status == "waiting" else entry.status
         return JobEnded(number, status, entry.reason or "it was not started", None, value)
