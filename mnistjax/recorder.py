@@ -235,7 +235,8 @@ class Recorder:
         with contextlib.suppress(FileNotFoundError):
             files.sync(self._folder / records.ROWS)
         checkpoints.save_checkpoint(self._folder, checkpoints.flatten(progress.snapshot()), meta=meta)
-        self._write_status("running")
+        if not progress.final:  # else `close` follows
+            self._write_status("running")
 
     def _tell_unsaved(self, error: OSError | DamagedFile, *, final: bool) -> None:
         reason = files.describe(error, self._folder) if isinstance(error, OSError) else str(error)

@@ -7,6 +7,8 @@ import sys
 import types
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from flax import linen as nn
@@ -16,6 +18,7 @@ from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.models import MODELS
 from mnistjax.sweep.events import WORKER
+from mnistjax.sweep.trainer import JobQueue
 from mnistjax.sweep.worker import copy_tables, needs_main, without_main
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=1", "train.batch_size=230"]
@@ -144,3 +147,16 @@ def test_a_worker_that_calls_a_command_is_refused(work, monkeypatch, capsys):
     assert main(SMALL) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert os.listdir() == []
+
+
+def test_a_thread_does_not_wait_for_a_program_while_there_are_other_jobs():
+    jobs = [[SimpleNamespace(plan=SimpleNamespace(spec=spec), number=i)] for i, spec in enumerate("aaab")]
+    queue = JobQueue(cast(Any, jobs), lambda: False)
+    for expected in (0, 3, 1):  # the last one must wait: both programs are being compiled
+        taken = queue.take()
+        assert taken is not None
+        assert taken[0].number == expected
+        if expected != 1:
+            queue.wait_for_program(taken[0].plan.spec)
+    queue.mark_compiled(cast(Any, "a"))
+    assert queue.take() == jobs[2]

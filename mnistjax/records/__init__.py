@@ -44,6 +44,7 @@ LOG = "mnistjax.log"
 FILES = (CONFIG, ROWS, STATUS, SUMMARY, CHECKPOINT, PREVIOUS)  # written by a run
 HYDRA = (LOG, ".hydra")  # written by Hydra in the same folder
 LONGEST_ROW = 2**16  # bytes
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C: 0.4 ms a config, not 3 ms
 LIMITS = {CONFIG: files.MIB, STATUS: files.MIB, SUMMARY: 16 * files.MIB, ROWS: 512 * files.MIB}  # bytes
 
 
@@ -88,7 +89,7 @@ def check_unused(folder: str | Path, names: Sequence[str]) -> None:
 
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Writes `config.yaml` with the keys in their order."""
-    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(to_plain(config), Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     files.replace(Path(folder) / CONFIG, text.encode())
 
 

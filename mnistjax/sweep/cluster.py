@@ -56,7 +56,7 @@ class RemoteAssignment:
         if assignment.width == 1:
             spec, count = first.plan.spec, len(assignment.jobs)
             threads = count_threads(spec, count)
-            interleaved = count_interleaved(spec, count, threads)
+            interleaved = {spec: count_interleaved(spec, count, threads)}
             assignment = replace(assignment, threads=threads, interleaved=interleaved)
         with (
             open(self.folder / self.events, "a", buffering=1, encoding="utf-8") as file,

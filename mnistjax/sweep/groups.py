@@ -52,7 +52,7 @@ class Assignment:
     data: DataKey
     width: int  # lanes of a program
     threads: int  # programs that run at a time
-    interleaved: int  # the most jobs that take turns in a program of one lane
+    interleaved: Mapping[Spec, int]  # the most jobs that take turns in a program of one lane; 1 if missing
     alone: bool = False  # whether no other jobs may join, because one of these is to blame for a crash
 
 
@@ -154,17 +154,12 @@ def make_assignments(
             continue
         count = sharing[group.data, group.width] if merge else len(left)  # jobs on the same threads
         interleaved = count_interleaved(group.spec, count, group.threads) if group.width == 1 else 1
-        assignment = Assignment(left, group.data, group.width, group.threads, interleaved)
-        if merge and assignments and can_merge(assignments[-1], assignment):
+        assignment = Assignment(left, group.data, group.width, group.threads, {group.spec: interleaved})
+        if merge and assignments and can_join(assignments[-1], assignment):
             assignments[-1] = join(assignments[-1], assignment)
         else:
             assignments.append(assignment)
     return assignments
-
-
-def can_merge(first: Assignment, second: Assignment) -> bool:
-    """Whether two assignments can be one: like `can_join`, with equally many interleaved jobs."""
-    return can_join(first, second) and first.interleaved == second.interleaved
 
 
 def can_join(first: Assignment, second: Assignment) -> bool:
@@ -181,7 +176,7 @@ def join(first: Assignment, second: Assignment) -> Assignment:
     """Two assignments as one, with as many threads as every Spec in it allows."""
     jobs = (*first.jobs, *second.jobs)
     threads = min(count_threads(spec, len(jobs)) for spec in {job.plan.spec for job in jobs})
-    return replace(first, jobs=jobs, threads=threads)
+    return replace(first, jobs=jobs, threads=threads, interleaved={**first.interleaved, **second.interleaved})
 
 
 def free_bytes() -> int:

@@ -205,4 +205,4 @@ class ProcessExecutor(Executor):
         half = len(suspects) // 2
         parts = [suspects] if assignment.width == 1 else [suspects[:half], suspects[half:]]
         for jobs in filter(None, parts):
-            self._pending.append(replace(assignment, jobs=tuple(jobs), threads=1, interleaved=1, alone=True))
+            self._pending.append(replace(assignment, jobs=tuple(jobs), threads=1, interleaved={}, alone=True))

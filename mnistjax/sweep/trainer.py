@@ -40,8 +40,8 @@ def group_interleaved(assignment: Assignment) -> list[list[Job]]:
     for job in assignment.jobs:
         spec = job.plan.spec
         alike.setdefault((spec, order_seed(spec, job.plan.seed)), []).append(job)
-    size = assignment.interleaved
-    return [jobs[i : i + size] for jobs in alike.values() for i in range(0, len(jobs), size)]
+    sizes = ((jobs, assignment.interleaved.get(jobs[0].plan.spec, 1)) for jobs in alike.values())
+    return [jobs[i : i + size] for jobs, size in sizes for i in range(0, len(jobs), size)]
 
 
 class JobQueue:
@@ -63,7 +63,8 @@ class JobQueue:
     def take(self) -> list[Job] | None:
         """Takes the next jobs, which the thread must `release`; None if there are none, or after a stop.
 
-        Waits while other threads train, because the ends of their jobs may bring new ones.
+        Prefers jobs whose program no other thread is compiling. Waits while other threads train, because the
+        ends of their jobs may bring new ones.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or not self._training or self._stop())
@@ -71,7 +72,12 @@ class JobQueue:
                 self._closed = not self._training
                 return None
             self._training += 1
-            return self._jobs.popleft()
+            compiling = {spec for spec, compiled in self._compiled.items() if not compiled.is_set()}
+            free = (i for i, jobs in enumerate(self._jobs) if jobs[0].plan.spec not in compiling)
+            index = next(free, 0)
+            jobs = self._jobs[index]
+            del self._jobs[index]
+            return jobs
 
     def take_more(self, spec: Spec) -> list[Job] | None:
         """Takes the next jobs for the same thread if they have this Spec, without waiting."""
