@@ -33,7 +33,7 @@ from mnistjax.report.figures import new_figure, save, style
 from mnistjax.report.runs import read_runs
 from mnistjax.run import Run, Snapshot
 from mnistjax.seeds import Spread
-from mnistjax.sweep.halving import Entrant, Halving, find_pauses
+from mnistjax.sweeps.halving import Entrant, Halving, find_pauses
 from sections import write_section
 
 PLACE = Path(__file__).parent / "searches"

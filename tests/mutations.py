@@ -34,8 +34,8 @@ from mnistjax.data import load_data, prepared
 from mnistjax.recorder import restore
 from mnistjax.report.dashboard import make_data
 from mnistjax.report.runs import read_runs
-from mnistjax.sweep.ledger import load_ledger
-from mnistjax.sweep.results import read_result
+from mnistjax.sweeps.ledger import load_ledger
+from mnistjax.sweeps.results import read_result
 
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 1.5, -0.0, 10**18, 10**400, -(10**30), 1e308, "", "x", "nan", "inf", "\0"),

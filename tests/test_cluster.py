@@ -1,6 +1,6 @@
 """The folder of a cluster's tasks: files that exist in a sweep folder are not taken for theirs."""
 
-from mnistjax.sweep.cluster import make_new_folder
+from mnistjax.sweeps.cluster import make_new_folder
 
 
 def test_existing_files_are_left_alone(tmp_path):

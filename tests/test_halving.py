@@ -15,8 +15,8 @@ import faulty
 from mnistjax import records
 from mnistjax.cli import main
 from mnistjax.models import MODELS
-from mnistjax.sweep.halving import Entrant, Halving, count_rungs, find_pauses
-from mnistjax.sweep.ledger import load_ledger
+from mnistjax.sweeps.halving import Entrant, Halving, count_rungs, find_pauses
+from mnistjax.sweeps.ledger import load_ledger
 from small import without_seconds
 from test_sweep import CLUSTER, FAULTY, bits, marks, results, status, without_times
 

@@ -20,7 +20,7 @@ from mnistjax.active import find_places
 from mnistjax.cli import main
 from mnistjax.cli.overrides import compose, composing, expand
 from mnistjax.config import ConfigError
-from mnistjax.sweep.ledger import load_ledger
+from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.words import DATA_KEYS, folder_word, quote, read_words
 
 TINY = ["data=digits", "model=mlp", "model.hidden=4", "train.epochs=1"]

@@ -7,7 +7,7 @@ import pytest
 from mnistjax import records
 from mnistjax.config import ConfigError
 from mnistjax.report.runs import name_runs, read_runs
-from mnistjax.sweep.ledger import Entry, Ledger
+from mnistjax.sweeps.ledger import Entry, Ledger
 from small import write_run
 
 

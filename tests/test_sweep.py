@@ -23,9 +23,9 @@ from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.step import initial_state
-from mnistjax.sweep import trainer
-from mnistjax.sweep.groups import MOST_INTERLEAVED, count_interleaved
-from mnistjax.sweep.results import short_name, varying
+from mnistjax.sweeps import trainer
+from mnistjax.sweeps.groups import MOST_INTERLEAVED, count_interleaved
+from mnistjax.sweeps.results import short_name, varying
 from small import count_traces
 from test_folder import make, noise, save
 
@@ -124,7 +124,7 @@ def test_jobs_of_one_seed_are_interleaved_with_the_bits_of_single_runs(work, mon
     monkeypatch.setattr(trainer, "group_interleaved", lambda given: groups.extend(real(given)) or groups)
     words = ["-m", *SMALL, "optimizer=sgd", "optimizer.learning_rate=0.1,0.2,0.3,0.4", "seed=0,1"]
     assert main([*words, "hydra.sweep.dir=alone"]) == 0
-    monkeypatch.setattr("mnistjax.sweep.groups.count_interleaved", lambda *_: 3)
+    monkeypatch.setattr("mnistjax.sweeps.groups.count_interleaved", lambda *_: 3)
     assert main([*words, "hydra.sweep.dir=sweep", "sweep.executor=inline"]) == 0
     assert [[job.number for job in jobs] for jobs in groups] == [[0, 2, 4], [6], [1, 3, 5], [7]]
     assert without_times("sweep") == without_times("alone")
@@ -293,7 +293,7 @@ def test_faults_end_only_their_own_job_and_a_resumed_sweep_is_complete(
 ):
     assert faulty.FAULTS not in os.environ
     monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
-    monkeypatch.setattr("mnistjax.sweep.groups.count_interleaved", lambda *_: interleaved)
+    monkeypatch.setattr("mnistjax.sweeps.groups.count_interleaved", lambda *_: interleaved)
     words = ["-m", *FAULTY, *mode, "sweep.timeout=15"]
     assert main([*words, "seed=range(7)", "hydra.sweep.dir=whole"]) == 0
     faults = ["diverge", "raise", "kill", "hang"]

@@ -16,7 +16,7 @@ import pytest
 
 from mnistjax import records
 from mnistjax.cli import sync
-from mnistjax.sweep.ledger import Entry, Ledger
+from mnistjax.sweeps.ledger import Entry, Ledger
 from mnistjax.tracking import make_run_id
 from small import SUMMARY
 

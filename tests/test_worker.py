@@ -17,9 +17,9 @@ import mnistjax
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.models import MODELS
-from mnistjax.sweep.events import WORKER
-from mnistjax.sweep.trainer import JobQueue
-from mnistjax.sweep.worker import copy_tables, needs_main, without_main
+from mnistjax.sweeps.events import WORKER
+from mnistjax.sweeps.trainer import JobQueue
+from mnistjax.sweeps.worker import copy_tables, needs_main, without_main
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=1", "train.batch_size=230"]
 CALL = f"""

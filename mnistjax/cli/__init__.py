@@ -23,7 +23,7 @@ from mnistjax.files import describe
 from mnistjax.progress import find_answer_code, guard_output, tell
 from mnistjax.run_summary import find_version
 from mnistjax.signals import STOPPING
-from mnistjax.sweep.events import WORKER
+from mnistjax.sweeps.events import WORKER
 from mnistjax.words import read_words
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mnistjax import records
 from mnistjax.config import ConfigError
 from mnistjax.files import describe, make_folder
-from mnistjax.sweep.ledger import LEDGER, RESULTS
+from mnistjax.sweeps.ledger import LEDGER, RESULTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

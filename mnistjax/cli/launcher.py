@@ -29,11 +29,11 @@ from mnistjax.cli.search import DEFAULTS, SWEEPERS
 from mnistjax.files import describe
 from mnistjax.progress import tell
 from mnistjax.signals import stop_signals
-from mnistjax.sweep.events import JobEnded
-from mnistjax.sweep.ledger import ENDED_WELL
+from mnistjax.sweeps.events import JobEnded
+from mnistjax.sweeps.ledger import ENDED_WELL
 
 if TYPE_CHECKING:
-    from mnistjax.sweep.run import Sweep
+    from mnistjax.sweeps.run import Sweep
 
 log = logging.getLogger("mnistjax")
 LOG_FILE = "mnistjax.progress.LogFile"  # a handler whose file exists only if it has a message
@@ -89,7 +89,7 @@ class FusedLauncher(Launcher):
         """Trains the jobs that are not over and yields the end of each. KeyboardInterrupt after a signal."""
         from rich.console import Console
 
-        from mnistjax.sweep.view import show_sweep
+        from mnistjax.sweeps.view import show_sweep
 
         with stop_signals() as stop:
             jobs = self.sweep.prepare()

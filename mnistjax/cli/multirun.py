@@ -31,7 +31,7 @@ from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
-from mnistjax.sweep.ledger import LEDGER, Ledger, check_unused, load_ledger
+from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, load_ledger
 from mnistjax.tracking import describe_sweep, leave_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
@@ -97,7 +97,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
 
 def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
     """Raises ConfigError if a halving can't rank these jobs."""
-    from mnistjax.sweep.halving import make_halving  # late, because it imports JAX
+    from mnistjax.sweeps.halving import make_halving  # late, because it imports JAX
 
     make_halving(dict(enumerate(jobs)), options["halving"], options["rank"])
 
@@ -132,8 +132,8 @@ def check_subdir(cfg: DictConfig) -> None:
 
 def print_groups(multirun: Multirun) -> int:
     """Prints how the sweep would group its jobs; returns the exit code."""
-    from mnistjax.sweep.groups import describe_groups, make_groups
-    from mnistjax.sweep.halving import make_halving
+    from mnistjax.sweeps.groups import describe_groups, make_groups
+    from mnistjax.sweeps.halving import make_halving
 
     if multirun.cfg.sweep.plan == "wandb":
         return print_sweep(multirun)
@@ -171,8 +171,8 @@ def print_sweep(multirun: Multirun) -> int:
 
 def run_fused(multirun: Multirun) -> int:
     """Runs the sweep with our launcher; returns the exit code."""
-    from mnistjax.sweep.run import Options, Sweep
-    from mnistjax.sweep.view import report_sweep
+    from mnistjax.sweeps.run import Options, Sweep
+    from mnistjax.sweeps.view import report_sweep
 
     folder = multirun.folder
     resume_command = shell_join(["mnistjax", "-m", folder_word("sweep.resume", relative(folder))])

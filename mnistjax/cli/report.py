@@ -14,7 +14,7 @@ from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.sweep.ledger import load_ledger
+from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.tracking import (
     check_login,
     default_entity,
@@ -93,7 +93,7 @@ def run(argv: Sequence[str] | None) -> int:
 
 def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:
     """Makes the Sweeps at W&B of online sweeps that lack theirs; returns the exit code."""
-    from mnistjax.sweep.mirror import find_run_ids, find_sweep_change
+    from mnistjax.sweeps.mirror import find_run_ids, find_sweep_change
 
     folders = {run.folder.parent: run.config.get("train.monitor", "val/loss") for run in runs if run.sweep}
     where = {"entity": place.entity, "project": place.project}

@@ -16,7 +16,7 @@ from mnistjax.cli.overrides import list_choices, parse_overrides
 from mnistjax.cli.search import OPTIONS, SWEEPERS
 from mnistjax.config import ConfigError
 from mnistjax.progress import relative, tell
-from mnistjax.sweep.ledger import LEDGER, Ledger
+from mnistjax.sweeps.ledger import LEDGER, Ledger
 from mnistjax.words import GROUPS, folder_word, shell_join
 
 SEARCH_KEYS = ("hydra/sweeper", *(f"hydra.sweeper.{name}" for name in OPTIONS))

@@ -20,9 +20,9 @@ from mnistjax.config import ConfigError
 from mnistjax.finished import describe_model, find_collection, load_examples, reopen
 from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.sweep.ledger import Ledger, load_ledger
-from mnistjax.sweep.mirror import Mirror
-from mnistjax.sweep.results import read_result
+from mnistjax.sweeps.ledger import Ledger, load_ledger
+from mnistjax.sweeps.mirror import Mirror
+from mnistjax.sweeps.results import read_result
 from mnistjax.tracking import GivenRun, Tracker, check_login, find_options, find_run_id, find_tags
 
 PARALLEL = 8  # runs at a time; most of the time they wait for W&B's server

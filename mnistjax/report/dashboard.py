@@ -20,7 +20,7 @@ from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, cle
 from mnistjax.report.template import fill_page
 from mnistjax.seeds import TESTED as TABLED
 from mnistjax.seeds import seeds_table
-from mnistjax.sweep.results import SILENT, TIMES, shown, write_csv
+from mnistjax.sweeps.results import SILENT, TIMES, shown, write_csv
 from mnistjax.tracking import Examples
 
 EXAMPLES = 3  # runs with misclassified images

@@ -9,8 +9,8 @@ from typing import Any
 from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
-from mnistjax.sweep.ledger import LEDGER, load_ledger
-from mnistjax.sweep.results import short_name, varying
+from mnistjax.sweeps.ledger import LEDGER, load_ledger
+from mnistjax.sweeps.results import short_name, varying
 
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 

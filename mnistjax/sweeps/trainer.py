@@ -17,8 +17,8 @@ from mnistjax.data import Dataset
 from mnistjax.job import Job, find_outcome
 from mnistjax.progress import relative, tell
 from mnistjax.recorder import RunEnd, RunStart, open_run, set_aside
-from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted, ProgramFailed
-from mnistjax.sweep.groups import Assignment
+from mnistjax.sweeps.events import Event, JobEnded, JobProgress, JobStarted, ProgramFailed
+from mnistjax.sweeps.groups import Assignment
 from mnistjax.tracking import Tracker
 
 if TYPE_CHECKING:

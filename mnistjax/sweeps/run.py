@@ -20,15 +20,15 @@ from mnistjax.finished import reopen
 from mnistjax.job import Job
 from mnistjax.progress import tell
 from mnistjax.recorder import describe_values, find_other_versions
-from mnistjax.sweep.cluster import SubmititExecutor
-from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobStarted
-from mnistjax.sweep.executor import Executor, InlineExecutor, end_job
-from mnistjax.sweep.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
-from mnistjax.sweep.halving import Decision, Halving, Rank, make_halving
-from mnistjax.sweep.ledger import ENDED_WELL, OVER, Entry, Ledger
-from mnistjax.sweep.mirror import Mirror
-from mnistjax.sweep.processes import ProcessExecutor
-from mnistjax.sweep.results import read_result, short_name, varying, write_results
+from mnistjax.sweeps.cluster import SubmititExecutor
+from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobStarted
+from mnistjax.sweeps.executor import Executor, InlineExecutor, end_job
+from mnistjax.sweeps.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
+from mnistjax.sweeps.halving import Decision, Halving, Rank, make_halving
+from mnistjax.sweeps.ledger import ENDED_WELL, OVER, Entry, Ledger
+from mnistjax.sweeps.mirror import Mirror
+from mnistjax.sweeps.processes import ProcessExecutor
+from mnistjax.sweeps.results import read_result, short_name, varying, write_results
 
 SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
 

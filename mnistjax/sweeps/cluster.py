@@ -23,11 +23,11 @@ from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.signals import in_main_thread
-from mnistjax.sweep.events import Event, JobEnded, JobProgress, JobStarted
-from mnistjax.sweep.executor import POLL_SECONDS, Datasets, Executor, Stop, end_job
-from mnistjax.sweep.groups import Assignment, count_interleaved, count_threads, data_key
-from mnistjax.sweep.processes import ProcessExecutor
-from mnistjax.sweep.worker import Tables, add_tables, copy_tables
+from mnistjax.sweeps.events import Event, JobEnded, JobProgress, JobStarted
+from mnistjax.sweeps.executor import POLL_SECONDS, Datasets, Executor, Stop, end_job
+from mnistjax.sweeps.groups import Assignment, count_interleaved, count_threads, data_key
+from mnistjax.sweeps.processes import ProcessExecutor
+from mnistjax.sweeps.worker import Tables, add_tables, copy_tables
 
 FOLDER = "submitit"  # folder in the sweep folder, for submitit's files and ours
 STOP = "stop"  # name of a file that tells the tasks to stop

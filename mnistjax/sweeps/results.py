@@ -17,7 +17,7 @@ from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.records.fields import METRICS, OPTIONAL_FIELDS
-from mnistjax.sweep.ledger import RESULTS, Entry
+from mnistjax.sweeps.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")
 SILENT = ("sweep", "wandb", "resume", "seed")  # keys that change no result; the seed has its own column

@@ -16,9 +16,9 @@ from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.recorder import INSIDE_SEGMENT
-from mnistjax.sweep.events import Event, JobEnded, JobStarted, ProgramFailed
-from mnistjax.sweep.groups import Assignment, DataKey
-from mnistjax.sweep.trainer import Trainer
+from mnistjax.sweeps.events import Event, JobEnded, JobStarted, ProgramFailed
+from mnistjax.sweeps.groups import Assignment, DataKey
+from mnistjax.sweeps.trainer import Trainer
 
 POLL_SECONDS = 0.2  # at most, between two checks for signals and silent jobs
 STOP_SECONDS = 8.0  # without an event after a signal, until jobs are interrupted; a segment takes about 1 s

@@ -14,7 +14,7 @@ from mnistjax.data import Dataset
 from mnistjax.finished import describe_model, load_examples
 from mnistjax.progress import tell
 from mnistjax.seeds import seeds_table
-from mnistjax.sweep.ledger import Entry, Ledger
+from mnistjax.sweeps.ledger import Entry, Ledger
 from mnistjax.tracking import Tracker, describe_sweep, find_address, find_run_id, keep_safe, make_run_id
 
 BEST = 3  # jobs whose images and models are sent to W&B; those of all jobs would be too many

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from mnistjax.config import ConfigError, badness
 from mnistjax.job import Job
-from mnistjax.sweep.groups import data_key
+from mnistjax.sweeps.groups import data_key
 
 Rank = Literal["last", "best"]
 """The value by which a rung ranks a run: that of its last epoch, or the best one so far."""

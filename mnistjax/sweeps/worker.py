@@ -24,9 +24,9 @@ from mnistjax.data import Dataset
 from mnistjax.models import MODELS, list_models
 from mnistjax.optim import OPTIMIZERS, list_optimizers
 from mnistjax.signals import STOPPING
-from mnistjax.sweep.events import AssignmentEnded, Event
-from mnistjax.sweep.groups import Assignment, DataKey
-from mnistjax.sweep.trainer import Trainer
+from mnistjax.sweeps.events import AssignmentEnded, Event
+from mnistjax.sweeps.groups import Assignment, DataKey
+from mnistjax.sweeps.trainer import Trainer
 
 Tables = Mapping[str, Mapping[str, Any]]
 """The rows of the open tables: {"model": {name: row}, "optimizer": {name: row}}."""

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
 from mnistjax.seeds import group_seeds
-from mnistjax.sweep.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
-from mnistjax.sweep.halving import Halving
-from mnistjax.sweep.ledger import ENDED_WELL, RESULTS, Ledger
+from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
+from mnistjax.sweeps.halving import Halving
+from mnistjax.sweeps.ledger import ENDED_WELL, RESULTS, Ledger
 from mnistjax.tracking import read_views
 from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnistjax.sweep.run import Sweep
+    from mnistjax.sweeps.run import Sweep
 
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 SHOWN = 12  # rows of the table

@@ -19,7 +19,7 @@ from typing import Any
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.recorder import INSIDE_SEGMENT
-from mnistjax.sweep.events import (
+from mnistjax.sweeps.events import (
     WORKER,
     AssignmentEnded,
     Event,
@@ -28,9 +28,9 @@ from mnistjax.sweep.events import (
     JobStarted,
     ProgramFailed,
 )
-from mnistjax.sweep.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
-from mnistjax.sweep.groups import Assignment, DataKey, can_join
-from mnistjax.sweep.worker import copy_tables, needs_main, serve, without_main
+from mnistjax.sweeps.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
+from mnistjax.sweeps.groups import Assignment, DataKey, can_join
+from mnistjax.sweeps.worker import copy_tables, needs_main, serve, without_main
 
 GRACE_SECONDS = 20.0  # until a worker that should end is killed
 
