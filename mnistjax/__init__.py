@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from mnistjax.evaluation import evaluate, predict
     from mnistjax.loop import fit, fit_runs
     from mnistjax.models import create_model, register_model, to_float
+    from mnistjax.notebook import sweep
     from mnistjax.optim import list_optimizers, register_optimizer
     from mnistjax.pictures import read_digits
     from mnistjax.plan import make_plan
     from mnistjax.programs import make_program
+    from mnistjax.report.runs import RunRecord, Runs, read_runs
     from mnistjax.run import Progress, Result, Run
     from mnistjax.step import State
     from mnistjax.zoo import Card, list_models, load
@@ -33,10 +35,12 @@ _ROOMS = {
     "evaluation": ("evaluate", "predict"),
     "loop": ("fit", "fit_runs"),
     "models": ("create_model", "register_model", "to_float"),
+    "notebook": ("sweep",),
     "optim": ("list_optimizers", "register_optimizer"),
     "pictures": ("read_digits",),
     "plan": ("make_plan",),
     "programs": ("make_program",),
+    "report.runs": ("RunRecord", "Runs", "read_runs"),
     "run": ("Progress", "Result", "Run"),
     "step": ("State",),
     "zoo": ("Card", "list_models", "load"),
@@ -47,11 +51,11 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "Card", "ConfigError", "Dataset", "Plan", "Progress", "Result", "Run", "Spec", "State", "Stopping",
-    "classify", "create_model", "evaluate", "export", "features", "fit", "fit_runs", "list_datasets",
-    "list_models", "list_optimizers", "load", "load_data", "make_plan", "make_program", "predict",
-    "prepare_backend", "read_digits", "register_dataset", "register_model", "register_optimizer",
-    "summary", "to_binary", "to_float", "to_nnx",
+    "Card", "ConfigError", "Dataset", "Plan", "Progress", "Result", "Run", "RunRecord", "Runs", "Spec",
+    "State", "Stopping", "classify", "create_model", "evaluate", "export", "features", "fit", "fit_runs",
+    "list_datasets", "list_models", "list_optimizers", "load", "load_data", "make_plan", "make_program",
+    "predict", "prepare_backend", "read_digits", "read_runs", "register_dataset", "register_model",
+    "register_optimizer", "summary", "sweep", "to_binary", "to_float", "to_nnx",
 ]  # fmt: skip
 
 

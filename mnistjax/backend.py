@@ -128,6 +128,15 @@ def _devices_are_given() -> bool:
     return given or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
+def training_devices() -> int:
+    """The devices of a process that trains: JAX's, or a CPU's cores if JAX was started otherwise here."""
+    import jax
+
+    if jax.default_backend() != "cpu" or _devices_are_given():
+        return jax.device_count()
+    return max(jax.device_count(), cores())
+
+
 def cores() -> int:
     """The number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)

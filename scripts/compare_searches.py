@@ -193,7 +193,7 @@ def read_curves(folder: Path) -> list[Curves]:
     """The curves of the grid for each repetition, which has seeds of its own."""
     numbers = {tuple(map(str, config.values())): number for number, config in enumerate(configurations())}
     found: list[dict[int, list[Any]]] = [{} for _ in range(REPETITIONS)]
-    for run in read_runs([folder / "grid"]):
+    for run in read_runs(folder / "grid"):
         config = run.config
         (hidden,) = np.atleast_1d(config["model.hidden"])
         values = (
@@ -279,7 +279,7 @@ def read_trials(folder: Path) -> dict[str, np.ndarray]:
         curves = []
         for seed in range(REPETITIONS):
             values: dict[tuple[Any, ...], list[float]] = {}
-            for run in read_runs([folder / "trials" / method / str(seed)]):
+            for run in read_runs(folder / "trials" / method / str(seed)):
                 keys = ("optimizer.name", "optimizer.learning_rate", "model.hidden", "train.batch_size")
                 key = tuple(str(run.config[key]) for key in keys)
                 values.setdefault(key, []).append(run.rows[-1][MONITOR] if run.status == "done" else 0.0)

@@ -95,7 +95,7 @@ def make_table(folder: Path) -> str:
     rows = [[*head, "balanced", "AUC", "time a run", "published", "command"]]
     for name in STUDIES:
         place = find_place(name, folder)
-        runs = read_runs([place]) if place.exists() else []
+        runs = read_runs(place) if place.exists() else []
         if runs and all(run.status == "done" for run in runs):
             rows.append(describe(name, runs))
     return format_table(rows, left=["image", "network", "published", "command"])

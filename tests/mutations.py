@@ -250,7 +250,7 @@ def make_targets(work: Path) -> dict[str, Target]:
     (killed / records.SUMMARY).unlink()
 
     def report(folder: Path) -> None:
-        json.dumps(make_data(read_runs([folder])), allow_nan=False)
+        json.dumps(make_data(read_runs(folder)), allow_nan=False)
 
     def load_model(folder: Path) -> None:
         str(zoo.load(folder)[2])

@@ -144,7 +144,7 @@ def test_a_resumed_sweep_says_which_jobs_ran_under_other_versions(sweep, capsys)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_report_shows_the_undamaged_jobs(damage, sweep):
     DAMAGE[damage](sweep / "0")
-    runs = read_runs([sweep])
+    runs = read_runs(sweep)
     assert [run.status for run in runs[-2:]] == ["done", "done"]
     for run in runs[:-2]:
         assert run.damaged or damage in ("status is lost", "checkpoint is lost")

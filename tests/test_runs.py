@@ -20,14 +20,14 @@ def test_single_runs_and_sweeps_are_read_in_their_order(tmp_path):
     write_run(sweep.job_folder(0), seed=0, optimizer={"name": "adam"})
     write_run(sweep.job_folder(1), "diverged", seed=1, reason="loss is nan", optimizer={"name": "sgd"})
     sweep.save()
-    runs = read_runs([tmp_path])
+    runs = read_runs(tmp_path)
     assert [run.status for run in runs] == ["done", "done", "diverged", "waiting"]
     assert [run.seed for run in runs] == [7, 0, 1, 2]
     assert [run.reason for run in runs] == [None, None, "loss is nan", None]
     assert [len(run.rows) for run in runs] == [2, 2, 2, 0]
     assert runs[2].summary == {}
-    assert len(read_runs([tmp_path / "sweep", tmp_path])) == 4
-    assert [run.sweep for run in read_runs([tmp_path / "sweep/0", tmp_path / "sweep"])] == ["id"] * 3
+    assert len(read_runs(tmp_path / "sweep", tmp_path)) == 4
+    assert [run.sweep for run in read_runs(tmp_path / "sweep/0", tmp_path / "sweep")] == ["id"] * 3
     names = [name for name, _ in name_runs(runs[1:])]
     assert names == ["adam seed=0", "sgd seed=1", "sgd seed=2"]
 
@@ -36,7 +36,7 @@ def test_jobs_that_failed_before_their_start_have_a_reason(tmp_path):
     sweep = Ledger(tmp_path, "id", "2026-01-01", [])
     sweep.entries[0] = Entry(0, "0", [], seed=0, status="failed", reason="lost before it began")
     sweep.save()
-    (run,) = read_runs([tmp_path])
+    (run,) = read_runs(tmp_path)
     assert (run.status, run.reason) == ("failed", "lost before it began")
 
 
@@ -46,7 +46,7 @@ def test_a_killed_run_is_not_running_and_a_damaged_one_has_failed(tmp_path):
     write_run(tmp_path / "c", seed=3)
     (tmp_path / "c/config.yaml").unlink()
     with records.lock(tmp_path / "b"):
-        runs = read_runs([tmp_path])
+        runs = read_runs(tmp_path)
     assert [run.status for run in runs] == ["interrupted", "running", "failed"]
     assert "config.yaml" in str(runs[2].reason)
     assert [run.damaged for run in runs] == [False, False, True]
@@ -55,9 +55,9 @@ def test_a_killed_run_is_not_running_and_a_damaged_one_has_failed(tmp_path):
 def test_a_copied_folder_is_the_same_run(tmp_path):
     write_run(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert len(read_runs([tmp_path])) == 1
+    assert len(read_runs(tmp_path)) == 1
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
-        read_runs([tmp_path])
+        read_runs(tmp_path)

@@ -44,7 +44,7 @@ def test_a_report_has_tables_and_figures(sweep):
     assert found == {"index.html", "runs.csv", "seeds.csv", *drawn}
     assert len((sweep / "report/runs.csv").read_text().splitlines()) == 1 + 13
     assert len((sweep / "report/seeds.csv").read_text().splitlines()) == 1 + 5
-    assert len(read_runs([sweep])) == 12  # the report itself is no run
+    assert len(read_runs(sweep)) == 12  # the report itself is no run
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -13,6 +13,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,7 +63,7 @@ class FusedLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         numbers, returns = [self._number(list(words)) for words in job_overrides], {}
-        for end in self._train():
+        for end in train(self.sweep):
             returns[end.number] = self._run_hydra(end)
         for number in numbers:
             if number not in returns:
@@ -84,22 +85,6 @@ class FusedLauncher(Launcher):
             config = to_plain_config(self._load(self._config, words))
             self.sweep.add(self._prepare(config, words), words)
         return self.sweep.numbers[tuple(words)]
-
-    def _train(self) -> Iterator[JobEnded]:
-        """Trains the jobs that are not over and yields the end of each. KeyboardInterrupt after a signal."""
-        from rich.console import Console
-
-        from mnistjax.sweeps.view import show_sweep
-
-        with stop_signals() as stop:
-            jobs = self.sweep.prepare()
-            with show_sweep(Console(), jobs, self.sweep.ledger, self.sweep.halving) as show:
-                for event in self.sweep.run(stop):
-                    show(event)
-                    if isinstance(event, JobEnded):
-                        yield event
-        if stop.received:
-            raise KeyboardInterrupt(stop.received[0])
 
     def _job_config(self, number: int) -> DictConfig:
         """The config of a job with Hydra's node, equal to one composed by Hydra.
@@ -196,6 +181,22 @@ class FusedLauncher(Launcher):
     def _folder(self, number: int) -> str:
         """The folder of a job."""
         return os.path.abspath(Path(self._config.hydra.sweep.dir, str(number)))
+
+
+def train(sweep: Sweep, *, progress: bool = True) -> Iterator[JobEnded]:
+    """Trains the jobs that are not over and yields the end of each; KeyboardInterrupt after a signal."""
+    from mnistjax.sweeps.view import show_sweep
+
+    with stop_signals() as stop:
+        jobs = sweep.prepare()
+        with show_sweep(jobs, sweep.ledger, sweep.halving) if progress else nullcontext() as show:
+            for event in sweep.run(stop):
+                if show:
+                    show(event)
+                if isinstance(event, JobEnded):
+                    yield event
+    if stop.received:
+        raise KeyboardInterrupt(stop.received[0])
 
 
 def finished(end: JobEnded) -> JobReturn:

@@ -76,7 +76,7 @@ def run(argv: Sequence[str] | None) -> int:
     args = parse_arguments(argv)
     out = args.out or args.folders[0] / "report"
     check_output(out)
-    runs = read_runs(args.folders)
+    runs = read_runs(*args.folders)
     data = make_data(runs)
     title = ", ".join(folder.resolve().name for folder in args.folders)
     views = make_views(runs, data, args, title, out) if args.wandb else None

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
         check_arguments(args)
         place = {"project": args.project, "entity": args.entity}
-        return sync(read_runs(args.folders), place) or find_answer_code()
+        return sync(read_runs(*args.folders), place) or find_answer_code()
     return exit.code
 
 

@@ -1,16 +1,22 @@
 """Runs in folders, read from their records."""
 
+from __future__ import annotations
+
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.sweeps.ledger import LEDGER, load_ledger
 from mnistjax.sweeps.results import short_name, varying
+
+if TYPE_CHECKING:
+    import pandas
 
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
@@ -39,14 +45,74 @@ class RunRecord:
     def seed(self) -> int | None:
         return self.config.get("seed")
 
+    @property
+    def kept_row(self) -> Mapping[str, Any]:
+        """The row of the epoch that was kept, or the last one; empty before the first epoch has ended."""
+        epoch = self.summary.get("kept_epoch", len(self.rows))
+        return self.rows[epoch - 1] if 0 < epoch <= len(self.rows) else {}
 
-def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
+
+class Runs(Sequence[RunRecord]):
+    """Runs in the order of their folders or jobs; a slice is Runs, too."""
+
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
+        self._runs = tuple(runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._runs[index]
+        return Runs(found) if isinstance(index, slice) else found
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self._runs)
+
+    def __repr__(self) -> str:
+        counts = Counter(run.status for run in self)
+        return f"<{len(self)} runs: {', '.join(f'{n} {status}' for status, n in counts.items()) or 'none'}>"
+
+    def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
+        """A pandas table with a row for each run, or for each epoch of each run.
+
+        Its columns are the config values that differ between the runs by dotted key (lists as tuples), the
+        seed, status and reason, the metrics of the kept epoch or of each, and of runs that are done the
+        numbers of `summary.json`, then the folder. Whole numbers that some runs lack are of type Int64.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise ConfigError("a table needs pandas: pip install 'mnistjax[notebook]'") from None
+        rows, ends = list[dict[str, Any]](), dict[str, Any]()
+        for run, (name, values) in zip(self, name_runs(self), strict=True):
+            values = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+            own = {"name": name, **values, "seed": run.seed, "status": run.status}
+            if epochs:
+                rows += [{**own, **row} for row in run.rows]
+                continue
+            numbers = {k: v for k, v in run.summary.items() if isinstance(v, (int, float)) and k != "seed"}
+            metrics = {key: value for key, value in run.kept_row.items() if "/" in key}
+            ends = {"sweep": run.sweep, "started": run.started, "folder": str(run.folder)}
+            rows.append({**own, "reason": run.reason, "epochs": len(run.rows), **metrics, **numbers, **ends})
+        columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ends]
+        frame = pandas.DataFrame(rows, columns=[*columns, *ends])
+        for key in columns:
+            kinds = {type(value) for row in rows if (value := row.get(key)) is not None}
+            missing = any(row.get(key) is None for row in rows)
+            if missing and kinds in ({int}, {bool}):
+                frame[key] = frame[key].astype("Int64" if kinds == {int} else "boolean")
+            elif tuple in kinds:  # all of them, so that they can be sorted
+                frame[key] = [v if isinstance(v, tuple) or v is None else (v,) for v in frame[key]]
+        return frame
+
+
+def read_runs(*folders: str | os.PathLike[str]) -> Runs:
     """The runs in and below these folders: single runs, and the jobs of sweeps in their order.
 
     Copies of a run's folder count once. ConfigError if a folder holds no run.
     """
     runs: dict[Any, RunRecord] = {}
-    for folder in folders:
+    for folder in map(Path, folders):
         found = list(_read(folder))
         if not found:
             raise ConfigError(f"{folder} holds no run: no {records.STATUS} and no {LEDGER} at or below it")
@@ -55,7 +121,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
             known = runs.setdefault(begun, run)
             if run.sweep and not known.sweep:  # it was first found as a single run
                 runs[begun] = run
-    return list(runs.values())
+    return Runs(runs.values())
 
 
 def _read(top: Path) -> Iterator[RunRecord]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mnistjax.backend import free_memory
+from mnistjax.backend import free_memory, training_devices
 from mnistjax.config import Spec, to_plain
 from mnistjax.data import Dataset
 from mnistjax.devices import count_shards
@@ -117,7 +117,7 @@ def count_threads(spec: Spec, jobs: int) -> int:
     A step is spread over as many devices as it has shards, unless there are enough jobs to keep all devices
     busy with one device each.
     """
-    devices, shards = jax.device_count(), count_shards(spec)
+    devices, shards = training_devices(), count_shards(spec)
     at_once = devices // shards
     if -(-jobs // devices) * shards * SPREAD_SPEED < -(-jobs // at_once):
         at_once = devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
@@ -80,10 +80,16 @@ class Tally:
 
 @contextlib.contextmanager
 def show_sweep(
-    console: Console, jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None
+    jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None
 ) -> Iterator[Callable[[Event], None]]:
-    """Shows the events of a sweep: one live line at a terminal, else a line every two seconds."""
-    tally = Tally(jobs, ledger, halving)
+    """Shows the events of a sweep: a live line at a terminal or in a notebook, else one every two seconds."""
+    from rich.console import Console
+
+    console, tally = Console(), Tally(jobs, ledger, halving)
+    if console.is_jupyter:
+        draw = notebook_bar()
+        yield lambda event: draw(tally.count(event), tally.over, tally.total)
+        return
     if console.is_terminal:
         with live_bar(console) as draw:
             yield lambda event: draw(text=tally.count(event), completed=tally.over, total=tally.total)
@@ -100,6 +106,21 @@ def show_sweep(
             print(line, flush=True)
 
     yield print_line
+
+
+def notebook_bar() -> Callable[[str, int, int], None]:
+    """A function that redraws a bar below a notebook's cell: its text, and how many of how many are done."""
+    import html
+
+    from IPython.display import display
+
+    handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def draw(text: str, done: int, total: int) -> None:
+        bar = f"<progress value={done} max={total}></progress> {html.escape(text)}"
+        handle.update({"text/plain": text, "text/html": bar}, raw=True)
+
+    return draw
 
 
 def show_table(console: Console, sweep: Sweep) -> None:
@@ -160,7 +181,7 @@ def find_places(ledger: Ledger) -> dict[str, str]:
 
 
 def report_sweep(sweep: Sweep) -> int:
-    """Prints the table of results and why jobs are not done; returns the number of these."""
+    """Prints the table of results and why jobs are not done; returns the number that did not end well."""
     from rich.console import Console
 
     console = Console()
@@ -169,6 +190,11 @@ def report_sweep(sweep: Sweep) -> int:
     console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
     for name, place in find_places(sweep.ledger).items():
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
+    return report_jobs(sweep)
+
+
+def report_jobs(sweep: Sweep) -> int:
+    """Tells which jobs are not done, and why; returns the number of those that did not end well."""
     stopped = [entry for entry in sweep.entries if entry.status == "stopped"]
     failed = [entry for entry in sweep.entries if entry.status not in ENDED_WELL]
     if stopped or failed:

@@ -46,7 +46,7 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     import wandb
 
     columns: Any = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    cells: Any = [[str(row.get(column, "")) for column in columns] for row in rows]
     return wandb.Table(columns=columns, data=cells)
 
 
@@ -58,7 +58,7 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
     media: dict[str, Any] = {}
     if "test/confusion_matrix" in summary:
         counts = np.asarray(summary["test/confusion_matrix"])
-        cells = [[names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+        cells: Any = [[names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
         fields = {column: column for column in ("Actual", "Predicted", "nPredictions")}
         table = wandb.Table(columns=[*fields], data=cells)
         title = {"title": "Confusion matrix, test"}

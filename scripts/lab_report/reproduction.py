@@ -42,7 +42,7 @@ class Reproduction:
                     raise ConfigError(f"{folder} was begun with {key} {earlier[key]}")
             self.about |= earlier
 
-    def sweep(self, name: str, *words: str) -> list[RunRecord]:
+    def sweep(self, name: str, *words: str) -> Sequence[RunRecord]:
         """Trains the sweep in the subfolder of that name, or the rest of it, and returns its runs.
 
         Failed runs are not trained again.
@@ -50,9 +50,9 @@ class Reproduction:
         place = self.folder / name
         if not (place / "sweep.json").exists():
             self._call(name, "-m", *words, *self._words, f"hydra.sweep.dir={place}")
-        elif any(run.status not in ("done", "failed", "diverged") for run in read_runs([place])):
+        elif any(run.status not in ("done", "failed", "diverged") for run in read_runs(place)):
             self._call(name, "-m", f"sweep.resume={place}")
-        return read_runs([place])
+        return read_runs(place)
 
     def time(self, name: str, *words: str) -> None:
         """Trains a single run of five epochs, unless it is done."""
@@ -70,7 +70,7 @@ class Reproduction:
                 words = f"optimizer={name}", f"optimizer.learning_rate={rates[name]}"
                 self.sweep(f"{TUNED}_{name}", "experiment=optimizer", *words)
 
-    def read_tuned(self, study: Study) -> dict[str, list[RunRecord]]:
+    def read_tuned(self, study: Study) -> dict[str, Sequence[RunRecord]]:
         """The runs of each optimizer at the learning rate of its best short run."""
         runs = {}
         for name, rate in self.choose_rates().items():

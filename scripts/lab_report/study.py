@@ -33,9 +33,9 @@ class TooFew(ConfigError):
     """Fewer than two finished runs, or runs that are too short."""
 
 
-def read_study(folder: Path, names: Sequence[str] = EXPERIMENTS) -> dict[str, list[RunRecord]]:
+def read_study(folder: Path, names: Sequence[str] = EXPERIMENTS) -> dict[str, Sequence[RunRecord]]:
     """The runs of each experiment that has a sweep folder of its name in this folder."""
-    return {name: read_runs([folder / name]) for name in names if (folder / name).exists()}
+    return {name: read_runs(folder / name) for name in names if (folder / name).exists()}
 
 
 def pick(study: Study, experiment: str, where: Mapping[str, Any] | None = None) -> list[RunRecord]:
@@ -59,7 +59,7 @@ def measure(run: RunRecord, metric: str) -> float:
 
 def read_times(folder: Path) -> dict[str, float]:
     """Seconds per epoch of the timed single runs that are done, by the name of their row."""
-    runs = read_runs([folder / TIMES]) if (folder / TIMES).exists() else []
+    runs = read_runs(folder / TIMES) if (folder / TIMES).exists() else []
     return {run.folder.name: float(run.summary["seconds_per_epoch"]) for run in runs if run.status == "done"}
 
 

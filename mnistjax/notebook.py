@@ -1,0 +1,153 @@
+"""Sweeps from Python: the runs of `mnistjax -m`, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnistjax.config import ConfigError
+from mnistjax.progress import tell
+from mnistjax.report.runs import Runs, read_runs
+from mnistjax.words import quote, read_words
+
+BARE = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # a text that needs no quotes
+FUNCTION = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)", re.DOTALL)
+RESERVED = ("true", "false", "null", "inf", "nan")
+
+
+def sweep(
+    choices: Mapping[str, Any],
+    *,
+    data: str | None = None,
+    epochs: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Runs:
+    """Trains all combinations of choices, and returns the runs: those of `mnistjax -m`, to the same bits.
+
+        choices = {"model": "mlp", "optimizer.learning_rate": [0.01, 0.1], "seed": range(3)}
+        runs = mnistjax.sweep(choices, data="mnist", epochs=5)
+
+    `choices` has the keys of the command. A list or a range holds the values to compare; a tuple is one
+    value: {"model.hidden": [64, (256, 64)]} compares two networks. `data` and `epochs` are short for the keys
+    "data" and "train.epochs". Nothing is sent to W&B unless "wandb.mode" is among the choices.
+
+    With a `folder`, the sweep is kept there, and the same call continues it; jobs that are done stay as they
+    are. Without one its files are temporary, and are deleted with the returned Runs. A job that fails has its
+    status and reason in its record. Ctrl-C stops all jobs, says where their files are, and raises
+    KeyboardInterrupt.
+
+    The jobs train in a process of their own, where a crash ends one job only; but in this process if a model
+    or an optimizer was defined in the script or notebook itself, or if JAX runs on an accelerator, whose
+    memory this process may hold. ConfigError for a wrong key or value, before anything is trained.
+    """
+    from mnistjax.cli import check_surroundings, only_one  # late, because it imports Hydra
+
+    more = {"data": data, "train.epochs": epochs}
+    more = {key: value for key, value in more.items() if value is not None}
+    for key in more:
+        if key in choices:
+            raise ConfigError(f"{key} is given twice: in the choices, and as {key.rpartition('.')[2]}=")
+    given = {"wandb.mode": "disabled", **choices, **more}
+    words = read_words([make_word(key, value) for key, value in given.items()], multirun=True)
+    with make_place(folder) as place, only_one():
+        check_surroundings()
+        train(words, place, progress=progress, choose="sweep.executor" not in given)
+        runs = read_runs(place)
+    if folder is None:
+        weakref.finalize(runs, shutil.rmtree, place, ignore_errors=True)
+    return runs
+
+
+@contextlib.contextmanager
+def make_place(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The absolute path of a folder, or of a temporary one, which is removed again after an error."""
+    place = Path(folder if folder is not None else tempfile.mkdtemp(prefix="mnistjax-")).absolute()
+    try:
+        yield place
+    except KeyboardInterrupt:
+        if place.exists():
+            tell(f"interrupted; mnistjax.read_runs({str(place)!r}) has what is done, folder=... continues it")
+        raise
+    except BaseException:
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> None:
+    """Trains the jobs of these words in a folder, and says which are not done.
+
+    If it may `choose` the executor, it trains in this process where another one could not.
+    """
+    from mnistjax.cli import launcher, multirun
+    from mnistjax.cli.folders import owning
+    from mnistjax.sweeps.ledger import LEDGER, load_ledger
+    from mnistjax.sweeps.run import Options, Sweep
+    from mnistjax.sweeps.view import report_jobs
+    from mnistjax.words import folder_word, shell_join
+
+    ledger = load_ledger(place) if (place / LEDGER).exists() else None
+    found = multirun.read_multirun([*words, f"hydra.sweep.dir={quote(place)}"], ledger)
+    if not found.tasks:
+        raise ConfigError(f"{multirun.find_sweeper(found)} chooses jobs while it runs: use the command")
+    options = Options(**found.options)
+    if choose and options.executor == "processes" and must_stay():
+        options = Options(**{**found.options, "executor": "inline"})
+    command = shell_join(["mnistjax", "-m", folder_word("sweep.resume", place)])
+    all_jobs = Sweep(found.ledger or multirun.start_ledger(found, command), options)
+    for task, job in found.jobs.items():
+        all_jobs.add(job, task)
+    with owning(place), all_jobs:
+        for _ in launcher.train(all_jobs, progress=progress):
+            pass
+    report_jobs(all_jobs)
+
+
+def must_stay() -> bool:
+    """Whether jobs must train in this process: another could not import their model, or use the device."""
+    import jax
+
+    from mnistjax.sweeps.worker import copy_tables, needs_main
+
+    try:
+        return needs_main(copy_tables()) or jax.default_backend() != "cpu"
+    except ConfigError:
+        return True
+
+
+def make_word(key: str, value: Any) -> str:
+    """KEY=VALUE or KEY=VALUE,VALUE in Hydra's grammar; ConfigError for a key or a value that it lacks."""
+    if not isinstance(key, str) or not re.fullmatch(r"\w[\w./@]*", key):
+        raise ConfigError(f"a key of the choices must be a text like 'train.epochs'; got {key!r}")
+    other = key.startswith("hydra") and not key.startswith(("hydra/sweeper", "hydra.sweeper"))
+    if other or key in ("sweep.resume", "sweep.plan"):
+        raise ConfigError(f"{key} is for the command mnistjax; the folder of a sweep is folder=...")
+    values = list(value) if isinstance(value, (list, range)) or hasattr(value, "__array__") else [value]
+    if not values:
+        raise ConfigError(f"{key} has no values, so there is no job")
+    return f"{key}={','.join(make_text(key, one) for one in values)}"
+
+
+def make_text(key: str, value: Any) -> str:
+    """A value in Hydra's grammar; a text stays as it is if it is a function of that, like interval(0.1,1)."""
+    value = getattr(value, "item", lambda: value)()  # of a NumPy scalar
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case int() | float():
+            return repr(value)
+        case str() if (BARE.fullmatch(value) and value.lower() not in RESERVED) or FUNCTION.fullmatch(value):
+            return value
+        case str() | Path():
+            return quote(value)
+        case list() | tuple():
+            return f"[{','.join(make_text(key, one) for one in value)}]"
+    raise ConfigError(f"{key}: a value must be a number, a text or a tuple of them; got {value!r}")
