@@ -94,6 +94,22 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
     return sorted(found, key=order)
 
 
+def by_seed(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[int, float]]:
+    """The values of a metric of the runs that are done, by the configuration's values and the seed."""
+    values: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["status"] == "done" and row.get(metric, "") != "":
+            name = " ".join(describe_value(key, row[key]) for key in row if "." in key)
+            values.setdefault(name, {})[int(row["seed"])] = float(row[metric])
+    return values
+
+
+def describe_value(key: str, value: Any) -> str:
+    """A value of a config in the name of a run: "adam" for `optimizer.name`, else "learning_rate=0.1"."""
+    last = key.rpartition(".")[2]
+    return str(value) if last == "name" else f"{last}={value}"
+
+
 def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
     """A row for each configuration, best first: mean, deviation and 95 % interval of each metric.
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
 from mnistjax.compose import flatten
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, unknown
+from mnistjax.seeds import by_seed
 from mnistjax.sweeps.ledger import LEDGER, load_ledger
-from mnistjax.sweeps.results import short_name, varying
+from mnistjax.sweeps.results import short_name, shown, varying
+from mnistjax.verdicts import Verdict, compare
 
 if TYPE_CHECKING:
     import pandas
@@ -71,6 +73,20 @@ class Runs(Sequence[RunRecord]):
     def __repr__(self) -> str:
         counts = Counter(run.status for run in self)
         return f"<{len(self)} runs: {', '.join(f'{n} {status}' for status, n in counts.items()) or 'none'}>"
+
+    def verdicts(self, metric: str = "val/accuracy", *, most: int | None = None) -> list[Verdict]:
+        """Whether one configuration is better than another, for all pairs: see `mnistjax.verdicts.compare`.
+
+        A configuration is all runs that differ only in their seed; those that are not done don't count.
+        """
+        rows = []
+        for run, (_, values) in zip(self, name_runs(self), strict=True):
+            config = {key: shown(value) for key, value in values.items()}
+            value = run.kept_row.get(metric, run.summary.get(metric, ""))
+            rows.append({**config, "status": run.status, "seed": run.seed, metric: value})
+        if not any(row[metric] != "" for row in rows):
+            raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
+        return compare(by_seed(rows, metric), metric, most=most)
 
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.

@@ -17,6 +17,7 @@ from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.records.fields import METRICS, OPTIONAL_FIELDS
+from mnistjax.seeds import describe_value
 from mnistjax.sweeps.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")
@@ -51,11 +52,7 @@ def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any
 
 def short_name(config: Mapping[str, Any], seed: int) -> str:
     """The name of a run, made of its values that differ: {"optimizer.name": "adam"}, 3 -> "adam seed=3"."""
-    words = []
-    for key, value in config.items():
-        last = key.rpartition(".")[2]
-        words.append(str(value) if last == "name" else f"{last}={shown(value)}")
-    return " ".join([*words, f"seed={seed}"])
+    return " ".join([*(describe_value(key, shown(value)) for key, value in config.items()), f"seed={seed}"])
 
 
 def shown(value: Any) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
-from mnistjax.seeds import group_seeds
+from mnistjax.seeds import by_seed, group_seeds
 from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
 from mnistjax.sweeps.halving import Halving
 from mnistjax.sweeps.ledger import ENDED_WELL, RESULTS, Ledger
 from mnistjax.tracking import read_views
+from mnistjax.verdicts import compare
 from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 SHOWN = 12  # rows of the table
+MOST_COMPARED = 2_000  # configurations, in a second
 WIDEST, FEW = 10, 3  # characters of a config value that is not folded, if there are at most so many keys
 
 
@@ -158,6 +160,10 @@ def show_table(console: Console, sweep: Sweep) -> None:
     if len(ranked) > SHOWN:
         table.caption = f"the best {SHOWN} of {len(ranked)}; all in results.csv"
     console.print(table)
+    values = by_seed(sweep.results(), monitor)
+    for verdict in compare(values, monitor, most=1) if len(values) <= MOST_COMPARED else ():
+        words = f"{verdict:{'.2%' if monitor.endswith('accuracy') else '.4f'}}"
+        console.print(f"verdict    {words}", highlight=False, soft_wrap=True, markup=False)
 
 
 def short_key(key: str, keys: Sequence[str]) -> str:

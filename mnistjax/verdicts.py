@@ -1,0 +1,157 @@
+"""Verdicts between configurations: whether one is better than another, by a metric's mean over seeds.
+
+Two configurations are compared by Student's paired t-test over the seeds that they share, because these give
+both the same initial numbers and the same order of images; by Welch's t-test if one of them has seeds that
+the other lacks. The p-values of several comparisons are corrected by Holm's method, so that in 95 of 100
+sweeps without any difference no verdict says that there is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from mnistjax.config import badness
+
+LEVEL = 0.05  # of p-values, for all comparisons together
+MOST_SEEDS = 1_000  # more seeds are not worth a number
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of two configurations, of which `better` has the better mean."""
+
+    better: str
+    worse: str
+    difference: float  # of their means, in favour of the better one: at least 0
+    interval: tuple[float, float]  # 95 % confidence of that difference, for this comparison alone
+    p: float  # two-sided, corrected for all comparisons
+    paired: bool  # by seed
+    seeds: tuple[int, int]  # number of the values of both
+    more: int | None = None  # about how many more seeds of each would decide; None if decided or unknown
+
+    @property
+    def decided(self) -> bool:
+        return self.p < LEVEL
+
+    def __format__(self, spec: str) -> str:
+        """The verdict in words, with numbers in this format, ".2%" for example."""
+        low, high = self.interval
+        count = f"{self.seeds[0]}" if len(set(self.seeds)) == 1 else "{} and {}".format(*self.seeds)
+        how = f"95 % {low:{spec}} to {high:{spec}}, p = {self.p:.2g}, {count} seeds{', paired' * self.paired}"
+        if self.decided:
+            return f"{self.better} is better than {self.worse} by {self.difference:{spec}} ({how})"
+        more = f"; about {self.more:,} more seeds would decide" if self.more else ""
+        return f"undecided: {self.better} is {self.difference:{spec}} ahead of {self.worse} ({how}){more}"
+
+
+def compare(
+    values: Mapping[str, Mapping[int, float]], metric: str, *, most: int | None = None
+) -> list[Verdict]:
+    """The verdict of each pair of configurations, from the values of a metric by name and seed.
+
+    A loss is better if it is lower, another metric if it is higher. The order is that of the means, the best
+    first. Configurations with fewer than two values are left out. Only the first `most` verdicts are
+    returned, but all pairs count in the correction.
+    """
+    sign = -1.0 if badness(metric, 1.0) > 0 else 1.0
+    samples = {
+        name: Sample(tuple(sorted(seeds)), sign * np.array([seeds[seed] for seed in sorted(seeds)], float))
+        for name, seeds in values.items()
+        if len(seeds) > 1
+    }
+    names = sorted(samples, key=lambda name: -samples[name].values.mean())
+    ranked = [samples[name] for name in names]
+    rows = [*compare_with_rest(ranked)]
+    pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
+    raw = np.concatenate([row.p for row in rows]) if rows else np.zeros(0)
+    return [
+        make_verdict(names[i], names[j], len(ranked[i].seeds), rows[i].pick(j - i - 1), p, p_raw)
+        for (i, j), p, p_raw in zip(pairs, holm(raw), raw, strict=False)
+    ]
+
+
+class Sample(NamedTuple):
+    """The values of a metric of one configuration, in the order of its seeds; higher is better."""
+
+    seeds: tuple[int, ...]
+    values: np.ndarray
+
+
+class Comparison(NamedTuple):
+    """Comparisons of one configuration with several, in arrays, or with one of them."""
+
+    difference: Any
+    error: Any  # standard error of the difference
+    freedom: Any  # degrees of freedom
+    p: Any  # two-sided, not corrected
+    paired: Any
+    size: Any  # seeds of the other one
+
+    def pick(self, index: int) -> Comparison:
+        return Comparison(*(numbers[index] for numbers in self))
+
+
+def compare_with_rest(ranked: Sequence[Sample]) -> Iterator[Comparison]:
+    """The comparisons of each sample with those after it: Student's paired test, or Welch's."""
+    kinds = {seeds: kind for kind, seeds in enumerate({sample.seeds: 0 for sample in ranked})}
+    kind = np.array([kinds[sample.seeds] for sample in ranked])
+    size, mean, part = (
+        np.array([number(sample.values) for sample in ranked])
+        for number in (len, np.mean, lambda values: values.var(ddof=1) / len(values))
+    )
+    values = [np.array([s.values for s in ranked if s.seeds == seeds]) for seeds in kinds]  # by kind
+    for i, one in enumerate(ranked[:-1]):
+        rest = slice(i + 1, None)
+        difference, paired = mean[i] - mean[rest], kind[rest] == kind[i]
+        error = np.sqrt(part[i] + part[rest])
+        squares = part[i] ** 2 / (size[i] - 1) + part[rest] ** 2 / (size[rest] - 1)
+        freedom = np.where(squares > 0, error**4 / np.where(squares > 0, squares, 1), 1.0)
+        same = values[kind[i]][np.count_nonzero(kind[: i + 1] == kind[i]) :]
+        error[paired] = (one.values - same).std(ddof=1, axis=1) / np.sqrt(size[i])
+        freedom[paired] = size[i] - 1
+        error[error <= 1e-12 * np.maximum(1.0, np.abs(difference))] = 0.0  # all seeds differ by the same
+        p = np.where(difference == 0, 1.0, 0.0)
+        p[error > 0] = 2 * stdtr(freedom, -np.abs(difference) / np.where(error > 0, error, 1))[error > 0]
+        yield Comparison(difference, error, freedom, p, paired, size[rest])
+
+
+def make_verdict(better: str, worse: str, size: int, test: Comparison, p: float, raw: float) -> Verdict:
+    """The verdict of a comparison with a corrected and a raw p-value; `size` is the better one's."""
+    difference, half = float(test.difference), float(stdtrit(test.freedom, 0.975) * test.error)
+    sizes, interval = (size, int(test.size)), (difference - half, difference + half)
+    more = None
+    if p >= LEVEL and difference:
+        more = find_more_seeds(test, min(sizes), p / raw if 0 < raw < 1 else 1.0)
+    return Verdict(better, worse, difference, interval, float(p), bool(test.paired), sizes, more)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
+    """The p-values corrected by Holm's step-down method, at most 1.
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values, kind="stable")
+    steps = np.minimum(1.0, np.arange(len(p_values), 0, -1) * p_values[order])
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(steps)
+    return corrected.tolist()
+
+
+def find_more_seeds(test: Comparison, size: int, factor: float) -> int | None:
+    """How many more seeds of each would decide, if the difference and the deviations stay as they are.
+
+    `size` is the number of seeds, and `factor` that of the correction. None if it takes over MOST_SEEDS.
+    """
+    count = np.arange(size + 1, size + 1 + MOST_SEEDS)
+    freedom = (count - 1) * (1 if test.paired else 2)
+    p = 2 * factor * stdtr(freedom, -test.difference / (test.error * size**0.5) * np.sqrt(count))
+    enough = np.flatnonzero(p < LEVEL)
+    return int(count[enough[0]] - size) if len(enough) else None

@@ -1,0 +1,176 @@
+"""Verdicts agree with textbook examples, and are right as often as they say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import mnistjax
+from mnistjax.cli import main
+from mnistjax.verdicts import Verdict, compare, holm
+
+SLEEP = (  # Student (1908), "The probable error of a mean": hours of sleep gained by ten patients
+    [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
+    [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
+)
+
+
+def by_seed(values, first=0):
+    return dict(enumerate(values, first))
+
+
+def test_students_sleep_data_paired_and_not():
+    first, second = map(by_seed, SLEEP)
+    (paired,) = compare({"one": first, "two": second}, "val/accuracy")
+    assert (paired.better, paired.worse, paired.paired, paired.seeds) == ("two", "one", True, (10, 10))
+    assert paired.difference == pytest.approx(1.58)
+    assert paired.p == pytest.approx(0.002833, abs=1e-6)  # t = 4.0621, 9 degrees of freedom
+    assert paired.interval == pytest.approx((0.7001, 2.4599), abs=1e-4)
+    (welch,) = compare({"one": first, "two": by_seed(SLEEP[1], 10)}, "val/accuracy")
+    assert not welch.paired
+    assert welch.p == pytest.approx(0.07939, abs=1e-5)  # t = 1.8608, 17.776 degrees of freedom
+    assert welch.interval == pytest.approx((-0.2055, 3.3655), abs=1e-4)
+    assert paired.decided
+    assert not welch.decided
+
+
+def test_a_loss_is_better_if_it_is_lower():
+    (verdict,) = compare({"a": by_seed(SLEEP[0]), "b": by_seed(SLEEP[1])}, "val/loss")
+    assert (verdict.better, verdict.difference) == ("a", pytest.approx(1.58))
+    assert verdict.interval == pytest.approx((0.7001, 2.4599), abs=1e-4)
+
+
+def test_holms_correction_is_that_of_his_paper():
+    """Holm (1979): reject while p(k) <= level / (m - k + 1), from the smallest on."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.001, 0.999))
+def test_holms_correction_rejects_what_its_steps_reject(p_values, level):
+    rejected = set()
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        if (len(p_values) - rank) * p_values[index] >= level:
+            break
+        rejected.add(int(index))
+    assert {i for i, p in enumerate(holm(p_values)) if p < level} == rejected
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("configurations", [2, 6])
+def test_false_verdicts_are_as_rare_as_stated(paired, configurations):
+    """Of 600 sweeps without a difference, at most 5 % and two standard errors have a decided verdict."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(600):
+        common = random.normal(size=4)  # of a seed
+        sweep = {
+            str(i): by_seed(common + random.normal(size=4), 0 if paired else 10 * i)
+            for i in range(configurations)
+        }
+        wrong += any(verdict.decided for verdict in compare(sweep, "val/accuracy"))
+    assert wrong <= 600 * 0.05 + 2 * (600 * 0.05 * 0.95) ** 0.5
+
+
+def test_the_number_of_more_seeds_decides_about_half_of_the_time():
+    random, decided, asked = np.random.default_rng(1), [], []
+    while len(decided) < 200:
+        more = random.normal(size=(2, 60))
+        more[1] += 0.8
+        (verdict,) = compare({"a": by_seed(more[0][:5]), "b": by_seed(more[1][:5])}, "val/accuracy")
+        if not verdict.decided and verdict.better == "b" and 0.6 < verdict.difference < 1.0 and verdict.more:
+            n = 5 + min(verdict.more, 55)
+            (later,) = compare({"a": by_seed(more[0][:n]), "b": by_seed(more[1][:n])}, "val/accuracy")
+            decided.append(later.decided)
+            asked.append(verdict.more)
+    assert 0.3 < np.mean(decided) < 0.8
+    assert np.median(asked) > 1
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text("abc", min_size=1, max_size=3),
+        st.dictionaries(st.integers(0, 4), st.floats(-10, 10), max_size=5),
+        max_size=5,
+    )
+)
+def test_any_values_have_verdicts_with_numbers(values):
+    found = compare(values, "val/accuracy")
+    names = [name for name, seeds in values.items() if len(seeds) > 1]
+    assert len(found) == len(names) * (len(names) - 1) // 2
+    for verdict in found:
+        assert 0 <= verdict.p <= 1
+        assert verdict.difference >= 0 or verdict.difference == pytest.approx(0, abs=1e-9)
+        low, high = verdict.interval
+        assert low <= verdict.difference + 1e-9
+        assert high >= verdict.difference - 1e-9
+        assert verdict.better in f"{verdict:.2%}"
+
+
+def test_verdicts_in_words():
+    decided = Verdict("adam", "sgd", 0.01, (0.004, 0.016), 0.012, True, (5, 5))
+    said = "adam is better than sgd by 1.00% (95 % 0.40% to 1.60%, p = 0.012, 5 seeds, paired)"
+    assert f"{decided:.2%}" == said
+    open_ = Verdict("adam", "sgd", 0.01, (-0.01, 0.03), 0.3, False, (5, 4), 7)
+    assert f"{open_:.2%}" == (
+        "undecided: adam is 1.00% ahead of sgd (95 % -1.00% to 3.00%, p = 0.3, 5 and 4 seeds); "
+        "about 7 more seeds would decide"
+    )
+
+
+def test_equal_differences_are_decided_and_equal_values_are_not():
+    one, other = by_seed([0.5, 0.75, 1.0]), by_seed([0.25, 0.5, 0.75])
+    (verdict,) = compare({"a": one, "b": other}, "val/accuracy")
+    assert (verdict.p, verdict.decided) == (0.0, True)
+    (verdict,) = compare({"a": one, "b": dict(one)}, "val/accuracy")
+    assert (verdict.p, verdict.decided, verdict.more) == (1.0, False, None)
+
+
+def test_all_pairs_agree_with_scipy(monkeypatch):
+    monkeypatch.setattr("mnistjax.verdicts.holm", list)
+    random = np.random.default_rng(2)
+    values = {
+        str(i): by_seed(random.normal(size=random.integers(2, 6)), int(random.integers(2))) for i in range(12)
+    }
+    found = compare(values, "val/loss")
+    assert {verdict.paired for verdict in found} == {True, False}
+    for verdict in found:
+        pair = values[verdict.better], values[verdict.worse]
+        one, other = ([-seeds[seed] for seed in sorted(seeds)] for seeds in pair)
+        test: Any = (
+            stats.ttest_rel(one, other) if verdict.paired else stats.ttest_ind(one, other, equal_var=False)
+        )
+        assert verdict.paired == (pair[0].keys() == pair[1].keys())
+        assert verdict.p == pytest.approx(test.pvalue)
+        assert verdict.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
+
+
+def test_a_sweep_ends_with_a_verdict_about_its_best_two(work, capsys):
+    words = [
+        "data=digits",
+        "model=mlp",
+        "train.epochs=2",
+        "train.batch_size=230",
+        "train.monitor=val/accuracy",
+    ]
+    rates = "optimizer.learning_rate=0.001,0.1,0.03"
+    assert main(["-m", *words, rates, "seed=0,1,2", "hydra.sweep.dir=sweep"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("verdict")]
+    first, *_ = found = mnistjax.read_runs("sweep").verdicts("val/accuracy")
+    assert line == f"verdict    {first:.2%}"
+    assert first.seeds == (3, 3)
+    assert first.paired
+    assert len(found) == 3
+    frame = mnistjax.read_runs("sweep").to_frame()
+    means: Any = frame.groupby("optimizer.learning_rate")["val/accuracy"].mean()
+    one, two, three = (f"learning_rate={rate}" for rate in means.sort_values(ascending=False).index)
+    assert [(verdict.better, verdict.worse) for verdict in found] == [(one, two), (one, three), (two, three)]
+    assert len(mnistjax.read_runs("sweep").verdicts("test/accuracy", most=1)) == 1
+    with pytest.raises(mnistjax.ConfigError, match="unknown metric 'val/acuracy'; nearest is 'val/accuracy'"):
+        mnistjax.read_runs("sweep").verdicts("val/acuracy")
+    assert main(["-m", *words, rates, "hydra.sweep.dir=one"]) == 0
+    assert "verdict" not in capsys.readouterr().out
