@@ -46,7 +46,7 @@ class Verdict:
         how = f"95 % {low:{spec}} to {high:{spec}}, p = {self.p:.2g}, {count} seeds{', paired' * self.paired}"
         if self.decided:
             return f"{self.better} is better than {self.worse} by {self.difference:{spec}} ({how})"
-        more = f"; about {self.more:,} more seeds would decide" if self.more else ""
+        more = f"; about {self.more:,} more seed{'s' * (self.more != 1)} would decide" if self.more else ""
         return f"undecided: {self.better} is {self.difference:{spec}} ahead of {self.worse} ({how}){more}"
 
 

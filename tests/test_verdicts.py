@@ -1,5 +1,6 @@
 """Verdicts agree with textbook examples, and are right as often as they say."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,7 @@ def test_verdicts_in_words():
         "undecided: adam is 1.00% ahead of sgd (95 % -1.00% to 3.00%, p = 0.3, 5 and 4 seeds); "
         "about 7 more seeds would decide"
     )
+    assert f"{replace(open_, more=1):.2%}".endswith("; about 1 more seed would decide")
 
 
 def test_equal_differences_are_decided_and_equal_values_are_not():

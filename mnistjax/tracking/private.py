@@ -37,6 +37,10 @@ def silence() -> Any:
     settings = find_settings()
     settings.silent = True
     wandb.termsetup(settings, None)
+    with contextlib.suppress(ImportError):  # its telemetry waits 10 s for a dead server when a process ends
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
     return settings
 
 
