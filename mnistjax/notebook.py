@@ -90,25 +90,19 @@ def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> Non
     from mnistjax.cli import launcher, multirun
     from mnistjax.cli.folders import owning
     from mnistjax.sweeps.ledger import LEDGER, load_ledger
-    from mnistjax.sweeps.run import Options, Sweep
     from mnistjax.sweeps.view import report_jobs
-    from mnistjax.words import folder_word, shell_join
 
     ledger = load_ledger(place) if (place / LEDGER).exists() else None
     found = multirun.read_multirun([*words, f"hydra.sweep.dir={quote(place)}"], ledger)
     if not found.tasks:
         raise ConfigError(f"{multirun.find_sweeper(found)} chooses jobs while it runs: use the command")
-    options = Options(**found.options)
-    if choose and options.executor == "processes" and must_stay():
-        options = Options(**{**found.options, "executor": "inline"})
-    command = shell_join(["mnistjax", "-m", folder_word("sweep.resume", place)])
-    all_jobs = Sweep(found.ledger or multirun.start_ledger(found, command), options)
-    for task, job in found.jobs.items():
-        all_jobs.add(job, task)
-    with owning(place), all_jobs:
-        for _ in launcher.train(all_jobs, progress=progress):
+    if choose and must_stay():
+        found.options["executor"] = "inline"
+    jobs = multirun.make_sweep(found)
+    with owning(place), jobs:
+        for _ in launcher.train(jobs, progress=progress):
             pass
-    report_jobs(all_jobs)
+    report_jobs(jobs)
 
 
 def must_stay() -> bool:
@@ -130,7 +124,7 @@ def make_word(key: str, value: Any) -> str:
     other = key.startswith("hydra") and not key.startswith(("hydra/sweeper", "hydra.sweeper"))
     if other or key in ("sweep.resume", "sweep.plan"):
         raise ConfigError(f"{key} is for the command mnistjax; the folder of a sweep is folder=...")
-    values = list(value) if isinstance(value, (list, range)) or hasattr(value, "__array__") else [value]
+    values = list(value) if isinstance(value, (list, range)) or getattr(value, "ndim", 0) else [value]
     if not values:
         raise ConfigError(f"{key} has no values, so there is no job")
     return f"{key}={','.join(make_text(key, one) for one in values)}"
@@ -138,7 +132,7 @@ def make_word(key: str, value: Any) -> str:
 
 def make_text(key: str, value: Any) -> str:
     """A value in Hydra's grammar; a text stays as it is if it is a function of that, like interval(0.1,1)."""
-    value = getattr(value, "item", lambda: value)()  # of a NumPy scalar
+    value = getattr(value, "tolist", lambda: value)()  # of a NumPy scalar, or a row of an array
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]

@@ -1,9 +1,9 @@
 """Verdicts between configurations: whether one is better than another, by a metric's mean over seeds.
 
-Two configurations are compared by Student's paired t-test over the seeds that they share, because these give
-both the same initial numbers and the same order of images; by Welch's t-test if one of them has seeds that
-the other lacks. The p-values of several comparisons are corrected by Holm's method, so that in 95 of 100
-sweeps without any difference no verdict says that there is one.
+Two configurations are compared by Student's paired t-test if they have the same seeds, because a seed gives
+both the same initial numbers and the same order of images; else by Welch's t-test. The p-values of several
+comparisons are corrected by Holm's method, so that in 95 of 100 sweeps without any difference no verdict
+says that there is one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from mnistjax.config import badness
 
@@ -68,12 +67,17 @@ def compare(
     names = sorted(samples, key=lambda name: -samples[name].values.mean())
     ranked = [samples[name] for name in names]
     rows = [*compare_with_rest(ranked)]
-    pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
     raw = np.concatenate([row.p for row in rows]) if rows else np.zeros(0)
-    return [
-        make_verdict(names[i], names[j], len(ranked[i].seeds), rows[i].pick(j - i - 1), p, p_raw)
-        for (i, j), p, p_raw in zip(pairs, holm(raw), raw, strict=False)
-    ]
+    corrected, increasing = holm(raw), np.sort(raw)
+    pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
+    found = []
+    for (i, j), p in zip(pairs, corrected, strict=False):
+        test, size = rows[i].pick(j - i - 1), len(ranked[i].seeds)
+        others = len(raw) - np.searchsorted(increasing, test.p)  # that are not more significant, and itself
+        more = find_more_seeds(test, size, int(others)) if p >= LEVEL else None
+        numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
+        found.append(Verdict(names[i], names[j], *numbers, more))
+    return found
 
 
 class Sample(NamedTuple):
@@ -99,6 +103,8 @@ class Comparison(NamedTuple):
 
 def compare_with_rest(ranked: Sequence[Sample]) -> Iterator[Comparison]:
     """The comparisons of each sample with those after it: Student's paired test, or Welch's."""
+    from scipy.special import stdtr
+
     kinds = {seeds: kind for kind, seeds in enumerate({sample.seeds: 0 for sample in ranked})}
     kind = np.array([kinds[sample.seeds] for sample in ranked])
     size, mean, part = (
@@ -121,14 +127,12 @@ def compare_with_rest(ranked: Sequence[Sample]) -> Iterator[Comparison]:
         yield Comparison(difference, error, freedom, p, paired, size[rest])
 
 
-def make_verdict(better: str, worse: str, size: int, test: Comparison, p: float, raw: float) -> Verdict:
-    """The verdict of a comparison with a corrected and a raw p-value; `size` is the better one's."""
-    difference, half = float(test.difference), float(stdtrit(test.freedom, 0.975) * test.error)
-    sizes, interval = (size, int(test.size)), (difference - half, difference + half)
-    more = None
-    if p >= LEVEL and difference:
-        more = find_more_seeds(test, min(sizes), p / raw if 0 < raw < 1 else 1.0)
-    return Verdict(better, worse, difference, interval, float(p), bool(test.paired), sizes, more)
+def find_interval(test: Comparison) -> tuple[float, float]:
+    """The 95 % confidence interval of a difference."""
+    from scipy.special import stdtrit
+
+    half = stdtrit(test.freedom, 0.975) * test.error
+    return float(test.difference - half), float(test.difference + half)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
@@ -145,13 +149,19 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     return corrected.tolist()
 
 
-def find_more_seeds(test: Comparison, size: int, factor: float) -> int | None:
+def find_more_seeds(test: Comparison, size: int, comparisons: int) -> int | None:
     """How many more seeds of each would decide, if the difference and the deviations stay as they are.
 
-    `size` is the number of seeds, and `factor` that of the correction. None if it takes over MOST_SEEDS.
+    `size` is the number of seeds of the better one, and `comparisons` the factor of Holm's correction. None
+    without a difference, or if it takes more than MOST_SEEDS.
     """
+    from scipy.special import stdtr
+
+    if not test.difference:
+        return None
+    size = min(size, int(test.size))
     count = np.arange(size + 1, size + 1 + MOST_SEEDS)
     freedom = (count - 1) * (1 if test.paired else 2)
-    p = 2 * factor * stdtr(freedom, -test.difference / (test.error * size**0.5) * np.sqrt(count))
+    p = 2 * comparisons * stdtr(freedom, -test.difference / (test.error * size**0.5) * np.sqrt(count))
     enough = np.flatnonzero(p < LEVEL)
     return int(count[enough[0]] - size) if len(enough) else None

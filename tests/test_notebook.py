@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
 import mnistjax
@@ -121,6 +122,10 @@ def test_a_frame_has_typed_columns(work):
         ("wandb.entity", "a,b' ${x}", r"wandb.entity='a,b\' \${x}'"),
         ("wandb.tags", ("null", "a b"), "wandb.tags=['null','a b']"),
         ("seed", [1.5e-7, True], "seed=1.5e-07,true"),
+        ("seed", np.arange(2), "seed=0,1"),
+        ("train.epochs", np.int32(4), "train.epochs=4"),
+        ("optimizer.learning_rate", [np.float64(0.1), np.float64(1)], "optimizer.learning_rate=0.1,1.0"),
+        ("model.hidden", np.array([[8, 4], [6, 2]]), "model.hidden=[8,4],[6,2]"),
         ("optimizer.learning_rate", "tag(log,interval(0.01,1))", None),
     ],
 )

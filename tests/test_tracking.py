@@ -1,6 +1,7 @@
 """W&B mirrors the records; whatever fails there, training neither ends nor waits."""
 
 import http.server
+import importlib
 import json
 import os
 import signal
@@ -214,6 +215,8 @@ def test_the_private_parts_of_wandb_are_where_we_use_them(tmp_path, lines):
     process = private.find_process()
     assert process, f"wandb {wandb.__version__} keeps its process elsewhere, see tracking/private.py"
     assert "wandb-core" in Path(f"/proc/{process.pid}/cmdline").read_text()
+    telemetry = importlib.import_module("wandb.analytics.opentelemetry.opentelemetry_proxy")
+    assert telemetry.get_open_telemetry_proxy() is None
     tracker.finish("done")
     assert process.poll() is None
     process.kill()

@@ -176,3 +176,15 @@ def test_a_sweep_ends_with_a_verdict_about_its_best_two(work, capsys):
         mnistjax.read_runs("sweep").verdicts("val/acuracy")
     assert main(["-m", *words, rates, "hydra.sweep.dir=one"]) == 0
     assert "verdict" not in capsys.readouterr().out
+
+
+def test_more_comparisons_need_more_seeds():
+    """Also if the corrected p-value is 1 already."""
+    pair = {"a": by_seed([0.1, 0.9, 0.45, 0.3, 0.6]), "b": by_seed([0.35, 0.5, 0.4, 0.2, 0.7], 5)}
+    others = {str(i): by_seed([-9 - i / 1000, -9.2, -9.1], 20 * i) for i in range(1, 6)}
+    (few,) = compare(pair, "val/accuracy")
+    many = compare({**pair, **others}, "val/accuracy")[0]
+    assert (many.better, many.worse, many.p) == (few.better, few.worse, 1.0)
+    assert few.more is not None
+    assert many.more is not None
+    assert many.more > few.more

@@ -142,10 +142,12 @@ class FusedLauncher(Launcher):
 
     @functools.cached_property
     def _is_silent(self) -> bool:
-        """Whether Hydra only writes `.hydra/` for a job that ended well: it has no callback, and no log of a
-        job is a file that exists without a message."""
-        logging = OmegaConf.to_container(self._config.hydra.job_logging) or {}
-        handlers = cast(dict[str, Any], logging).get("handlers", {})
+        """Whether Hydra only writes `.hydra/` for a job that ended well.
+
+        So it is without callbacks, and if no log is made that has no message.
+        """
+        node = OmegaConf.to_container(self._config.hydra.job_logging) or {}
+        handlers = cast(dict[str, Any], node).get("handlers", {})
         ours = all(handler.get("class") == LOG_FILE for handler in handlers.values())
         return ours and not self._context.callbacks.callbacks
 

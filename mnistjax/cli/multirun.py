@@ -38,6 +38,8 @@ from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from mnistjax.sweeps.run import Sweep
+
 
 @dataclass(frozen=True, eq=False)
 class Multirun:
@@ -171,15 +173,10 @@ def print_sweep(multirun: Multirun) -> int:
 
 def run_fused(multirun: Multirun) -> int:
     """Runs the sweep with our launcher; returns the exit code."""
-    from mnistjax.sweeps.run import Options, Sweep
     from mnistjax.sweeps.view import report_sweep
 
-    folder = multirun.folder
-    resume_command = shell_join(["mnistjax", "-m", folder_word("sweep.resume", relative(folder))])
-    ledger = multirun.ledger or start_ledger(multirun, resume_command)
-    sweep = FusedLauncher.sweep = Sweep(ledger, Options(**multirun.options))
-    for task, job in multirun.jobs.items():
-        sweep.add(job, task)
+    folder, resume_command = multirun.folder, find_resume_command(multirun.folder)
+    sweep = FusedLauncher.sweep = make_sweep(multirun)
     try:
         with owning(folder), sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
@@ -195,11 +192,27 @@ def run_fused(multirun: Multirun) -> int:
     return code or int(report_sweep(sweep) > 0 or sweep.refused)
 
 
-def start_ledger(multirun: Multirun, resume_command: str) -> Ledger:
+def find_resume_command(folder: Path) -> str:
+    """The command that continues the sweep in a folder."""
+    return shell_join(["mnistjax", "-m", folder_word("sweep.resume", relative(folder))])
+
+
+def make_sweep(multirun: Multirun) -> Sweep:
+    """The sweep with its jobs; ConfigError if its folder is in use."""
+    from mnistjax.sweeps.run import Options, Sweep
+
+    sweep = Sweep(multirun.ledger or start_ledger(multirun), Options(**multirun.options))
+    for task, job in multirun.jobs.items():
+        sweep.add(job, task)
+    return sweep
+
+
+def start_ledger(multirun: Multirun) -> Ledger:
     """The ledger of a new sweep; ConfigError if its folder is in use."""
     folder = multirun.folder
     if (folder / LEDGER).exists():
-        raise ConfigError(f"{relative(folder)} holds a sweep already; to continue it: {resume_command}")
+        to_continue = f"to continue it: {find_resume_command(folder)}"
+        raise ConfigError(f"{relative(folder)} holds a sweep already; {to_continue}")
     check_unused(folder)
     arguments = [word for word in multirun.words if not word.lstrip("+").startswith("hydra.sweep.dir=")]
     return Ledger(folder, f"{datetime.now():%Y-%m-%d_%H-%M-%S}", records.now(), arguments)

@@ -214,6 +214,12 @@ def read_record(folder: str | Path, *, whole: bool = True) -> Record:
     return Record(status, config, rows, summary)
 
 
+def find_kept_row(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row of the epoch that a run keeps, or its last one; empty before the first epoch has ended."""
+    epoch = int(summary.get("kept_epoch", len(rows)))
+    return rows[epoch - 1] if 0 < epoch <= len(rows) else {}
+
+
 def _check_end(
     folder: Path, status: Mapping[str, Any], rows: Sequence[Any], summary: Mapping[str, Any], whole: bool
 ) -> None:

@@ -147,9 +147,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 def _metrics(run: RunRecord) -> dict[str, float]:
     """The finite metrics of a run's kept epoch and of its test, in seven digits."""
-    kept = int(run.summary.get("kept_epoch", len(run.rows)))
-    row = run.rows[kept - 1] if 0 < kept <= len(run.rows) else {}
-    found = {name: float(row[name]) for name in CURVES if name in row}
+    found = {name: float(run.kept_row[name]) for name in CURVES if name in run.kept_row}
     found |= {name: float(run.summary[name]) for name in (*TESTED, *TIMES) if name in run.summary}
     return {name: float(f"{value:.7g}") for name, value in found.items() if math.isfinite(value)}
 

@@ -20,6 +20,7 @@ from mnistjax.verdicts import Verdict, compare
 if TYPE_CHECKING:
     import pandas
 
+LAST = ("sweep", "started", "folder")  # columns of a frame
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
 
@@ -50,8 +51,7 @@ class RunRecord:
     @property
     def kept_row(self) -> Mapping[str, Any]:
         """The row of the epoch that was kept, or the last one; empty before the first epoch has ended."""
-        epoch = self.summary.get("kept_epoch", len(self.rows))
-        return self.rows[epoch - 1] if 0 < epoch <= len(self.rows) else {}
+        return records.find_kept_row(self.rows, self.summary)
 
 
 class Runs(Sequence[RunRecord]):
@@ -99,7 +99,7 @@ class Runs(Sequence[RunRecord]):
             import pandas
         except ModuleNotFoundError:
             raise ConfigError("a table needs pandas: pip install 'mnistjax[notebook]'") from None
-        rows, ends = list[dict[str, Any]](), dict[str, Any]()
+        rows: list[dict[str, Any]] = []
         for run, (name, values) in zip(self, name_runs(self), strict=True):
             values = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
             own = {"name": name, **values, "seed": run.seed, "status": run.status}
@@ -108,10 +108,10 @@ class Runs(Sequence[RunRecord]):
                 continue
             numbers = {k: v for k, v in run.summary.items() if isinstance(v, (int, float)) and k != "seed"}
             metrics = {key: value for key, value in run.kept_row.items() if "/" in key}
-            ends = {"sweep": run.sweep, "started": run.started, "folder": str(run.folder)}
-            rows.append({**own, "reason": run.reason, "epochs": len(run.rows), **metrics, **numbers, **ends})
-        columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ends]
-        frame = pandas.DataFrame(rows, columns=[*columns, *ends])
+            place = dict(zip(LAST, (run.sweep, run.started, str(run.folder)), strict=True))
+            rows.append({**own, "reason": run.reason, "epochs": len(run.rows), **metrics, **numbers, **place})
+        columns = sorted(dict.fromkeys(key for row in rows for key in row), key=LAST.__contains__)
+        frame = pandas.DataFrame(rows, columns=columns)
         for key in columns:
             kinds = {type(value) for row in rows if (value := row.get(key)) is not None}
             missing = any(row.get(key) is None for row in rows)

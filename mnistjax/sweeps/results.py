@@ -70,8 +70,7 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
         pass  # not started
     except (ConfigError, OSError) as error:
         status, reason = ("failed", str(error)) if status == "done" else (status, reason)
-    epoch = summary.get("kept_epoch", len(rows))
-    row = rows[epoch - 1] if 0 < epoch <= len(rows) else {}
+    row = records.find_kept_row(rows, summary)
     return {
         "number": entry.number,
         **{key: shown(value) for key, value in entry.config.items()},
