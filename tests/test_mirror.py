@@ -224,9 +224,9 @@ def test_a_killed_job_arrives_as_failed_and_the_best_of_a_single_run_is_linked(h
 def test_a_faulty_server_costs_at_most_the_time_in_the_readme(fault, home, wandb_server):
     """The server breaks when the first job has begun."""
     wandb_server.fail = lambda asked: fault if any(run.lines for run in wandb_server.runs.values()) else None
-    start = time.monotonic()
     said = call(*SWEEP, "seed=0,1", "hydra.sweep.dir=sweep")
-    assert time.monotonic() - start < 2 * 30 + 25  # 12 s without W&B, on a loaded machine
+    trained = max(rows.stat().st_mtime for rows in Path("sweep").glob("*/metrics.jsonl"))
+    assert time.time() - trained < 2 * 30 + 15  # the rest of the work takes 2 s
     assert "results    sweep/results.csv" in said
     assert [job["status"] for job in ledger()["jobs"]] == ["done"] * 4
     if fault == "lie":  # it said that it has all, and we can't know better

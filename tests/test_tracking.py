@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,6 +223,18 @@ def test_the_private_parts_of_wandb_are_where_we_use_them(tmp_path, lines):
     process.kill()
     private.release_service(kill=False)
     assert private.find_process() is None
+
+
+def test_no_thread_sees_settings_without_the_server_of_the_environment(monkeypatch):
+    """Else the run of a job would go to W&B's own server."""
+    from wandb.sdk.wandb_settings import Settings
+
+    read = Settings.update_from_system_settings
+    monkeypatch.setattr(Settings, "update_from_system_settings", lambda self: (time.sleep(0.3), read(self)))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    with ThreadPoolExecutor(4) as pool:
+        seen = [pool.submit(lambda: private.find_settings().base_url) for _ in range(4)]
+    assert {future.result() for future in seen} == {"http://127.0.0.1:1"}
 
 
 @pytest.mark.parametrize(

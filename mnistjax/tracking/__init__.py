@@ -30,7 +30,7 @@ from mnistjax.tracking.login import find_server
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_images, make_table
-from mnistjax.tracking.private import QUIET, release_service, silence, use_new_artifact
+from mnistjax.tracking.private import QUIET, release_service, use_new_artifact
 from mnistjax.tracking.private import save_sweep as save_sweep
 from mnistjax.tracking.sweeps import describe_sweep as describe_sweep
 from mnistjax.tracking.sweeps import find_tags as find_tags
@@ -307,12 +307,12 @@ def _open(folder: Path, options: dict[str, Any], step_metric: str, sweep: str | 
     """Opens the W&B run with these options; waits at most `patience` seconds."""
     import wandb
 
-    silence()
     online = options["mode"] == "online"
-    _, has_key = find_server()
+    server, has_key = find_server()
     if online and not has_key:
         raise ValueError("no API key; `wandb login` sets one")  # wandb would ask at the terminal
     settings = wandb.Settings(
+        base_url=server,
         console="off",
         silent=True,
         init_timeout=patience,

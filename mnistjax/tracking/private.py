@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,18 @@ QUIET: dict[str, Any] = {
 }
 
 
+_settings = threading.Lock()
+
+
 def find_settings() -> Any:
-    """wandb's settings for this process; the public `wandb.setup` would start its service process."""
+    """wandb's settings for this process; the public `wandb.setup` would start its service process.
+
+    wandb shows settings to other threads before it has filled them in, with its own server as their server.
+    """
     from wandb.sdk import wandb_setup
 
-    return wandb_setup.singleton().settings
+    with _settings:
+        return wandb_setup.singleton().settings
 
 
 def silence() -> Any:
