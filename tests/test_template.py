@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 
@@ -17,7 +18,7 @@ from mnistjax.report.runs import read_runs
 from mnistjax.report.template import fill_page
 from small import made_run
 
-MADE = "img, a:not(.modebar-btn), b, i, script, svg[onload]"  # elements that only markup would make
+MADE = "img, a:not(.modebar-btn, .folder), b, i, script, svg[onload]"  # elements that only markup would make
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -75,12 +76,13 @@ def opened(path, scheme: Any = "light", refused: list[str] | None = None):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda dialog: errors.append(dialog.message))
         context.on("request", lambda request: asked.append(request.url))
-        page.goto(Path(path).as_uri())
+        url = path if isinstance(path, str) else Path(path).as_uri()
+        page.goto(url)
         page.wait_for_selector("html[data-ready=true]", state="attached")
         yield page
         assert errors is refused or errors == []
         assert page.evaluate("window.pwned") is None
-        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [Path(path).as_uri()]
+        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [url.partition("#")[0]]
         browser.close()
 
 
@@ -88,6 +90,8 @@ def opened(path, scheme: Any = "light", refused: list[str] | None = None):
 def test_a_browser_draws_sorts_filters_and_compares(browser_page):
     page = browser_page
     assert page.inner_text("#counts") == "12 done · 1 diverged"
+    assert page.locator("#table tbody tr").count() == 5  # configurations
+    page.select_option("#view", "runs")
     assert page.locator("#table tbody tr").count() == 10
 
     def column(title):
@@ -133,6 +137,156 @@ def test_a_browser_draws_sorts_filters_and_compares(browser_page):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (paper == "rgb(255, 255, 255)") != dark
+
+
+@pytest.mark.slow
+def test_a_configuration_opens_to_its_runs_with_links_to_their_folders(sweep):
+    with opened(sweep / "report/index.html") as page:
+        assert page.input_value("#view") == "configurations"
+        first = page.locator("#table tbody tr").first
+        cells = first.locator("td").all_inner_texts()
+        assert cells[-1] or cells[0] == ""
+        letters = page.locator("#table thead th", has_text="letters of test/accuracy")
+        assert letters.count() == 1
+        button = first.locator("button")
+        assert button.get_attribute("aria-expanded") == "false"
+        button.focus()
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-expanded") == "true"
+        below = page.locator("#table table.plain")
+        assert below.locator("tbody tr").count() == 3
+        for link in page.locator("a.folder").all():
+            href = link.evaluate("link => link.href")
+            folder = Path(unquote(urlsplit(href).path))
+            assert (folder / "config.yaml").is_file()
+        accuracy = [float(text) for text in below.locator("tbody tr td:nth-child(5)").all_inner_texts()]
+        titles = page.locator("#table > thead th").all_inner_texts()
+        shown = float(cells[[title.strip() for title in titles].index("test/accuracy")])
+        assert shown == pytest.approx(sum(accuracy) / 3, abs=1e-4)
+        page.keyboard.press("Enter")
+        assert below.count() == 0
+
+
+@pytest.mark.slow
+def test_a_view_can_be_shared_by_its_address(sweep):
+    def seen(page):
+        page.locator("#curves").scroll_into_view_if_needed()
+        page.wait_for_selector("#curve-plot .legendtext")
+        choices = page.eval_on_selector_all(
+            ".controls select", "all => all.map((one) => [one.id, one.value])"
+        )
+        texts = [page.inner_text(part) for part in ("#table", "#differences-table", "#curve-note")]
+        return choices, texts, page.locator(".dtsb-criteria").count(), page.input_value("input[type=search]")
+
+    with opened(sweep / "report/index.html") as page:
+        plain = seen(page)
+        page.wait_for_timeout(300)
+        assert "#" not in page.url
+        page.locator("#table tbody tr button").nth(1).click()
+        page.wait_for_timeout(300)
+        configurations = page.url, seen(page)
+        page.select_option("#view", "runs")
+        page.locator("#table thead th", has_text="test/accuracy").click()
+        page.locator("#table tbody tr").nth(0).locator("td").first.click()
+        page.locator("#table tbody tr").nth(2).locator("td").first.click()
+        page.locator(".dtsb-add").click()
+        page.select_option(".dtsb-data", label="seed")
+        page.select_option(".dtsb-condition", index=1)
+        page.select_option("select.dtsb-value", label="1")
+        page.fill("input[type=search]", "sgd")
+        page.select_option("#curve-metric", "train/accuracy")
+        page.select_option("#curve-band", "none")
+        page.locator("nav a", has_text="differences").click()
+        page.wait_for_timeout(300)
+        runs = page.url, seen(page)
+    for url, expected in (configurations, runs):
+        assert expected != plain
+        with opened(url) as page:
+            assert seen(page) == expected
+    assert "at=differences" in runs[0]
+
+
+@pytest.mark.slow
+def test_an_address_from_a_stranger_is_not_obeyed(sweep):
+    rule = {"condition": "=", "data": MARKUP[0], "origData": MARKUP[0], "type": MARKUP[0], "value": MARKUP}
+    known = [rule | {"data": "status", "condition": kind} for kind in ("=", MARKUP[0], "constructor")]
+    rules = json.dumps({"criteria": [rule, *known], "logic": MARKUP[0]})
+    for view, words in (("runs", rules), ("configurations", rules), (MARKUP[1], "["), ("runs", "[null, 1]")):
+        evil = dict.fromkeys(("order", "search", "page", "open", "selected", "at", "heat-rows"), MARKUP[0])
+        asked = evil | {"filter": words, "view": view, "__proto__": MARKUP[1], "length": "-1"}
+        with opened(f"{(sweep / 'report/index.html').as_uri()}#{urlencode(asked)}") as page:
+            page.locator("#curves").scroll_into_view_if_needed()
+            page.wait_for_timeout(200)
+            assert page.locator(f"main :is({MADE})").count() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_epochs_are_whole_and_nothing_leaves_the_window(sweep, width):
+    with opened(sweep / "report/index.html") as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        for section in ("curves", "heat", "parallel", "importance", "confusion"):
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            page.wait_for_selector(f"#{section} .plot svg", state="attached")
+            assert page.locator(f"#{section} .plot").get_attribute("aria-label")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        ticks = "#curve-plot .xtick text"
+        assert page.locator(ticks).all_text_contents() == ["1", "2", "3"]
+        page.evaluate("Plotly.relayout('curve-plot', {'xaxis.range': [1.2, 2.9]})")
+        page.wait_for_timeout(200)
+        assert page.locator(ticks).all_text_contents() == ["2"]
+
+
+@pytest.mark.slow
+def test_the_page_is_used_with_a_keyboard(sweep):
+    with opened(sweep / "report/index.html") as page:
+        named = "(one) => one.labels?.length || one.ariaLabel || one.innerText?.trim()"
+        unnamed = f"all => all.filter((one) => !({named})(one)).map((one) => one.outerHTML)"
+        assert page.eval_on_selector_all("main :is(select[id], button, input)", unnamed) == []
+        page.locator("#table thead th", has_text="test/accuracy").first.locator("[tabindex]").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#table thead th[aria-sort]:has-text('test/accuracy')")
+        for place in (0, 1):
+            page.locator("#table .pick input").nth(place).focus()
+            page.keyboard.press("Space")
+        assert page.locator("#differences-table thead th").count() == 3
+        page.locator("#parallel").scroll_into_view_if_needed()
+        page.wait_for_selector("#parallel-plot [role=slider]")
+        faint = page.locator("#parallel-plot polyline[stroke-opacity='0.06']")
+        axis = page.locator("#parallel-plot [role=slider]").last
+        axis.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowUp")
+        assert 0 < faint.count() < 12
+        assert " to " in str(axis.get_attribute("aria-valuetext"))
+        page.keyboard.press("Escape")
+        assert faint.count() == 0
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_heat_map_is_chosen_by_validation(tmp_path):
+    """Of two learning rates in a cell the one with the lower loss on validation images counts."""
+    runs = []
+    for number, (hidden, name, rate, accuracy) in enumerate(
+        [(8, "sgd", 0.1, 0.5), (8, "sgd", 0.2, 0.9), (8, "adam", 0.1, 0.6), (16, "sgd", 0.1, 0.7)]
+    ):  # the loss of made_run falls with the number
+        keys: dict[str, Any] = {
+            "model.hidden": hidden,
+            "optimizer.name": name,
+            "optimizer.learning_rate": rate,
+        }
+        runs.append(made_run(3 - number, accuracy=accuracy, **keys, train=number))
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    with opened(tmp_path / "index.html") as page:
+        page.locator("#heat").scroll_into_view_if_needed()
+        page.wait_for_selector("#heat-plot .heatmap-label")
+        page.select_option("#heat-rows", "model.hidden")
+        page.select_option("#heat-columns", "optimizer.name")
+        page.wait_for_timeout(200)
+        drawn = page.evaluate("document.getElementById('heat-plot').data[0].z")
+        assert drawn == [[0.5, 0.6], [0.7, None]]
+        assert "by val/loss" in page.inner_text("#heat-note")
 
 
 @pytest.mark.slow
@@ -194,6 +348,10 @@ def test_no_text_of_a_run_ends_the_script():
 
 def use_all(page, words=()):
     """Clicks, chooses, types, hovers and drags everything; the table must contain each of the words."""
+    page.select_option("#view", "configurations")
+    for button in page.locator("#table td button").all():
+        button.click()
+    page.select_option("#view", "runs")
     page.wait_for_timeout(100)
     page.locator(".dtsb-add").click()
     columns = page.locator(".dtsb-data option").count()
@@ -207,7 +365,7 @@ def use_all(page, words=()):
                 found = page.locator("#table td.dt-empty").count()
                 assert not found, value.locator("option").nth(place).inner_text()
     page.locator(".dtsb-clearAll").click()
-    for head in page.locator("#table thead th").all():
+    for head in page.locator("#table thead th").all()[1:]:
         head.click()
     for word in words:
         page.fill("input[type=search]", word)
@@ -217,13 +375,15 @@ def use_all(page, words=()):
     page.select_option(".dt-length select", "100")
     for row in page.locator("#table tbody tr").all()[:12]:
         row.locator("td").first.click()
-    for section in ("curves", "parallel", "importance", "confusion"):
+    for section in ("curves", "heat", "parallel", "importance", "confusion"):
         page.locator(f"#{section}").scroll_into_view_if_needed()
         page.wait_for_selector(f"#{section} .plot svg", state="attached")
         for choice in page.locator(f"#{section} select").all():
             for place in range(choice.locator("option").count()):
                 choice.select_option(index=place)
                 page.wait_for_timeout(50)
+        if section == "heat":
+            page.select_option("#heat-rows", index=0)  # else it has the same key twice, and no plot
         box: Any = page.locator(f"#{section} .plot").bounding_box()
         for step in range(8):
             share = (step + 1) / 9

@@ -41,8 +41,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("mnistjax-report", __doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
     parser.add_argument("--wandb", action="store_true", help="also save a workspace and a report at W&B")
+    help = "write nothing: show the page at an address of this machine, kept up to date while a sweep runs"
+    parser.add_argument("--watch", action="store_true", help=help)
+    parser.add_argument("--port", type=int, metavar="N", help="of that address (default: a free one)")
     args = parser.parse_args(argv)
     check_arguments(args)
+    if args.watch and (args.out or args.wandb):
+        raise ConfigError("--watch writes and sends nothing: it goes without --out and --wandb")
+    if args.port is not None and not (args.watch and 0 <= args.port < 65536):
+        raise ConfigError("--port is a number below 65,536, for --watch")
     return args
 
 
@@ -74,11 +81,13 @@ def run(argv: Sequence[str] | None) -> int:
     from mnistjax.report.output import check_output
 
     args = parse_arguments(argv)
+    title = ", ".join(folder.resolve().name for folder in args.folders)
+    if args.watch:
+        return watch(args, title)
     out = args.out or args.folders[0] / "report"
     check_output(out)
     runs = read_runs(*args.folders)
     data = make_data(runs)
-    title = ", ".join(folder.resolve().name for folder in args.folders)
     views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
     try:
@@ -89,6 +98,22 @@ def run(argv: Sequence[str] | None) -> int:
         tell(f"without misclassified images: {missing}")
     tell(f"{len(runs):,} runs -> {relative(page)}")
     return save_views(views, out) or save_sweeps(runs, views.place) if views else 0
+
+
+def watch(args: argparse.Namespace, title: str) -> int:
+    """Serves the page until a signal ends it."""
+    from mnistjax.report.watch import Server, Watched
+
+    watched = Watched(args.folders, title)
+    watched.read()
+    try:
+        server = Server(watched, args.port or 0)
+    except OSError as error:
+        raise ConfigError(f"port {args.port} can't be used: {error.strerror}") from None
+    with server:
+        tell(f"watching at http://{server.names[0]}/ (Ctrl-C ends it)")
+        server.serve_forever()
+    return 0
 
 
 def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:

@@ -4,9 +4,11 @@ import base64
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
+from mnistjax.report.configurations import list_configurations
 from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
 from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean
@@ -40,13 +43,19 @@ def write_report(
     """
     examples, missing = find_examples(runs, data["ranking"])
     errors = [describe_errors(*one) for one in examples]
-    data = {**data, "examples": errors, "no_examples": missing or "No run is done."}
+    links = [link(run.folder, folder) for run in runs]
+    data = {**data, "examples": errors, "no_examples": missing or "No run is done.", "links": links}
     files.make_folder(folder)
     files.replace(folder / PAGE, fill_page(data, title).encode())
     write_csv(folder / RUNS, list_rows(data))
     write_csv(folder / SEEDS, seeds_table(distinct_rows(data), data["monitor"]))
     draw_best(runs, data["ranking"], examples, folder)
     return folder / PAGE, missing
+
+
+def link(run: Path, page: Path) -> str:
+    """The address of a run's folder, as a relative link from the folder of a page."""
+    return "./" + quote(os.fsencode(os.path.relpath(run, page)))
 
 
 def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,6 +138,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     monitor = _monitor(runs)
     ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
+    compared = [name for name in dict.fromkeys((monitor, target)) if name in metrics]
     lengths = [len(run.rows) for run in runs]
     return {
         "runs": listed,
@@ -137,6 +147,8 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "metrics": metrics,
         "monitor": monitor,
         "target": target,
+        "compared": compared,
+        "configurations": list_configurations(listed, metrics, compared),
         "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],

@@ -17,13 +17,17 @@ from mnistjax.config import ConfigError
 from mnistjax.report.sanitize import clean
 
 WEB = Path(__file__).parent / "web"
+SCRIPTS = ("basics.js", "parallel.js", "plots.js", "tables.js", "dashboard.js")  # in the order of their use
 
 
-def fill_page(data: Mapping[str, Any], title: str) -> str:
-    """The page as text. Its security policy allows only the scripts in it, and loads nothing."""
+def fill_page(data: Mapping[str, Any], title: str, *, watch: str = "") -> str:
+    """The page as text. Its security policy allows only the scripts in it, and loads nothing.
+
+    With `watch`, the ETag of the data, it asks its server every two seconds whether `data.json` has another.
+    """
     page = (WEB / "dashboard.html").read_text("utf-8")
     table_style, table_script, plotly = read_libraries()
-    script = "".join((WEB / name).read_text("utf-8") for name in ("parallel.js", "dashboard.js"))
+    script = "".join((WEB / name).read_text("utf-8") for name in SCRIPTS)
     table_script, script = escape_script(table_script), escape_script(script)
     hashes = [f"'sha256-{_sha256(code)}'" for code in (table_script, script, plotly)]
     rules = {
@@ -34,7 +38,10 @@ def fill_page(data: Mapping[str, Any], title: str) -> str:
         "base-uri": ["'none'"],
         "form-action": ["'none'"],
     }
+    if watch:
+        rules["connect-src"] = ["'self'"]
     parts = {
+        "watch": f' data-watch="{watch}"' if watch else "",
         "policy": "; ".join(" ".join([name, *sources]) for name, sources in rules.items()),
         "title": html.escape(clean(title)),
         "style": (WEB / "dashboard.css").read_text("utf-8"),
@@ -42,9 +49,14 @@ def fill_page(data: Mapping[str, Any], title: str) -> str:
         "table_style": table_style,
         "table_script": table_script,
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "data": write_data(data).replace("<", "\\u003c"),
     }
     return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)
+
+
+def write_data(data: Mapping[str, Any]) -> str:
+    """The data of a page as JSON."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":"))
 
 
 def escape_script(code: str) -> str:

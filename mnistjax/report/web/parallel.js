@@ -23,12 +23,14 @@ function rangeOf(values) {
   return low < high ? [low, high] : [low - 0.5, high + 0.5];
 }
 
+// How much a key moves the low and the high end of a range, in tenths of the axis.
+const KEYS = { ArrowUp: [1, 1], ArrowDown: [-1, -1], ArrowLeft: [0.5, -0.5], ArrowRight: [-0.5, 0.5], Escape: [0, 0] };
 const picked = new Map(); // selected ranges by axis, kept from drawing to drawing
 
 // An axis is { label, values (one for each run), and for words ticktext, which the values index }.
 // The last axis colours the runs.
 function parallel(box, axes, { reversed }) {
-  const [width, height, top] = [box.clientWidth, box.clientHeight, 60];
+  const [width, height, top] = [Math.max(box.clientWidth, 90 * axes.length), box.clientHeight - 4, 60];
   const long = height - top - 30; // pixels
   const gap = (width - 160) / Math.max(1, axes.length - 1);
   const placeX = (i) => 80 + i * gap;
@@ -56,7 +58,8 @@ function parallel(box, axes, { reversed }) {
       : [0, 0.25, 0.5, 0.75, 1].map((share) => ends[0] + share * (ends[1] - ends[0])).map((value) => [value, Number(value.toPrecision(3)).toString()]);
     const label = { x: placeX(i), y: i % 2 ? 22 : 40, "text-anchor": "middle", "font-weight": 600 };
     const range = shape("rect", { x: placeX(i) - 5, width: 10, "fill-opacity": 0.4, class: "picked" });
-    const handle = shape("rect", { x: placeX(i) - 12, width: 24, y: top, height: long, "fill-opacity": 0, cursor: "crosshair" });
+    const place = { x: placeX(i) - 12, width: 24, y: top, height: long, "fill-opacity": 0, cursor: "crosshair" };
+    const handle = shape("rect", { ...place, tabindex: 0, role: "slider", "aria-label": `range of ${axis.label}`, "aria-valuemin": 0, "aria-valuemax": 100 });
     let start = null;
     const valueAt = (event) => {
       const share = 1 - (event.clientY - handle.getBoundingClientRect().top) / long;
@@ -66,6 +69,9 @@ function parallel(box, axes, { reversed }) {
       const [low, high] = (picked.get(keys[i]) ?? [ends[0], ends[0]]).map((value) => Math.min(Math.max(value, ends[0]), ends[1]));
       range.setAttribute("y", placeY(high, i));
       range.setAttribute("height", placeY(low, i) - placeY(high, i));
+      const said = (value) => (axis.ticktext ? axis.ticktext[Math.min(Math.max(Math.round(value), 0), axis.ticktext.length - 1)] : Number(value.toPrecision(3)));
+      handle.setAttribute("aria-valuenow", String(Math.round((50 * (low + high - 2 * ends[0])) / (ends[1] - ends[0]))));
+      handle.setAttribute("aria-valuetext", picked.has(keys[i]) ? `${said(low)} to ${said(high)}` : "all");
       show();
     };
     handle.onpointerdown = (event) => {
@@ -80,6 +86,16 @@ function parallel(box, axes, { reversed }) {
       mark();
     };
     handle.onpointerup = handle.onpointercancel = () => (start = null);
+    handle.onkeydown = (event) => {
+      const step = KEYS[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const [low, high] = picked.get(keys[i]) ?? [ends[0], ends[1]];
+      const part = (ends[1] - ends[0]) / 10;
+      if (event.key === "Escape") picked.delete(keys[i]);
+      else picked.set(keys[i], [low + part * step[0], high + part * step[1]].map((value) => Math.min(Math.max(value, ends[0]), ends[1])));
+      mark();
+    };
     mark();
     return shape(
       "g", { class: "axis" },

@@ -1,0 +1,60 @@
+"""The configurations of a report's runs: runs that differ only in their seed, with statistics over seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mnistjax.seeds import Spread
+from mnistjax.verdicts import letters
+
+
+def list_configurations(
+    runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], compared: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The configurations of the runs in a page's data, for its data.
+
+    `runs` has the indices of the runs, the first of repeated ones first, and `metrics` the mean, half the
+    95 % confidence interval (None for one seed) and the number of seeds by metric, over the runs that are
+    done, or, if none is, over those that a search stopped. `letters` has letters for each of the `compared`
+    metrics: configurations with a common letter are not told apart.
+    """
+    members: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        members.setdefault(json.dumps(run["values"]), []).append(index)
+    counted = [find_counted(runs, indices) for indices in members.values()]
+    found: dict[str, dict[str, str]] = {}
+    for metric in compared:
+        values = {str(i): by_seed(runs, indices, metric) for i, indices in enumerate(counted)}
+        found[metric] = letters(values, metric)
+    return [
+        {
+            "runs": indices,
+            "metrics": {name: value for name in metrics if (value := describe(runs, counted[i], name))},
+            "letters": {metric: found[metric].get(str(i), "") for metric in compared},
+        }
+        for i, indices in enumerate(members.values())
+    ]
+
+
+def find_counted(runs: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[int]:
+    """The runs of a configuration that count, each identity once, because a repeated run is no other seed."""
+    for status in ("done", "stopped"):
+        once = {runs[i]["identity"] or i: i for i in reversed(indices) if runs[i]["status"] == status}
+        if once:
+            return sorted(once.values())
+    return []
+
+
+def by_seed(runs: Sequence[Mapping[str, Any]], indices: Sequence[int], metric: str) -> dict[int, float]:
+    return {runs[i]["seed"]: runs[i]["metrics"][metric] for i in indices if metric in runs[i]["metrics"]}
+
+
+def describe(
+    runs: Sequence[Mapping[str, Any]], indices: Sequence[int], metric: str
+) -> list[float | None] | None:
+    """The mean, half the interval and the number of values of a metric in seven digits; None without any."""
+    spread = Spread(tuple(runs[i]["metrics"][metric] for i in indices if metric in runs[i]["metrics"]))
+    if not spread.n:
+        return None
+    half = float(f"{spread.mean_half_width:.3g}") if spread.n > 1 else None
+    return [float(f"{spread.mean:.7g}"), half, spread.n]
