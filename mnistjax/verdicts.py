@@ -3,13 +3,14 @@
 Two configurations are compared by Student's paired t-test if they have the same seeds, because a seed gives
 both the same initial numbers and the same order of images; else by Welch's t-test. The p-values of several
 comparisons are corrected by Holm's method, so that in 95 of 100 sweeps without any difference no verdict
-says that there is one.
+says that there is one. Values that are not finite count as missing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from mnistjax.config import badness
 
 LEVEL = 0.05  # of p-values, for all comparisons together
 MOST_SEEDS = 1_000  # more seeds are not worth a number
+HUGE = 1e60  # larger values count as this, so that their squares are numbers
+MOST_LETTERED = 40  # configurations, the best ones
+MOST_COLUMNS = 64  # of letters; with more, needless ones are dropped early
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,9 @@ def compare(
     first. Configurations with fewer than two values are left out. Only the first `most` verdicts are
     returned, but all pairs count in the correction.
     """
-    sign = -1.0 if badness(metric, 1.0) > 0 else 1.0
-    samples = {
-        name: Sample(tuple(sorted(seeds)), sign * np.array([seeds[seed] for seed in sorted(seeds)], float))
-        for name, seeds in values.items()
-        if len(seeds) > 1
-    }
-    names = sorted(samples, key=lambda name: -samples[name].values.mean())
-    ranked = [samples[name] for name in names]
+    names, ranked = rank_samples(values, metric)
     rows = [*compare_with_rest(ranked)]
-    raw = np.concatenate([row.p for row in rows]) if rows else np.zeros(0)
+    raw = join_p_values(rows)
     corrected, increasing = holm(raw), np.sort(raw)
     pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
     found = []
@@ -78,6 +75,89 @@ def compare(
         numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
         found.append(Verdict(names[i], names[j], *numbers, more))
     return found
+
+
+def letters(values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, str]:
+    """The letters of each configuration, by name in the order of `values`.
+
+    Two configurations share a letter if and only if their verdict by `compare` is undecided. The best mean
+    has an "a". The text is empty for a configuration with fewer than two values, and for all but the best
+    MOST_LETTERED; but all pairs count in the correction. 1,000 configurations take about 0.5 s.
+
+    >>> letters({"sgd": {0: 0.1, 1: 0.2}, "adam": {0: 0.8, 1: 0.9}, "lion": {0: 0.9}}, "val/accuracy")
+    {'sgd': 'b', 'adam': 'a', 'lion': ''}
+    """
+    names, ranked = rank_samples(values, metric)
+    corrected = iter(holm(join_p_values([*compare_with_rest(ranked)])))
+    shown = min(len(names), MOST_LETTERED)
+    decided = []
+    for i in range(shown):
+        row = [*itertools.islice(corrected, len(names) - i - 1)]
+        decided += [(i, i + 1 + k) for k, p in enumerate(row[: shown - i - 1]) if p < LEVEL]
+    found = dict.fromkeys(values, "")
+    for letter, column in zip(_alphabet(), find_columns(shown, decided), strict=False):
+        for index in column:
+            found[names[index]] += letter
+    return found
+
+
+def find_columns(count: int, decided: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Groups of the numbers below `count`: two are together in some group unless their pair is decided.
+
+    It is the insert-and-absorb algorithm of Piepho (2004), "An algorithm for a letter-based representation of
+    all-pairwise comparisons", with his sweep, which drops a group if others hold all of its pairs.
+
+    >>> find_columns(3, [(0, 2)])
+    [[0, 1], [1, 2]]
+    """
+    columns = [frozenset(range(count))] if count else []
+    for pair in decided:
+        parts = {column - {one} for column in columns if column.issuperset(pair) for one in pair}
+        if parts:
+            columns = [column for column in columns if not column.issuperset(pair)]
+            columns += [part for part in parts if not any(part < other for other in (*columns, *parts))]
+        if len(columns) > MOST_COLUMNS:
+            columns = _sweep(count, columns)
+    return sorted(sorted(column) for column in _sweep(count, columns))
+
+
+def _sweep(count: int, columns: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+    """The columns without those whose pairs are all in others, the smallest dropped first."""
+    holds = np.zeros((count, count), int)  # how many columns hold a pair
+    for column in columns:
+        holds[np.ix_([*column], [*column])] += 1
+    kept = []
+    for column in sorted(columns, key=lambda column: (len(column), sorted(column))):
+        own = np.ix_([*column], [*column])
+        if (holds[own] > 1).all():
+            holds[own] -= 1
+        else:
+            kept.append(column)
+    return kept
+
+
+def _alphabet() -> Iterator[str]:
+    """Yields a, ..., z, A, ..., Z, then the letters of other alphabets."""
+    yield from string.ascii_letters
+    yield from filter(str.isalpha, map(chr, itertools.count(0xC0)))
+
+
+def rank_samples(values: Mapping[str, Mapping[int, float]], metric: str) -> tuple[list[str], list[Sample]]:
+    """The names and samples of the configurations with at least two values, the best mean first."""
+    sign = -1.0 if badness(metric, 1.0) > 0 else 1.0
+    samples = {}
+    for name, by_seed in values.items():
+        seeds = tuple(seed for seed in sorted(by_seed) if np.isfinite(by_seed[seed]))
+        if len(seeds) > 1:
+            numbers = np.array([by_seed[seed] for seed in seeds], float)
+            samples[name] = Sample(seeds, sign * np.clip(numbers, -HUGE, HUGE))
+    names = sorted(samples, key=lambda name: -samples[name].values.mean())
+    return names, [samples[name] for name in names]
+
+
+def join_p_values(rows: Sequence[Comparison]) -> np.ndarray:
+    """The p-values of all pairs, not corrected, row after row."""
+    return np.concatenate([row.p for row in rows]) if rows else np.zeros(0)
 
 
 class Sample(NamedTuple):
