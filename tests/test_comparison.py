@@ -286,9 +286,9 @@ def test_two_sides_have_the_verdict_of_a_pair():
 
 @pytest.mark.parametrize("shift", [0, 10])
 def test_false_verdicts_between_sides_are_as_rare_as_stated(shift):
-    """Of 400 comparisons of 8 configurations, at most 5 % and two standard errors have a decided verdict."""
+    """Of 200 comparisons of 8 configurations, at most 5 % and two standard errors have a decided verdict."""
     random, wrong = np.random.default_rng(1), 0
-    for _ in range(400):
+    for _ in range(200):
         sides = []
         for _ in range(8):
             common = random.normal(size=4)
@@ -296,4 +296,4 @@ def test_false_verdicts_between_sides_are_as_rare_as_stated(shift):
             sides.append((dict(enumerate(one)), dict(enumerate(other, shift))))
         found = compare_sides(sides, "val/accuracy", ("A", "B"))
         wrong += any(verdict and verdict.decided for verdict in found)
-    assert wrong <= 400 * 0.05 + 2 * (400 * 0.05 * 0.95) ** 0.5
+    assert wrong <= 200 * 0.05 + 2 * (200 * 0.05 * 0.95) ** 0.5
