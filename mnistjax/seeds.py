@@ -27,13 +27,13 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """The mean; nan without values."""
-        return statistics.fmean(self.values) if self.values else math.nan
+        """The mean; nan without values, and if one is not finite."""
+        return statistics.fmean(self.values) if self.n and self._finite else math.nan
 
     @property
     def std(self) -> float:
-        """The standard deviation of a sample; nan for fewer than two values."""
-        return statistics.stdev(self.values) if self.n > 1 else math.nan
+        """The standard deviation of a sample; nan for fewer than two values, and if one is not finite."""
+        return statistics.stdev(self.values) if self.n > 1 and self._finite else math.nan
 
     @property
     def mean_half_width(self) -> float:
@@ -44,6 +44,10 @@ class Spread:
     def next_half_width(self) -> float:
         """Half the 95 % prediction interval for one more seed; nan for fewer than two values."""
         return self._quantile * self.std * math.sqrt(1 + 1 / self.n) if self.n > 1 else math.nan
+
+    @property
+    def _finite(self) -> bool:
+        return all(map(math.isfinite, self.values))
 
     @property
     def _quantile(self) -> float:
@@ -68,7 +72,7 @@ class Seeds:
 
 
 def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
-    """The configurations, the best mean of the monitored metric first, those without a finished run last.
+    """The configurations, the best mean of the monitored metric first, those without a finite one last.
 
     Stopped ones follow those that are done, ordered by the epochs that they came to, then by their means.
     """
@@ -89,19 +93,24 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
 
     def order(seeds: Seeds) -> tuple[bool, int, float]:
         one = seeds.spreads[monitor]
-        return one.n == 0, -(seeds.stopped or 2**53), badness(monitor, one.mean) if one.n else 0.0
+        unknown = not math.isfinite(one.mean)
+        return unknown, -(seeds.stopped or 2**53), 0.0 if unknown else badness(monitor, one.mean)
 
     return sorted(found, key=order)
 
 
 def by_seed(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[int, float]]:
-    """The values of a metric of the runs that are done, by the configuration's values and the seed."""
+    """The values of a metric of the runs that are done, by the configuration's name and the seed."""
     values: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row["status"] == "done" and row.get(metric, "") != "":
-            name = " ".join(describe_value(key, row[key]) for key in row if "." in key)
-            values.setdefault(name, {})[int(row["seed"])] = float(row[metric])
+        if row["status"] == "done" and row.get(metric, "") != "" and type(row["seed"]) is int:
+            values.setdefault(name_config(row), {})[row["seed"]] = float(row[metric])
     return values
+
+
+def name_config(row: Mapping[str, Any]) -> str:
+    """The name of a configuration, made of the config values of a row."""
+    return " ".join(describe_value(key, row[key]) for key in row if "." in key)
 
 
 def describe_value(key: str, value: Any) -> str:

@@ -67,14 +67,58 @@ def compare(
     raw = join_p_values(rows)
     corrected, increasing = holm(raw), np.sort(raw)
     pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
-    found = []
-    for (i, j), p in zip(pairs, corrected, strict=False):
-        test, size = rows[i].pick(j - i - 1), len(ranked[i].seeds)
-        others = len(raw) - np.searchsorted(increasing, test.p)  # that are not more significant, and itself
-        more = find_more_seeds(test, size, int(others)) if p >= LEVEL else None
-        numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
-        found.append(Verdict(names[i], names[j], *numbers, more))
-    return found
+    return [
+        _judge((names[i], names[j]), len(ranked[i].seeds), rows[i].pick(j - i - 1), p, increasing)
+        for (i, j), p in zip(pairs, corrected, strict=False)
+    ]
+
+
+def compare_sides(
+    sides: Sequence[tuple[Mapping[int, float], Mapping[int, float]]], metric: str, names: tuple[str, str]
+) -> list[Verdict | None]:
+    """The verdict of each pair of samples, such as a configuration's before and after a change of the code.
+
+    `names` are those of the first and the second sample. The p-values are corrected for all these pairs. None
+    if one of the two has fewer than two values. See `share_seeds` for the seeds that count.
+    """
+    tests: list[tuple[list[str], int, Comparison] | None] = []
+    for pair in sides:
+        ranking, ranked = rank_samples(dict(zip(names, share_seeds(*pair), strict=True)), metric)
+        first = next(compare_with_rest(ranked)).pick(0) if len(ranked) == 2 else None
+        tests.append((ranking, len(ranked[0].seeds), first) if first else None)
+    known = [test for test in tests if test]
+    raw = np.array([test.p for *_, test in known], float)
+    corrected, increasing = iter(holm(raw)), np.sort(raw)
+    return [
+        _judge((test[0][0], test[0][1]), *test[1:], next(corrected), increasing) if test else None
+        for test in tests
+    ]
+
+
+def share_seeds(
+    one: Mapping[int, float], other: Mapping[int, float]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """The finite values of two samples: those of the common seeds if these are at least two, else all.
+
+    So two sweeps, one of which has more seeds, are compared pair by pair.
+    """
+    finite = [{seed: value for seed, value in side.items() if np.isfinite(value)} for side in (one, other)]
+    shared = finite[0].keys() & finite[1].keys()
+    kept = [{seed: side[seed] for seed in sorted(shared if len(shared) > 1 else side)} for side in finite]
+    return kept[0], kept[1]
+
+
+def _judge(names: tuple[str, str], size: int, test: Comparison, p: float, increasing: np.ndarray) -> Verdict:
+    """The verdict of a test of two samples, the first of which is better and has `size` seeds.
+
+    `p` is corrected; `increasing` are the p-values of all comparisons, not corrected.
+    """
+    others = len(increasing) - np.searchsorted(
+        increasing, test.p
+    )  # that are not more significant, and itself
+    more = find_more_seeds(test, size, int(others)) if p >= LEVEL else None
+    numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
+    return Verdict(*names, *numbers, more)
 
 
 def letters(values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, str]:

@@ -36,7 +36,9 @@ def test_a_report_replaces_its_own_files_and_no_others(work):
     assert write_one(paper) == first
 
 
-@pytest.mark.parametrize("name", ["index.html", "runs.csv", "seeds.csv", "figures/curves.svg"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "runs.csv", "seeds.csv", "comparison.md", "figures/curves.svg"]
+)
 @pytest.mark.parametrize("out", [True, False])
 def test_a_report_leaves_the_files_of_others(work, capsys, name, out):
     folder = work / ("paper" if out else "report")
@@ -57,7 +59,9 @@ def test_a_figure_of_others_is_not_replaced_in_a_folder_of_ours(work):
         check_output(work / "report")
 
 
-@pytest.mark.parametrize("name", [".", "figures", "index.html", "runs.csv", "figures/curves.png"])
+@pytest.mark.parametrize(
+    "name", [".", "figures", "index.html", "runs.csv", "comparison.md", "figures/curves.png"]
+)
 def test_a_report_follows_no_link(work, capsys, name):
     elsewhere = work.parent / "elsewhere"
     write_one(elsewhere)

@@ -72,3 +72,26 @@ def test_the_table_leaves_unknown_deviations_empty():
     assert best["val/accuracy std"] == pytest.approx(0.2 / 2**0.5)
     assert (second["val/accuracy mean"], second["val/accuracy std"]) == (0.5, None)
     assert none["val/accuracy 95 % +-"] is None
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
+def test_values_that_are_not_finite_have_no_mean_and_come_last(word):
+    rows = [
+        row("0.1", word),
+        row("0.1", "inf"),
+        row("0.2", "0.5"),
+        row("0.2", "0.7"),
+        row("0.3", "", "failed"),
+    ]
+    first, second, third = group_seeds(rows, "val/accuracy")
+    assert first.config == {"optimizer.learning_rate": "0.2"}
+    assert {second.config["optimizer.learning_rate"], third.config["optimizer.learning_rate"]} == {
+        "0.1",
+        "0.3",
+    }
+    spread = Spread((float(word), 1.0))
+    assert math.isnan(spread.mean)
+    assert math.isnan(spread.std)
+    assert math.isnan(spread.mean_half_width)
+    assert f"{spread:.2%}" == "nan% ± nan%"
+    assert len(seeds_table(rows, "val/accuracy")) == 3

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mnistjax.cli.overrides import to_plain_config
 from mnistjax.cli.prepare import Preparer
 from mnistjax.cli.search import DEFAULTS, SWEEPERS
+from mnistjax.cli.stored import find_auto
 from mnistjax.files import describe
 from mnistjax.progress import tell
 from mnistjax.signals import stop_signals
@@ -54,7 +55,7 @@ class FusedLauncher(Launcher):
         OmegaConf.copy_cache(from_config=config, to_config=self._shared)
         self._task: dict[str, Any] = {}  # the part of `_shared` that is not Hydra's
         self._texts: dict[tuple[str | None, str], tuple[str, str]] = {}  # YAML of its values, with their repr
-        self._prepare = Preparer()
+        self._prepare = Preparer(find_auto(self.sweep.ledger))
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
         # The sweeper composes each job to check it, in 0.13 s. The command has done that already.

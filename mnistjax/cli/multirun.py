@@ -26,7 +26,7 @@ from mnistjax.cli.overrides import (
 )
 from mnistjax.cli.plugins import errors_about
 from mnistjax.cli.prepare import prepare_jobs
-from mnistjax.cli.stored import take_arguments, take_jobs
+from mnistjax.cli.stored import find_auto, take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
@@ -90,7 +90,8 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         tasks = [tuple(task) for task in expanded]
         earlier = [tuple(move_data(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
-        jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known]), strict=True))
+        auto = find_auto(ledger) if ledger else None
+        jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known], auto), strict=True))
         check_halving(options, [*jobs.values()])
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])

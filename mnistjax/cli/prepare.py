@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from mnistjax.backend import prepare_backend
@@ -15,12 +16,12 @@ from mnistjax.progress import show_banner, tell
 from mnistjax.tracking import resolve_mode
 
 
-def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
+def prepare_jobs(overrides: list[list[str]], auto: str | None = None) -> list[Job]:
     """Returns the validated jobs of these overrides; shows warnings once, after all jobs are validated.
 
-    With several jobs, an error names the job.
+    With several jobs, an error names the job. `auto` as in `Preparer`.
     """
-    composer, prepare, jobs = Composer(), Preparer(), []
+    composer, prepare, jobs = Composer(), Preparer(auto), []
     for number, words in enumerate(overrides):
         try:
             jobs.append(prepare(composer(words), words))
@@ -33,9 +34,14 @@ def prepare_jobs(overrides: list[list[str]]) -> list[Job]:
 
 
 class Preparer:
-    """Makes validated jobs from resolved configs. Jobs with the same data share one copy of it."""
+    """Makes validated jobs from resolved configs. Jobs with the same data share one copy of it.
 
-    def __init__(self) -> None:
+    `auto` is the data set that data=auto means, if the runs have begun already: MNIST can appear later. The
+    config of a job has the name of its data set instead of "auto".
+    """
+
+    def __init__(self, auto: str | None = None) -> None:
+        self._auto = auto
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
         self._modes: dict[str, tuple[str, str | None]] = {}  # wandb.mode -> the resolved mode, a warning
 
@@ -43,6 +49,9 @@ class Preparer:
         """The validated job of a resolved config and its overrides."""
         settings = read_settings(config)
         dataset = self._load(settings)
+        if settings["data.name"] == "auto":
+            config = {**config, "data": {**config["data"], "name": dataset.name}}
+            settings = replace(settings, values={**settings.values, "data.name": dataset.name})
         prepare_backend()
         plan = plan_run(settings, dataset)
         mode = settings["wandb.mode"]
@@ -63,11 +72,19 @@ class Preparer:
             (key, freeze(value)) for key, value in settings.values.items() if key.startswith("data.")
         )
         if source not in self._datasets:
-            self._datasets[source] = load(settings)
+            self._datasets[source] = self._load_begun(settings)
         labelled = (*source, settings.values.get("task.positive"))
         if labelled not in self._datasets:
             self._datasets[labelled] = label(self._datasets[source], settings)
         return self._datasets[labelled]
+
+    def _load_begun(self, settings: Settings) -> Dataset:
+        """The data set, or the one that the runs began with if "auto" means another one now."""
+        dataset = load(settings)
+        if settings["data.name"] != "auto" or self._auto in (None, dataset.name):
+            return dataset
+        tell(f"data=auto stays {self._auto}, as when this began; now it would be {dataset.name}")
+        return load(replace(settings, values={**settings.values, "data.name": self._auto}))
 
 
 class Composer:

@@ -1,8 +1,9 @@
-"""The command `mnistjax-report`: tables, figures and a dashboard of runs and sweeps."""
+"""The command `mnistjax-report`: tables, figures and a dashboard of runs and sweeps; it compares two."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mnistjax.checks import PROJECT, check_value, optional
 from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
-from mnistjax.report.runs import RunRecord, read_runs
+from mnistjax.report.runs import RunRecord, Runs, merge_runs, read_runs
 from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.tracking import (
     check_login,
@@ -25,6 +26,7 @@ from mnistjax.tracking import (
 )
 
 if TYPE_CHECKING:
+    from mnistjax.report.comparison import Comparison
     from mnistjax.report.workspace import Place, Views
 
 
@@ -77,6 +79,7 @@ def run(argv: Sequence[str] | None) -> int:
     from mnistjax.backend import import_jax, prepare_backend
 
     import_jax()
+    from mnistjax.report.comparison_text import show_comparison
     from mnistjax.report.dashboard import make_data, write_report
     from mnistjax.report.output import check_output
 
@@ -86,16 +89,19 @@ def run(argv: Sequence[str] | None) -> int:
         return watch(args, title)
     out = args.out or args.folders[0] / "report"
     check_output(out)
-    runs = read_runs(*args.folders)
+    sides = [read_runs(folder) for folder in args.folders]
+    runs, comparison = merge_runs(itertools.chain(*sides)), compare_two(sides, args.folders)
     data = make_data(runs)
     views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
     try:
-        page, missing = write_report(runs, data, out, title=title)
+        page, missing = write_report(runs, data, out, title=title, comparison=comparison)
     except OSError as error:
         raise ConfigError(f"{out} can't be written: {files.describe(error, out)}") from None
     if missing:
         tell(f"without misclassified images: {missing}")
+    if comparison:
+        show_comparison(comparison)
     tell(f"{len(runs):,} runs -> {relative(page)}")
     return save_views(views, out) or save_sweeps(runs, views.place) if views else 0
 
@@ -114,6 +120,15 @@ def watch(args: argparse.Namespace, title: str) -> int:
         tell(f"watching at http://{server.names[0]}/ (Ctrl-C ends it)")
         server.serve_forever()
     return 0
+
+
+def compare_two(sides: Sequence[Runs], folders: Sequence[Path]) -> Comparison | None:
+    """The comparison of the runs in two folders; None for one folder, and for more than two."""
+    from mnistjax.report.comparison import compare_runs, find_labels
+
+    if len(sides) != 2:
+        return None
+    return compare_runs(sides[0], sides[1], labels=find_labels(folders[0], folders[1]))
 
 
 def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:

@@ -14,6 +14,7 @@ from mnistjax.backend import keep_one_device
 from mnistjax.cli.folders import find_folder, owning
 from mnistjax.cli.overrides import hydra_errors, to_plain_config
 from mnistjax.cli.prepare import Preparer
+from mnistjax.cli.stored import find_run_auto
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
@@ -39,10 +40,10 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
         if values.get(key):
             raise ConfigError(f"{key} needs -m")
     given = take_run()
-    folder, prepare = find_folder(cfg, "run"), Preparer()
+    folder, placed = find_folder(cfg, "run"), any(w.lstrip("+").startswith("hydra.run.dir=") for w in words)
+    prepare = Preparer(find_run_auto(folder) if placed and values.get("resume") is True else None)
     job = prepare(config, words)
     prepare.announce()
-    placed = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
     if job.settings["resume"] and not placed:
         folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
     job = replace(job, folder=folder, given=given)

@@ -6,15 +6,18 @@ folders and no interpolations are taken from it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mnistjax import records
 from mnistjax.checks import shorten
 from mnistjax.cli.overrides import list_choices, parse_overrides
 from mnistjax.cli.search import OPTIONS, SWEEPERS
 from mnistjax.config import ConfigError
+from mnistjax.data import AUTO
 from mnistjax.progress import relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger
 from mnistjax.words import GROUPS, folder_word, shell_join
@@ -89,3 +92,23 @@ def take_jobs(ledger: Ledger) -> list[list[str]]:
                     f"{shorten(override.input_line)!r}, which is not taken from a stored sweep"
                 )
     return jobs
+
+
+def find_auto(ledger: Ledger) -> str | None:
+    """The data set that data=auto meant when a sweep began; None if its jobs don't tell."""
+    found = set()
+    for entry in ledger.entries.values():
+        chosen = [word for word in entry.overrides if word.startswith("data=")]
+        if entry.group < len(ledger.groups) and chosen in ([], ["data=auto"]):
+            found.add(ledger.groups[entry.group]["data"][0])
+    return found.pop() if len(found) == 1 and found <= {*AUTO} else None
+
+
+def find_run_auto(folder: Path) -> str | None:
+    """The data set that data=auto meant when the run in a folder began; None if its records don't tell."""
+    with contextlib.suppress(ConfigError, OSError):  # `find_outcome` tells the user
+        summary = records.read_summary(folder)
+        data = summary["data"] if summary else records.read_config(folder).get("data")
+        if isinstance(data, dict) and data.get("name") in AUTO:
+            return data["name"]
+    return None

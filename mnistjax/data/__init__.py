@@ -24,6 +24,7 @@ from mnistjax.data.known import HANDWRITING as HANDWRITING
 from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.splits import SPLIT_SEED
 
+AUTO = ("mnist", "digits")  # data sets that "auto" can mean
 SHOWN_FILES = 5  # that could not be used
 ENTRY_POINTS = "mnistjax.datasets"
 BANNER = """\

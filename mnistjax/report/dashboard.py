@@ -16,10 +16,12 @@ from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
-from mnistjax.report.configurations import list_configurations
-from mnistjax.report.output import DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
+from mnistjax.report.comparison import Comparison
+from mnistjax.report.comparison_text import to_markdown
+from mnistjax.report.folded import list_configurations
+from mnistjax.report.output import COMPARISON, DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
-from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean
+from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean, find_monitor
 from mnistjax.report.template import fill_page
 from mnistjax.seeds import TESTED as TABLED
 from mnistjax.seeds import seeds_table
@@ -33,11 +35,17 @@ PRIVATE = (*PLACES, *SILENT)  # config keys that change no result
 
 
 def write_report(
-    runs: Sequence[RunRecord], data: dict[str, Any], folder: Path, *, title: str
+    runs: Sequence[RunRecord],
+    data: dict[str, Any],
+    folder: Path,
+    *,
+    title: str,
+    comparison: Comparison | None = None,
 ) -> tuple[Path, str | None]:
     """Writes the report; returns its page, and the reason why images are missing, or None.
 
     `data` is `make_data(runs)`. `runs.csv` has a row for each run, `seeds.csv` a row for each configuration.
+    With a `comparison` there is `comparison.md`, too.
     The misclassified images need the data set and the checkpoints of the runs. The page is written first,
     because its mark makes the folder ours (see `check_output`).
     """
@@ -45,10 +53,15 @@ def write_report(
     errors = [describe_errors(*one) for one in examples]
     links = [link(run.folder, folder) for run in runs]
     data = {**data, "examples": errors, "no_examples": missing or "No run is done.", "links": links}
+    data["comparison"] = comparison.describe() if comparison else None
     files.make_folder(folder)
     files.replace(folder / PAGE, fill_page(data, title).encode())
     write_csv(folder / RUNS, list_rows(data))
     write_csv(folder / SEEDS, seeds_table(distinct_rows(data), data["monitor"]))
+    if comparison:
+        files.replace(folder / COMPARISON, to_markdown(comparison).encode())
+    else:
+        (folder / COMPARISON).unlink(missing_ok=True)
     draw_best(runs, data["ranking"], examples, folder)
     return folder / PAGE, missing
 
@@ -135,7 +148,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
             }
         )
     metrics = [name for name in (*TESTED, *CURVES, *TIMES) if any(name in run["metrics"] for run in listed)]
-    monitor = _monitor(runs)
+    monitor = find_monitor(runs)
     ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
     compared = [name for name in dict.fromkeys((monitor, target)) if name in metrics]
@@ -162,13 +175,6 @@ def _metrics(run: RunRecord) -> dict[str, float]:
     found = {name: float(run.kept_row[name]) for name in CURVES if name in run.kept_row}
     found |= {name: float(run.summary[name]) for name in (*TESTED, *TIMES) if name in run.summary}
     return {name: float(f"{value:.7g}") for name, value in found.items() if math.isfinite(value)}
-
-
-def _monitor(runs: Sequence[RunRecord]) -> str:
-    """The `train.monitor` of most runs, if it is a metric of the curves; else val/loss."""
-    found = [str(run.config["train.monitor"]) for run in runs if "train.monitor" in run.config]
-    best = max(sorted(set(found)), key=found.count, default="")
-    return best if best in CURVES else "val/loss"
 
 
 def _pack(runs: Sequence[RunRecord], name: str) -> str:

@@ -11,9 +11,11 @@ from mnistjax.config import ConfigError
 from mnistjax.report.figures import check_drawn, has_mark
 
 PAGE, RUNS, SEEDS, FIGURES = "index.html", "runs.csv", "seeds.csv", "figures"
+COMPARISON = "comparison.md"  # of two folders; removed by a report of others
 DRAWN = ("curves", "confusion_matrix", "misclassified")
 MARK = '<meta name="generator" content="mnistjax">'  # in every page of ours
-HEAD = 1000  # bytes at the start of a page that contain the mark
+TEXT_MARK = "<!-- written by mnistjax -->"  # in every text of ours
+HEAD = 1000  # bytes at the start of a page or text that contain the mark
 CHOOSE = "--out DIR chooses another folder"
 
 
@@ -27,12 +29,14 @@ def check_output(folder: Path) -> None:
         for place in (folder, folder / FIGURES):
             _exists(place, stat.S_ISDIR, "no folder")
         drawn = [path for name in DRAWN for path in find_pictures(folder, name)]
-        for path in (folder / PAGE, folder / RUNS, folder / SEEDS, *drawn):
+        for path in (folder / PAGE, folder / RUNS, folder / SEEDS, folder / COMPARISON, *drawn):
             exists = _exists(path, stat.S_ISREG, "no regular file")
             if exists and not has_mark(folder / PAGE, MARK.encode(), HEAD):
                 raise ConfigError(f"{path} was not written by a report; {CHOOSE}")
         for path in drawn:
             check_drawn(path)
+        if has_mark(folder / COMPARISON, TEXT_MARK.encode(), HEAD) is False:
+            raise ConfigError(f"{folder / COMPARISON} was not written by a report; {CHOOSE}")
         for place in (folder, folder / FIGURES):
             _check_writable(place)
     except OSError as error:

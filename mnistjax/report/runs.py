@@ -20,6 +20,8 @@ from mnistjax.verdicts import Verdict, compare
 if TYPE_CHECKING:
     import pandas
 
+    from mnistjax.report.comparison import Comparison
+
 LAST = ("sweep", "started", "folder")  # columns of a frame
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
@@ -88,6 +90,12 @@ class Runs(Sequence[RunRecord]):
             raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
         return compare(by_seed(rows, metric), metric, most=most)
 
+    def compare(self, other: Iterable[RunRecord], metric: str | None = None) -> Comparison:
+        """What differs between these runs, A, and others, B: see `mnistjax.report.comparison`."""
+        from mnistjax.report.comparison import compare_runs
+
+        return compare_runs(self, other, metric)
+
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.
 
@@ -127,16 +135,23 @@ def read_runs(*folders: str | os.PathLike[str]) -> Runs:
 
     Copies of a run's folder count once. ConfigError if a folder holds no run.
     """
-    runs: dict[Any, RunRecord] = {}
+    found = []
     for folder in map(Path, folders):
-        found = list(_read(folder))
-        if not found:
+        below = list(_read(folder))
+        if not below:
             raise ConfigError(f"{folder} holds no run: no {records.STATUS} and no {LEDGER} at or below it")
-        for run in found:
-            begun = (run.identity, run.started) if run.identity else run.folder.resolve()
-            known = runs.setdefault(begun, run)
-            if run.sweep and not known.sweep:  # it was first found as a single run
-                runs[begun] = run
+        found += below
+    return merge_runs(found)
+
+
+def merge_runs(found: Iterable[RunRecord]) -> Runs:
+    """The runs, with the copies of a run's folder counted once."""
+    runs: dict[Any, RunRecord] = {}
+    for run in found:
+        begun = (run.identity, run.started) if run.identity else run.folder.resolve()
+        known = runs.setdefault(begun, run)
+        if run.sweep and not known.sweep:  # it was first found as a single run
+            runs[begun] = run
     return Runs(runs.values())
 
 

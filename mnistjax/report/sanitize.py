@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and not any(isinstance(x, (list, tuple, Mapping)) for x in value):
         return [plain(item) for item in value]
     return clean(value)
+
+
+def find_monitor(runs: Sequence[RunRecord]) -> str:
+    """The `train.monitor` of most runs, if it is a metric of the curves; else val/loss."""
+    found = [str(run.config["train.monitor"]) for run in runs if "train.monitor" in run.config]
+    best = max(sorted(set(found)), key=found.count, default="")
+    return best if best in CURVES else "val/loss"
 
 
 def class_names(run: RunRecord) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any, cast
 from mnistjax.config import ConfigError
 from mnistjax.markdown import format_table
 from mnistjax.report.dashboard import CURVES, distinct_rows
-from mnistjax.seeds import seeds_table
+from mnistjax.seeds import by_seed, name_config, seeds_table
+from mnistjax.sweeps.view import MOST_COMPARED, find_format
+from mnistjax.verdicts import compare, letters
 
 MEDIA = ["test/misclassified", "test/samples"]
 MATRIX = "test/confusion_matrix_table"  # wandb.plot_table gives this name to the table of its chart
@@ -97,14 +99,18 @@ def make_views(data: Mapping[str, Any], place: Place) -> Views:
 
 
 def describe(data: Mapping[str, Any]) -> str:
-    """The runs in Markdown: their number, the table over seeds, best first, and the unfinished ones."""
-    table = seeds_table(distinct_rows(data), data["monitor"])
+    """The runs in Markdown: their number, the table over seeds, best first, and the unfinished ones.
+
+    In the table configurations share a letter if they are not told apart; the best two have a verdict.
+    """
+    rows, monitor = distinct_rows(data), data["monitor"]
+    table, verdict = add_verdicts(seeds_table(rows, monitor), by_seed(rows, monitor), monitor)
     cells = [[_text(value) for value in row.values()] for row in table[:MAX_ROWS]]
     statuses = Counter(" ".join(run["status"].split()) for run in data["runs"])
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
     which = f"the best {MAX_ROWS} of {len(table):,} configurations" if len(table) > MAX_ROWS else "best first"
     text = (
-        f"{counts}. Means over seeds, {which} by {data['monitor']}.\n\n{format_table([[*table[0]], *cells])}"
+        f"{counts}. Means over seeds, {which} by {monitor}.\n\n{format_table([[*table[0]], *cells])}{verdict}"
     )
     others = [run for run in data["runs"] if run["status"] != "done"]
     if others:
@@ -112,6 +118,22 @@ def describe(data: Mapping[str, Any]) -> str:
         text += f"\nNot finished, {len(lines):,} of {len(others):,}:\n\n"
         text += format_table([["run", "status", "reason"], *lines], left=["status", "reason"])
     return text
+
+
+def add_verdicts(
+    table: list[dict[str, Any]], values: Mapping[str, Mapping[int, float]], metric: str
+) -> tuple[list[dict[str, Any]], str]:
+    """The table over seeds with a column of letters, and the verdict on the best two configurations as text.
+
+    Without two configurations of several seeds, and with too many, the table is unchanged and the text empty.
+    """
+    best = compare(values, metric, most=1) if len(values) <= MOST_COMPARED else []
+    if not best:
+        return table, ""
+    found = letters(values, metric)
+    words = " ".join(f"{best[0]:{find_format(metric)}}".split())
+    text = f"\nConfigurations that share a letter are not told apart. The best two: {words}.\n"
+    return [{**row, "letters": found.get(name_config(row), "")} for row in table], text
 
 
 def _text(value: Any) -> str:
