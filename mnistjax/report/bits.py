@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mnistjax.records.fields import EXACT
@@ -21,11 +21,6 @@ class Bits:
     epoch: int | None = None  # the first at which any of the others differs; None if only their tests do
     largest: float = 0.0  # difference
     metric: str | None = None  # that has it
-
-    def describe(self) -> dict[str, Any]:
-        """The fields as plain values for JSON."""
-        largest = self.largest if math.isfinite(self.largest) else None
-        return {**asdict(self), "largest": largest}
 
 
 def compare_bits(before: Sequence[RunRecord], after: Sequence[RunRecord]) -> Bits:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from mnistjax.verdicts import Verdict, compare_sides, share_seeds
 
 LONGEST_LABEL = 30  # characters
 LONGEST_VALUE = 200  # characters of a value of a config or a version
-MOST_DESCRIBED = 100  # values of a key, and names of configurations of one side, in plain values
 Config = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and a value as JSON
 Values = dict[Config, dict[int, float]]  # a metric by configuration and seed
 
@@ -86,22 +84,6 @@ class Comparison:
     only: tuple[tuple[str, ...], tuple[str, ...]]  # names of the configurations that one side has
     lone_seeds: tuple[int, int]  # finished runs of the compared configurations with a seed of one side
     bits: Bits
-
-    def describe(self) -> dict[str, Any]:
-        """The comparison as plain values for JSON; pairs are lists, and a number that is not finite None."""
-        return {
-            "labels": [*self.labels],
-            "runs": [*self.counts],
-            "unfinished": [*self.unfinished],
-            "config": [_describe_difference(difference) for difference in self.config],
-            "versions": [_describe_difference(difference) for difference in self.versions],
-            "metrics": [*self.metrics],
-            "results": [_describe_result(result) for result in self.results],
-            "only": [[*names[:MOST_DESCRIBED]] for names in self.only],
-            "only_counts": [len(names) for names in self.only],
-            "lone_seeds": [*self.lone_seeds],
-            "bits": self.bits.describe(),
-        }
 
 
 def compare_runs(
@@ -286,30 +268,3 @@ def read_versions(run: RunRecord) -> dict[str, Any]:
     programs = dict(versions) if isinstance(versions, Mapping) else {}
     facts = {**programs, **dict(flatten(device)), **own}
     return {clean(key): value for key, value in facts.items() if value is not None}
-
-
-def _describe_difference(difference: Difference) -> dict[str, Any]:
-    sides = difference.before[:MOST_DESCRIBED], difference.after[:MOST_DESCRIBED]
-    return {"key": difference.key, "before": [*sides[0]], "after": [*sides[1]]}
-
-
-def _describe_result(result: Result) -> dict[str, Any]:
-    """A result as plain values."""
-    verdict, sides = result.verdict, (result.before, result.after)
-    return {
-        "name": result.name,
-        "metric": result.metric,
-        "n": [side.n for side in sides],
-        "mean": [_finite(side.mean) for side in sides],
-        "std": [_finite(side.std) for side in sides],
-        "difference": _finite(result.difference),
-        "interval": [_finite(end) for end in result.interval] if result.interval else None,
-        "equal": result.equal,
-        "better": verdict.better if verdict and verdict.decided else None,
-        "p": verdict.p if verdict else None,
-        "paired": verdict.paired if verdict else None,
-    }
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None

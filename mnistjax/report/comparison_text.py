@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mnistjax.markdown import format_table
 from mnistjax.progress import printable
@@ -13,6 +14,7 @@ MOST_KEYS = 20  # of the config, and of versions
 MOST_NAMES = 5  # of configurations that one side has
 MOST_VALUES = 6  # of a key on one side
 MOST_ROWS = 30  # of the table of a metric, at a terminal
+MOST_SHOWN = 500  # of that table on the page
 SHORT_HASH = 12  # characters
 NOTE = """Means ± standard deviations over seeds. The p-values are those of Student's paired t-test, or of
 Welch's, corrected by Holm's method for all configurations."""
@@ -43,6 +45,13 @@ def list_lines(comparison: Comparison) -> list[tuple[str, str]]:
         for number, text in enumerate(texts)
     ]
     return [(printable(heading), printable(text)) for heading, text in pairs]
+
+
+def describe_comparison(comparison: Comparison) -> dict[str, Any]:
+    """The lines and the tables of a comparison for the page's data."""
+    tables = [(metric, list_rows(comparison, metric)) for metric in comparison.metrics]
+    tables = [{"metric": printable(metric), "rows": rows[: MOST_SHOWN + 1]} for metric, rows in tables]
+    return {"lines": list_lines(comparison), "tables": [table for table in tables if table["rows"][1:]]}
 
 
 def describe_unfinished(statuses: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
 from mnistjax.report.comparison import Comparison
-from mnistjax.report.comparison_text import to_markdown
+from mnistjax.report.comparison_text import describe_comparison, to_markdown
 from mnistjax.report.folded import list_configurations
 from mnistjax.report.output import COMPARISON, DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
@@ -53,7 +53,7 @@ def write_report(
     errors = [describe_errors(*one) for one in examples]
     links = [link(run.folder, folder) for run in runs]
     data = {**data, "examples": errors, "no_examples": missing or "No run is done.", "links": links}
-    data["comparison"] = comparison.describe() if comparison else None
+    data["comparison"] = describe_comparison(comparison) if comparison else None
     files.make_folder(folder)
     files.replace(folder / PAGE, fill_page(data, title).encode())
     write_csv(folder / RUNS, list_rows(data))

@@ -49,9 +49,7 @@ function fillPage() {
   for (const run of RUNS) counts.set(run.status, (counts.get(run.status) ?? 0) + 1);
   $("counts").textContent = [...counts].map(([status, count]) => `${count.toLocaleString("en")} ${status}`).join(" · ");
   fillChoices();
-  drawErrors();
-  drawDifferences();
-  drawFailures();
+  for (const draw of [drawComparison, drawErrors, drawDifferences, drawFailures]) draw();
 }
 
 // Links to sections keep the rest of the address.

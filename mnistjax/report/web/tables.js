@@ -236,3 +236,16 @@ function drawFailures() {
   if (rows.length) fillTable($("failures-table"), ["run", "status", "reason", "epochs", "folder"], rows);
   else $("failures-table").replaceChildren();
 }
+
+// What differs between two folders, if the report is of two.
+function drawComparison() {
+  const found = DATA.comparison;
+  $("comparison").hidden = !found;
+  if (!found) return;
+  fillTable($("comparison-lines"), [], found.lines);
+  $("comparison-tables").replaceChildren(...found.tables.flatMap(({ metric, rows: [head, ...rows] }) => {
+    const filled = element("table", [], { className: "plain" });
+    fillTable(filled, head, rows);
+    return [element("h3", `By ${metric}, mean and standard deviation over seeds`), filled];
+  }));
+}
