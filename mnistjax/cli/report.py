@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
 from mnistjax.checks import PROJECT, check_value, optional
-from mnistjax.cli import Parser, check_surroundings, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code, papers
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, read_runs
@@ -41,8 +41,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("mnistjax-report", __doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER/report)")
     parser.add_argument("--wandb", action="store_true", help="also save a workspace and a report at W&B")
+    papers.add_arguments(parser)
     args = parser.parse_args(argv)
     check_arguments(args)
+    papers.check_arguments(args)
     return args
 
 
@@ -66,14 +68,17 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Writes the report and returns the exit code."""
+    """Writes the report, or tables and figures for papers, and returns the exit code."""
+    args = parse_arguments(argv)
+    if papers.is_wanted(args):
+        papers.run(args)
+        return 0
     from mnistjax.backend import import_jax, prepare_backend
 
     import_jax()
     from mnistjax.report.dashboard import make_data, write_report
     from mnistjax.report.output import check_output
 
-    args = parse_arguments(argv)
     out = args.out or args.folders[0] / "report"
     check_output(out)
     runs = read_runs(*args.folders)

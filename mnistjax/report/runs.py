@@ -20,6 +20,8 @@ from mnistjax.verdicts import Verdict, compare
 if TYPE_CHECKING:
     import pandas
 
+    from mnistjax.report.table import Table
+
 LAST = ("sweep", "started", "folder")  # columns of a frame
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
@@ -87,6 +89,12 @@ class Runs(Sequence[RunRecord]):
         if not any(row[metric] != "" for row in rows):
             raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
         return compare(by_seed(rows, metric), metric, most=most)
+
+    def table(self, rows: str, columns: str | None = None, *, metric: str = "test/accuracy") -> Table:
+        """A metric's means over seeds by one key of the config, or by two: see `mnistjax.report.table`."""
+        from mnistjax.report.table import make_table
+
+        return make_table(self, rows, columns, metric)
 
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.
