@@ -60,7 +60,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Configuration]:
     groups: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
     for run, (_, own) in zip(runs, name_runs(runs), strict=True):
         groups.setdefault(tuple((key, shown(value)) for key, value in own.items()), []).append(run)
-    begun = [run.config for run in runs if run.begun]
+    begun = [run.config for run in runs if run.begun and run.config]
     common = {key: value for key, value in begun[0].items() if all(c.get(key) == value for c in begun)}
     found = []
     for own, members in groups.items():
@@ -155,9 +155,9 @@ def find_key(given: str, configurations: Sequence[Configuration]) -> str:
 def sort_values(key: str, configurations: Iterable[Configuration]) -> list[str]:
     """The different values of a key as text: numbers by value, then all others in their order."""
     values = {one.text(key): one.config.get(key) for one in configurations}
-    numbers = [text for text, value in values.items() if is_number(value)]
+    numbers: dict[str, Any] = {text: value for text, value in values.items() if is_number(value)}
     others = [text for text in values if text not in numbers and text != MISSING]
-    return [*sorted(numbers, key=lambda text: values[text]), *others, *[MISSING] * (MISSING in values)]
+    return [*sorted(numbers, key=numbers.__getitem__), *others, *[MISSING] * (MISSING in values)]
 
 
 def is_number(value: Any) -> bool:

@@ -19,6 +19,7 @@ from mnistjax.verdicts import Verdict, compare
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
     from mnistjax.report.table import Table
 
@@ -95,6 +96,15 @@ class Runs(Sequence[RunRecord]):
         from mnistjax.report.table import make_table
 
         return make_table(self, rows, columns, metric)
+
+    def figure(self, what: str, columns: str | None = None, *, metric: str | None = None) -> Figure:
+        """A matplotlib Figure: "curves", "parameters", a metric by one key of the config, or by two.
+
+        See `mnistjax.report.sweep_figures`; `mnistjax.report.figures.save` writes it.
+        """
+        from mnistjax.report.sweep_figures import draw
+
+        return draw(self, what, columns, metric)
 
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.

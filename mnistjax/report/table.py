@@ -49,6 +49,8 @@ class Table:
     rows: tuple[str, ...]  # values of the first key
     columns: tuple[str, ...]  # values of the second key
     cells: Mapping[Place, Cell]  # in the order of rows, then columns; also empty ones
+    chosen: tuple[str, ...]  # keys that vary within a cell, which shows the best by `monitor`
+    monitor: str  # a validation metric
     notes: tuple[str, ...]
 
     @property
@@ -85,11 +87,10 @@ class Table:
 
 
 def make_table(runs: Sequence[RunRecord], rows: str, columns: str | None, metric: str) -> Table:
-    """The table of a metric by one key, or two; ConfigError for a wrong key or metric, or without a run
-    that is done.
+    """The table of a metric by one key of the config, or by two.
 
     If other keys vary within a cell, it shows the best configuration by the validation metric that the runs
-    monitor.
+    monitor. ConfigError for a wrong key or metric, and if no run is done.
     """
     configurations = group_runs(runs)
     check_metric(metric, configurations)
@@ -125,7 +126,7 @@ def make_table(runs: Sequence[RunRecord], rows: str, columns: str | None, metric
         describe_missing(best, values, metric),
         describe_not_done(places, [run for one in waiting for run in one.not_done]),
     ]
-    return Table(metric, keys, *axes, cells, tuple(filter(None, notes)))
+    return Table(metric, keys, axes[0], axes[1], cells, tuple(chosen_by), monitor, tuple(filter(None, notes)))
 
 
 def differs(key: str, configurations: Sequence[Configuration]) -> bool:
