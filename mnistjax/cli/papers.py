@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,8 @@ def split_figure(words: list[str]) -> tuple[list[str], Path]:
     *what, file = words
     path = Path(file)
     if path.suffix[1:] not in KINDS or not what:
-        kinds = ", ".join(f".{kind}" for kind in KINDS)
-        raise ConfigError(
-            f"--figure takes WHAT and a file that ends in {kinds}; got {shorten(' '.join(words))!r}"
-        )
+        kinds = "a file that ends in .png, .svg or .pdf"
+        raise ConfigError(f"--figure takes WHAT and {kinds}; got {shorten(' '.join(words))!r}")
     return split_keys("--figure", what), path
 
 
@@ -100,10 +100,18 @@ def draw(runs: Runs, wanted: list[tuple[list[str], Path]], metric: str | None) -
 
     figures = [(runs.figure(*what, metric=metric), path) for what, path in wanted]
     for _, path in figures:
-        check_drawn(path)
+        with naming(path):
+            check_drawn(path)
     for figure, path in figures:
-        try:
+        with naming(path):
             save(figure, path, [path.suffix[1:]])
-        except OSError as error:
-            raise ConfigError(f"{path} can't be written: {files.describe(error, path)}") from None
         tell(f"figure -> {relative(path)}")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns an OSError inside into a ConfigError that names this file."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {files.describe(error, path)}") from None
