@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def runs(work):
     """The name of a folder with six runs."""
     for name, accuracies in (("sgd", (0.5, 0.6, 0.7)), ("adam", (0.91, 0.92, 0.9))):
         for seed, accuracy in enumerate(accuracies):
-            config = {"optimizer": {"name": name, "learning_rate": 0.1 if name == "sgd" else 0.01}}
+            config: Any = {"optimizer": {"name": name, "learning_rate": 0.1 if name == "sgd" else 0.01}}
             summary = {"test/accuracy": accuracy, "test/loss": 1 - accuracy}
             write_run(
                 work / "runs" / f"{name}{seed}",
@@ -70,9 +71,9 @@ def test_a_table_has_the_means_of_results_csv(sweep, work, capsys):
     assert not [*work.iterdir()]
     assert not (sweep / "report").exists()
     pandas = pytest.importorskip("pandas")
-    frame = pandas.read_csv(io.StringIO(out))
+    frame: Any = pandas.read_csv(io.StringIO(out))
     assert frame["marked"].dtype == bool
-    means = mnistjax.read_runs(sweep).to_frame().groupby("optimizer.name")["val/loss"].mean()
+    means: Any = mnistjax.read_runs(sweep).to_frame().groupby("optimizer.name")["val/loss"].mean()
     assert frame.groupby("optimizer.name")["val/loss mean"].mean().to_dict() == pytest.approx(means.to_dict())
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from test_table import FOUR, HOSTILE, grid, run
 KINDS = ("png", "svg", "pdf")
 
 
-def lines_of(figure):
+def lines_of(figure) -> list[Any]:
     return [line for line in figure.axes[0].lines if len(line.get_xdata())]
 
 
@@ -96,7 +97,7 @@ def test_a_curve_is_the_mean_over_seeds_until_the_first_one_stops():
     assert line.get_ydata().tolist() == [3.0, 2.0]
     axes = curves(runs, "val/loss").axes[0]
     assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "val/loss (nats per image)")
-    (band,) = axes.collections
+    band: Any = axes.collections[0]
     assert band.get_datalim(axes.transData).get_points()[:, 1].tolist() == [1.0, 4.0]
 
 
@@ -120,7 +121,7 @@ def test_a_key_of_numbers_has_an_axis_with_its_values():
     figure = grid(FOUR).figure("learning_rate")
     assert [*figure.axes[0].get_xticks()] == [0.01, 0.1]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.01", "0.1"]
-    bars = {container.get_label(): container for container in figure.axes[0].containers}
+    bars: dict[Any, Any] = {container.get_label(): container for container in figure.axes[0].containers}
     assert bars.keys() == {"sgd", "adam"}
     means = [100 * np.mean(FOUR["sgd", rate]) for rate in (0.01, 0.1)]
     deviations = [100 * np.std(FOUR["sgd", rate], ddof=1) for rate in (0.01, 0.1)]
@@ -154,7 +155,8 @@ def test_many_other_values_leave_the_best_by_validation():
         for seed in range(2)
     )
     figure = runs.figure("momentum")
-    (bars,) = figure.axes[0].containers
+    bars: Any = figure.axes[0].containers[0]
+    assert len(figure.axes[0].containers) == 1
     assert bars[0].get_ydata() == pytest.approx([80.0, 80.0])
     assert "the best hidden by val/accuracy" in " ".join(texts(figure)).replace("\n", " ")
 
@@ -163,7 +165,8 @@ def test_a_heat_map_shows_the_cells_of_the_table():
     table = grid(FOUR).table("optimizer", "learning_rate")
     figure = heat_map(table)
     assert {"71.00\n± 1.00 (3)", "91.33\n± 1.53 (3)", "0.01", "adam", "test/accuracy (%)"} <= {*texts(figure)}
-    bold = {text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"}
+    written: list[Any] = [*figure.axes[0].texts]
+    bold = {text.get_text() for text in written if text.get_weight() == "bold"}
     assert len(bold) == len(figure.axes[0].patches) == sum(cell.marked for cell in table.cells.values())
     few = grid({key: FOUR[key] for key in (("sgd", 0.1), ("adam", 0.01))})
     assert texts(few.figure("optimizer", "learning_rate")).count("-") == 2
@@ -192,7 +195,8 @@ def test_parameters_have_a_point_for_each_configuration():
     )
     figure = runs.figure("parameters")
     assert {"cnn", "mlp", "vit"} <= {*texts(figure)}
-    assert [bars[0].get_xdata().tolist() for bars in figure.axes[0].containers] == [[1000], [50_000], [200]]
+    drawn: list[Any] = [*figure.axes[0].containers]
+    assert [bars[0].get_xdata().tolist() for bars in drawn] == [[1000], [50_000], [200]]
     assert figure.axes[0].get_xscale() == "log"
 
 

@@ -20,7 +20,7 @@ LATEX = {
     "<": "\\textless{}",
     ">": "\\textgreater{}",
     "|": "\\textbar{}",
-    "`": "\\textasciigrave{}",
+    "`": "{\\char96}",
     "[": "{[}",  # after a line's end it would open an option
     "*": "{*}",
     "-": "-{}",  # two of them would be a dash
