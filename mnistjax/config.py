@@ -38,13 +38,14 @@ class ConfigError(ValueError):
         super().__init__(text if len(text) <= LONGEST else f"{text[:700]} ... {text[-250:]}")
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> ConfigError:
-    """The error for a wrong name, with the nearest and all allowed names.
+def unknown(kind: str, given: str, allowed: Iterable[str], first: Iterable[str] = ()) -> ConfigError:
+    """The error for a wrong name, with the nearest and all allowed names; those in `first` are listed first.
 
     >>> str(unknown("model", "cnm", ["mlp", "cnn"]))
     "unknown model 'cnm'; nearest is 'cnn' (allowed: cnn, mlp)"
     """
-    given, names = shorten(given), sorted(map(str, allowed))
+    names = [*dict.fromkeys([*first, *sorted(map(str, allowed))])]
+    given = shorten(given)
     close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     nearest = f"; nearest is {close[0]!r}" if close else ""
     return ConfigError(f"unknown {kind} {given!r}{nearest} (allowed: {', '.join(names)})")

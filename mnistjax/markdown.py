@@ -13,7 +13,6 @@ def format_table(rows: Sequence[Sequence[str]], left: Collection[str] = ()) -> s
     | --- | ---: |
     | a\\|b | 3 |
     """
-    head, *body = rows
-    rule = ["---", *("---" if name in left else "---:" for name in head[1:])]
-    lines = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in body)
+    rule = ["---", *("---" if name in left else "---:" for name in rows[0][1:])]
+    head, *lines = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))

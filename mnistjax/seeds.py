@@ -13,6 +13,7 @@ from typing import Any
 from mnistjax.config import badness
 
 TESTED = ("test/accuracy", "test/f1")  # every table over seeds has them and the monitored metric
+COUNTS = ("parameters", "test/count")  # metrics that are whole numbers
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,20 @@ def describe_value(key: str, value: Any) -> str:
     """A value of a config in the name of a run: "adam" for `optimizer.name`, else "learning_rate=0.1"."""
     last = key.rpartition(".")[2]
     return str(value) if last == "name" else f"{last}={value}"
+
+
+def short_key(key: str, keys: Sequence[str]) -> str:
+    """A key without its group if that is unambiguous: learning_rate for optimizer.learning_rate."""
+    key = key.removesuffix(".name")
+    last = key.rpartition(".")[2]
+    return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
+
+
+def find_format(metric: str) -> str:
+    """The format of a metric in text."""
+    if metric in COUNTS:
+        return ",.0f"
+    return ".2%" if metric.endswith("accuracy") else ".4f" if "/" in metric else ".4g"
 
 
 def seeds_table(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:

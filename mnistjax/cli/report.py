@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
 from mnistjax.checks import PROJECT, check_value, optional
-from mnistjax.cli import Parser, check_surroundings, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code, papers
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.report.runs import RunRecord, Runs, merge_runs, read_runs
@@ -46,8 +46,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     help = "write nothing: show the page at an address of this machine, kept up to date while a sweep runs"
     parser.add_argument("--watch", action="store_true", help=help)
     parser.add_argument("--port", type=int, metavar="N", help="of that address (default: a free one)")
+    papers.add_arguments(parser)
     args = parser.parse_args(argv)
     check_arguments(args)
+    papers.check_arguments(args)
     if args.watch and (args.out or args.wandb):
         raise ConfigError("--watch writes and sends nothing: it goes without --out and --wandb")
     if args.port is not None and not (args.watch and 0 <= args.port < 65536):
@@ -75,7 +77,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Writes the report and returns the exit code."""
+    """Writes the report, or tables and figures for papers, and returns the exit code."""
+    args = parse_arguments(argv)
+    if papers.is_wanted(args):
+        papers.run(args)
+        return 0
     from mnistjax.backend import import_jax, prepare_backend
 
     import_jax()
@@ -83,14 +89,13 @@ def run(argv: Sequence[str] | None) -> int:
     from mnistjax.report.dashboard import make_data, write_report
     from mnistjax.report.output import check_output
 
-    args = parse_arguments(argv)
     title = ", ".join(folder.resolve().name for folder in args.folders)
     if args.watch:
         return watch(args, title)
     out = args.out or args.folders[0] / "report"
     check_output(out)
     sides = [read_runs(folder) for folder in args.folders]
-    runs, comparison = merge_runs(itertools.chain(*sides)), compare_two(sides, args.folders)
+    runs, comparison = merge_runs(itertools.chain(*sides)), compare_two(sides, args)
     data = make_data(runs)
     views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
@@ -122,13 +127,13 @@ def watch(args: argparse.Namespace, title: str) -> int:
     return 0
 
 
-def compare_two(sides: Sequence[Runs], folders: Sequence[Path]) -> Comparison | None:
+def compare_two(sides: Sequence[Runs], args: argparse.Namespace) -> Comparison | None:
     """The comparison of the runs in two folders; None for one folder, and for more than two."""
     from mnistjax.report.comparison import compare_runs, find_labels
 
     if len(sides) != 2:
         return None
-    return compare_runs(sides[0], sides[1], labels=find_labels(folders[0], folders[1]))
+    return compare_runs(sides[0], sides[1], args.metric, labels=find_labels(*args.folders))
 
 
 def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:

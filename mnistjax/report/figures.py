@@ -27,9 +27,16 @@ TRAIN, VAL, TEST, INK = "#0072B2", "#D55E00", "#009E73", "#222222"  # Okabe and 
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": "mnistjax"},
     "svg": {"Date": None, "Creator": "mnistjax"},
+    "pdf": {"CreationDate": None, "Creator": "mnistjax", "Producer": None},
 }
-MARKS = {".png": b"Software\0mnistjax", ".svg": b"<dc:title>mnistjax</dc:title>"}  # METADATA in a file
+MARKS = {  # METADATA in a file
+    ".png": b"Software\0mnistjax",
+    ".svg": b"<dc:title>mnistjax</dc:title>",
+    ".pdf": b"/Creator (mnistjax)",
+}
+KINDS = ("png", "svg")  # that a figure is saved as unless told otherwise
 HEAD = 4096  # bytes at the start of a file that contain its mark
+TAIL = 2**16  # bytes at the end of a PDF that contain its mark, before its table of objects
 COLUMNS = 6  # digits in a row below a picture
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -46,6 +53,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # publishers refuse matplotlib's own choice, Type 3
     "savefig.dpi": 120,
     "svg.fonttype": "path",
     "svg.hashsalt": "mnistjax",  # else the ids are random
@@ -112,8 +120,10 @@ def picture_figure(
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Writes a figure as PNG and as SVG, with the suffix of `path` replaced; returns the files.
+def save(figure: Figure, path: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Writes a figure as PNG and as SVG, or as these kinds (also "pdf"), with the suffix of `path` replaced.
+
+    Returns the files.
 
     Equal figures give equal files. ConfigError, before anything is written, if mnistjax did not draw an
     existing file of that name.
@@ -122,9 +132,9 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     with style(), warnings.catch_warnings():
         # Names whose letters the font lacks, or that leave no room, are drawn anyway.
         warnings.simplefilter("ignore", UserWarning)
-        for kind, metadata in METADATA.items():
+        for kind in kinds:
             file = io.BytesIO()
-            figure.savefig(file, format=kind, metadata=metadata)
+            figure.savefig(file, format=kind, metadata=METADATA[kind])
             contents[Path(path).with_suffix(f".{kind}")] = file.getvalue()
     for target in contents:
         check_drawn(target)
@@ -136,15 +146,18 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
 
 def check_drawn(path: Path) -> None:
     """Raises ConfigError if a file of this name exists that `save` did not write."""
-    if has_mark(path, MARKS[path.suffix], HEAD) is False:
+    head, tail = (0, TAIL) if path.suffix == ".pdf" else (HEAD, 0)
+    if has_mark(path, MARKS[path.suffix], head, tail) is False:
         raise ConfigError(f"{path} was not drawn by mnistjax, so it is not replaced")
 
 
-def has_mark(path: Path, mark: bytes, head: int) -> bool | None:
-    """Whether the first `head` bytes of a file contain a mark; None if there is no file."""
+def has_mark(path: Path, mark: bytes, head: int, tail: int = 0) -> bool | None:
+    """Whether the first `head` or last `tail` bytes of a file contain a mark; None if there is no file."""
     try:
         with open(files.open_plain(path, os.O_RDONLY), "rb") as file:
-            return mark in file.read(head)
+            start = file.read(head)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
+            return mark in start or mark in file.read(tail)
     except FileNotFoundError:
         return None
 

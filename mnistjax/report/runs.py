@@ -19,8 +19,10 @@ from mnistjax.verdicts import Verdict, compare
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
     from mnistjax.report.comparison import Comparison
+    from mnistjax.report.table import Table
 
 LAST = ("sweep", "started", "folder")  # columns of a frame
 PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
@@ -95,6 +97,21 @@ class Runs(Sequence[RunRecord]):
         from mnistjax.report.comparison import compare_runs
 
         return compare_runs(self, other, metric)
+
+    def table(self, rows: str, columns: str | None = None, *, metric: str = "test/accuracy") -> Table:
+        """A metric's means over seeds by one key of the config, or by two: see `mnistjax.report.table`."""
+        from mnistjax.report.table import make_table
+
+        return make_table(self, rows, columns, metric)
+
+    def figure(self, what: str, columns: str | None = None, *, metric: str | None = None) -> Figure:
+        """A matplotlib Figure: "curves", "parameters", a metric by one key of the config, or by two.
+
+        See `mnistjax.report.sweep_figures`; `mnistjax.report.figures.save` writes it.
+        """
+        from mnistjax.report.sweep_figures import draw
+
+        return draw(self, what, columns, metric)
 
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.

@@ -96,12 +96,17 @@ def write_results(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str] = ()) -> None:
     """Writes a CSV file with the columns of all rows, the `first` columns first."""
+    files.replace(path, format_csv(rows, first).encode())
+
+
+def format_csv(rows: Sequence[Mapping[str, Any]], first: Iterable[str] = ()) -> str:
+    """The text of a CSV file with the columns of all rows, the `first` columns first."""
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({key: _cell(key) for key in columns})
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    files.replace(path, text.getvalue().encode())
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax.job import Job
 from mnistjax.progress import Pace, live_bar, relative, tell
-from mnistjax.seeds import by_seed, group_seeds
+from mnistjax.seeds import by_seed, find_format, group_seeds, short_key
 from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
 from mnistjax.sweeps.halving import Halving
 from mnistjax.sweeps.ledger import ENDED_WELL, RESULTS, Ledger
@@ -165,18 +165,6 @@ def show_table(console: Console, sweep: Sweep) -> None:
     for verdict in compare(values, monitor, most=1) if len(values) <= MOST_COMPARED else ():
         words = f"{verdict:{find_format(monitor)}}"
         console.print(f"verdict    {words}", highlight=False, soft_wrap=True, markup=False)
-
-
-def find_format(metric: str) -> str:
-    """The format of a metric in text."""
-    return ".2%" if metric.endswith("accuracy") else ".4f"
-
-
-def short_key(key: str, keys: Sequence[str]) -> str:
-    """A key without its group if that is unambiguous: learning_rate for optimizer.learning_rate."""
-    key = key.removesuffix(".name")
-    last = key.rpartition(".")[2]
-    return last if sum(other.removesuffix(".name").rpartition(".")[2] == last for other in keys) == 1 else key
 
 
 def find_places(ledger: Ledger) -> dict[str, str]:
