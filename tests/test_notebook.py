@@ -205,4 +205,6 @@ def test_the_notebooks_run(work, path):
     shown = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     full = "<progress value=24 max=24></progress> 24/24 jobs"
     assert any(html.startswith(full) for html in shown) == (path.stem == "sweep")
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert ({"image/png", "text/markdown"} <= kinds) == (path.stem == "sweep")
     assert list(work.iterdir()) == []

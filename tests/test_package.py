@@ -5,10 +5,13 @@ import doctest
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 from PIL import Image
 
@@ -174,13 +177,13 @@ socket.socket.connect = socket.getaddrinfo = refuse
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (PACKAGE.parent / "pyproject.toml").exists(), reason="not a checkout")
-def test_the_zoo_of_the_wheel_needs_no_more_than_what_pip_installs(tmp_path):
-    """An environment of its own, an empty folder as home, no network, no data."""
+def test_a_stranger_needs_no_more_than_what_pip_installs(tmp_path, monkeypatch):
+    """The zoo, a notebook, a paper: in an own environment, an empty home folder, without network and data."""
     root, environment, empty = PACKAGE.parent, tmp_path / "environment", tmp_path / "empty"
     python("-m", "build", "--wheel", "--outdir", str(tmp_path), str(root), cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     python("-m", "venv", str(environment), cwd=tmp_path)
-    subprocess.run([environment / "bin/pip", "install", "-q", str(wheel)], check=True)
+    subprocess.run([environment / "bin/pip", "install", "-q", f"{wheel}[notebook]"], check=True)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "sitecustomize.py").write_text(NO_NETWORK)
     empty.mkdir()
@@ -202,3 +205,23 @@ digits = mnistjax.read_digits("picture.png")
 print(mnistjax.classify(*mnistjax.load("lenet5.mnist"), [digit.image for digit in digits]).argmax(axis=1))
 """
     assert call("python", "-c", code) == "[2 7]\n"
+    call("python", "-m", "ipykernel", "install", "--prefix", str(environment), "--name", "stranger")
+    notebook = nbformat.read(root / "scripts/notebooks/sweep.ipynb", as_version=4)
+    monkeypatch.setenv("JUPYTER_PATH", str(environment / "share/jupyter"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    where = {"metadata": {"path": str(empty)}}
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="stranger", resources=where)
+    client.execute(env={"HOME": str(empty), "PATH": os.environ["PATH"]})
+
+    grid = ["data=digits", "model=mlp", "model.hidden=8", "optimizer=sgd,adam", "seed=0,1", "train.epochs=2"]
+    call("mnistjax", "-m", *grid, "hydra.sweep.dir=sweep")
+    table = call("mnistjax-report", "sweep", "--table", "optimizer", "--format", "tex")
+    assert "adam & " in table
+    call("mnistjax-report", "sweep", "--figure", "curves", "curves.pdf")
+    assert (empty / "curves.pdf").read_bytes().startswith(b"%PDF")
+    if shutil.which("pdflatex"):
+        page = ["\\documentclass{article}", "\\usepackage{booktabs,graphicx}", "\\begin{document}", table]
+        page += ["\\includegraphics[width=6cm]{curves.pdf}", "\\end{document}"]
+        (empty / "paper.tex").write_text("\n".join(page), encoding="utf-8")
+        subprocess.run(["pdflatex", "-interaction=nonstopmode", "paper.tex"], cwd=empty, check=True)
+        assert (empty / "paper.pdf").stat().st_size > 10_000

@@ -123,25 +123,26 @@ def picture_figure(
 def save(figure: Figure, path: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Writes a figure as PNG and as SVG, or as these kinds (also "pdf"), with the suffix of `path` replaced.
 
-    Returns the files.
-
-    Equal figures give equal files. ConfigError, before anything is written, if mnistjax did not draw an
-    existing file of that name.
+    Returns the files. Equal figures give equal files. ConfigError, before anything is written, if mnistjax
+    did not draw an existing file of that name.
     """
-    contents = {}
-    with style(), warnings.catch_warnings():
-        # Names whose letters the font lacks, or that leave no room, are drawn anyway.
-        warnings.simplefilter("ignore", UserWarning)
-        for kind in kinds:
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, metadata=METADATA[kind])
-            contents[Path(path).with_suffix(f".{kind}")] = file.getvalue()
+    contents = {Path(path).with_suffix(f".{kind}"): render(figure, kind) for kind in kinds}
     for target in contents:
         check_drawn(target)
     files.make_folder(Path(path).parent)
     for target, content in contents.items():
         files.replace(target, content)
     return [*contents]
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """The content of a file of that kind."""
+    file = io.BytesIO()
+    with style(), warnings.catch_warnings():
+        # Names whose letters the font lacks, or that leave no room, are drawn anyway.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(file, format=kind, metadata=METADATA[kind])
+    return file.getvalue()
 
 
 def check_drawn(path: Path) -> None:
@@ -173,7 +174,9 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     with style():
-        return Figure(figsize=(width, height), layout="constrained")
+        figure: Any = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = lambda: render(figure, "png")  # a notebook shows figures of pyplot only
+    return figure
 
 
 def draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
