@@ -130,23 +130,12 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     classes: dict[tuple[str, ...], int] = {}  # the index of each list of class names
     listed = []
     for run, (name, values) in zip(runs, named, strict=True):
-        matrix = run.summary.get("test/confusion_matrix")
-        listed.append(
-            {
-                "name": name,
-                "folder": clean(run.folder),
-                "identity": run.identity,
-                "status": run.status,
-                "reason": run.reason,
-                "seed": run.seed,
-                "epochs": len(run.rows),
-                "values": values,
-                "config": {key: run.config.get(key) for key in ("seed", *config_keys)},
-                "metrics": _metrics(run),
-                "confusion": matrix,
-                "classes": classes.setdefault((*class_names(run),), len(classes)) if matrix else None,
-            }
-        )
+        facts = {
+            "name": name,
+            "values": values,
+            "config": {k: run.config.get(k) for k in ("seed", *config_keys)},
+        }
+        listed.append({**facts, **_describe_run(run, classes)})
     metrics = [name for name in (*TESTED, *CURVES, *TIMES) if any(name in run["metrics"] for run in listed)]
     monitor = find_monitor(runs)
     ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
@@ -167,6 +156,22 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],
         "curves": {name: _pack(runs, name) for name in CURVES},
         "importance": {name: importance(runs, keys, name) for name in (target, monitor)},
+    }
+
+
+def _describe_run(run: RunRecord, classes: dict[tuple[str, ...], int]) -> dict[str, Any]:
+    """What a page knows of a run. New lists of class names are added to `classes`."""
+    matrix = run.summary.get("test/confusion_matrix")
+    return {
+        "folder": clean(run.folder),
+        "identity": run.identity,
+        "status": run.status,
+        "reason": run.reason,
+        "seed": run.seed,
+        "epochs": len(run.rows),
+        "metrics": _metrics(run),
+        "confusion": matrix,
+        "classes": classes.setdefault((*class_names(run),), len(classes)) if matrix else None,
     }
 
 

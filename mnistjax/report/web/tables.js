@@ -240,7 +240,7 @@ function drawFailures() {
 // What differs between two folders, if the report is of two.
 function drawComparison() {
   const found = DATA.comparison;
-  $("comparison").hidden = !found;
+  $("comparison").hidden = $("comparison-link").hidden = !found;
   if (!found) return;
   fillTable($("comparison-lines"), [], found.lines);
   $("comparison-tables").replaceChildren(...found.tables.flatMap(({ metric, rows: [head, ...rows] }) => {
