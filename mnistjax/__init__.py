@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnistjax.report.runs import RunRecord, Runs, read_runs
     from mnistjax.run import Progress, Result, Run
     from mnistjax.step import State
-    from mnistjax.zoo import Card, list_models, load
+    from mnistjax.zoo import Card, list_models, load, save
     from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
     from mnistjax.zoo.features import features, summary
@@ -43,7 +43,7 @@ _ROOMS = {
     "report.runs": ("RunRecord", "Runs", "read_runs"),
     "run": ("Progress", "Result", "Run"),
     "step": ("State",),
-    "zoo": ("Card", "list_models", "load"),
+    "zoo": ("Card", "list_models", "load", "save"),
     "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
     "zoo.features": ("features", "summary"),
@@ -55,7 +55,7 @@ __all__ = [
     "State", "Stopping", "classify", "create_model", "evaluate", "export", "features", "fit", "fit_runs",
     "list_datasets", "list_models", "list_optimizers", "load", "load_data", "make_plan", "make_program",
     "predict", "prepare_backend", "read_digits", "read_runs", "register_dataset", "register_model",
-    "register_optimizer", "summary", "sweep", "to_binary", "to_float", "to_nnx",
+    "register_optimizer", "save", "summary", "sweep", "to_binary", "to_float", "to_nnx",
 ]  # fmt: skip
 
 

@@ -191,7 +191,10 @@ def test_a_second_explanation_replaces_the_first(work, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.mnist", "a.png"], "unknown pretrained model or folder of a run 'nothing.mnist'"),
+        (
+            ["nothing.mnist", "a.png"],
+            "unknown pretrained model, saved file or folder of a run 'nothing.mnist'",
+        ),
         (["run"], "the following arguments are required: IMAGE"),
         (["run", "a.png", "--jsn"], "unrecognized arguments: --jsn"),
         (["run", "a.png", "--explain", "a.png"], "a.png can't be written"),

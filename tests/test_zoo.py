@@ -161,7 +161,7 @@ def test_a_folder_without_a_finished_run_is_refused(run, tmp_path):
         mnistjax.load(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"outputs/nowhere is not a folder"):
         mnistjax.load("outputs/nowhere")
-    with pytest.raises(ConfigError, match="unknown pretrained model or folder of a run ''"):
+    with pytest.raises(ConfigError, match="unknown pretrained model, saved file or folder of a run ''"):
         mnistjax.load("")
     folder = run("model=mlp", "model.hidden=8")
     status = read(folder, "status.json")

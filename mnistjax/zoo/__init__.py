@@ -1,7 +1,7 @@
-"""Trained models, by name from the package or from the folder of a run.
+"""Trained models, by name from the package, from the folder of a run, or from a file that `save` wrote.
 
-A packaged model is a safetensors file in `weights/` with the variables, their card, and the SHA-256 of both,
-as `encode_weights` makes it. The members of an ensemble are stored as float16.
+A packaged model is such a file in `weights/`: a safetensors file with the variables, their card, and the
+SHA-256 of both, as `encode_weights` makes it. The members of a packaged ensemble are stored as float16.
 """
 
 import dataclasses
@@ -39,26 +39,78 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 @isolated()
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
-    """A trained model, its variables and its card, by the name of a packaged model or the folder of a run.
+    """A trained model, its variables and card, by a packaged model's name, a run's folder or a saved file.
 
     `model.apply(variables, images)` are the logits of images (B, H, W, C), uint8 or float in [0, 1], with
     H, W, C in `card.image_shape`.
     ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
     """
     try:
-        if _is_folder(name):
+        if _is_file(name):
+            card, arrays = _read_weights(Path(name))
+        elif _is_folder(name):
             card, arrays = describe_run(Path(name)), read_variables(Path(name))
         else:
-            card, arrays = _read_weights(str(name))
+            card, arrays = _read_weights(_find_weights(str(name)))
     except OSError as error:
         raise ConfigError(f"{name} can't be read: {error.strerror}") from None
+    model = _create(card)
+    variables = checkpoints.unflatten(_find_shapes(model, card), arrays)
+    return model, jax.tree.map(jnp.asarray, variables), card
+
+
+@isolated()
+def save(path: str | Path, model: nn.Module, variables: Mapping[str, Any], card: Card) -> Path:
+    """Writes a trained model into one file that `load` and the tools of safetensors read; returns its path.
+
+    The file has the variables, the card, named after the file, and the SHA-256 of both. It ends in
+    `.safetensors`; an existing file is replaced only if it is one of these. ConfigError, and nothing is
+    written, unless the card and the variables are those of the model.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"{path} must end in {SUFFIX}")
+    if model != _create(card):
+        raise ConfigError(
+            f"the card of {card.name} is that of another model: {card.model} {dict(card.options)}"
+        )
+    arrays = checkpoints.flatten(variables)
+    checkpoints.unflatten(_find_shapes(model, card), arrays)
+    if path.is_symlink() or path.exists():
+        _check_replaceable(path)
+    files.make_folder(path.parent)
+    files.replace(path, encode_weights(dataclasses.replace(card, name=path.stem), arrays))
+    return path
+
+
+def _create(card: Card) -> nn.Module:
+    """The model that a card describes."""
     model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
     if card.members > 1:
         from mnistjax.zoo.ensemble import Ensemble
 
-        model = Ensemble(model, card.members)
-    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *card.image_shape), jnp.uint8))
-    return model, jax.tree.map(jnp.asarray, checkpoints.unflatten(template, arrays)), card
+        return Ensemble(model, card.members)
+    return model
+
+
+def _find_shapes(model: nn.Module, card: Card) -> Any:
+    """The shapes of the variables of a card's model."""
+    images = jnp.zeros((1, *card.image_shape), jnp.uint8)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises ConfigError unless a file that `save` wrote has this name."""
+    try:
+        fields = checkpoints.read_meta(path)
+        _make_card(str(path), fields)
+    except (ConfigError, OSError):
+        raise ConfigError(f"{path} is no model that was saved here, so it is not replaced") from None
+
+
+def _is_file(name: str | Path) -> bool:
+    """Whether a name means a file that `save` wrote: it ends in its suffix, and is no folder."""
+    return Path(name).suffix == SUFFIX and not Path(name).is_dir()
 
 
 def _is_folder(name: str | Path) -> bool:
@@ -71,7 +123,7 @@ def _is_folder(name: str | Path) -> bool:
 
 def read_card(name: str) -> Card:
     """The card of a packaged model; ConfigError for an unknown name or a damaged file."""
-    return _read_weights(name)[0]
+    return _read_weights(_find_weights(name))[0]
 
 
 def describe_run(folder: Path, **more: Any) -> Card:
@@ -134,17 +186,24 @@ def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
     return checkpoints.encode_checkpoint(arrays, meta)
 
 
-def _read_weights(name: str) -> tuple[Card, dict[str, np.ndarray]]:
-    """The card and the float32 arrays of a packaged model."""
+def _find_weights(name: str) -> Path:
+    """The file of a packaged model."""
     names = list_models(pretrained=True)
     if name not in names:
-        raise unknown("pretrained model or folder of a run", name, names)
-    weights = checkpoints.read_checkpoint(WEIGHTS / f"{name}{SUFFIX}")
+        raise unknown("pretrained model, saved file or folder of a run", name, names)
+    return WEIGHTS / f"{name}{SUFFIX}"
+
+
+def _read_weights(path: Path) -> tuple[Card, dict[str, np.ndarray]]:
+    """The card and the float32 arrays in a file that `save` wrote, or of a packaged model."""
+    if path.name in (checkpoints.CHECKPOINT, checkpoints.PREVIOUS):
+        raise ConfigError(f"{path} is the checkpoint of a run; give the folder of the run, {path.parent}")
+    weights = checkpoints.read_checkpoint(path)
     arrays = {
-        path: array.astype(np.float32) if array.dtype == np.float16 else array
-        for path, array in weights.arrays.items()
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in weights.arrays.items()
     }
-    return _make_card(str(weights.path), weights.meta, weights.sha256), arrays
+    return _make_card(str(path), weights.meta, weights.sha256), arrays
 
 
 def _make_card(where: str, fields: Mapping[str, Any], sha256: str = "") -> Card:

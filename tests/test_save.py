@@ -1,0 +1,159 @@
+"""A trained model in one file: it comes back as it was, and a foreign or damaged file costs one line."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+import mnistjax
+from mnistjax import checkpoints, zoo
+from mnistjax.cli import main, predict
+from mnistjax.config import ConfigError, to_plain
+
+PACKAGED = mnistjax.list_models(pretrained=True)
+FEW = ["neuron.mnist_zero", "mlp.mnist"]  # the others are slow
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in PACKAGED]
+)
+def test_a_packaged_model_comes_back_with_its_bits(tmp_path, name):
+    model, variables, card = mnistjax.load(name)
+    path = mnistjax.save(tmp_path / "new" / "mine.mnist.safetensors", model, variables, card)
+    again, restored, found = mnistjax.load(path)
+    assert again == model
+    same(variables, restored)
+    images = np.random.default_rng(0).integers(0, 256, (5, *card.image_shape), dtype=np.uint8)
+    same(model.apply(variables, images), again.apply(restored, images))
+    assert found.name == "mine.mnist"
+    assert dataclasses.replace(found, name=card.name, sha256="") == dataclasses.replace(card, sha256="")
+    with safetensors.safe_open(path, "numpy") as file:  # what others read it with
+        assert json.loads(file.metadata()["mnistjax"])["meta"]["model"] == card.model
+    arrays = safetensors.numpy.load_file(path)
+    same(arrays, checkpoints.flatten(variables))
+    first = path.read_bytes()
+    mnistjax.save(str(path), again, restored, found)
+    assert path.read_bytes() == first
+
+
+@pytest.fixture
+def run(work):
+    words = ["data=digits", "train.epochs=1", "model=mlp", "model.hidden=8", "hydra.run.dir=here"]
+    assert main(words) == 0
+    return mnistjax.load("here")
+
+
+def test_a_run_becomes_a_file_without_its_folder(run, work, capsys):
+    model, variables, card = run
+    mnistjax.save("my.safetensors", model, variables, card)
+    assert b"here" not in (work / "my.safetensors").read_bytes()
+    _, restored, found = mnistjax.load("my.safetensors")
+    same(variables, restored)
+    assert (found.name, found.data, len(found.sha256)) == ("my", "digits", 64)
+    from PIL import Image
+
+    from pictures import draw
+
+    Image.fromarray(draw("27")).save("picture.png")
+    capsys.readouterr()
+    assert predict.main(["my.safetensors", "picture.png"]) == 0
+    assert capsys.readouterr().out.startswith("picture.png: ")
+
+
+def test_what_does_not_belong_together_is_not_saved(run, work):
+    model, variables, card = run
+    other = mnistjax.create_model("mlp", hidden=[9])
+    for one, values, about, message in [
+        (model, variables, mnistjax.load("mlp.mnist")[2], "that of another model: mlp"),
+        (other, variables, card, "that of another model"),
+        (model, {"params": {}}, card, "is missing, expected float32"),
+        (model, jax.tree.map(lambda x: x[:1], variables), card, r"expected float32\["),
+        (model, jax.tree.map(lambda x: x.astype("float16"), variables), card, "found float16"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            mnistjax.save("new/my.safetensors", one, values, about)
+    with pytest.raises(ConfigError, match=r"my.npz must end in .safetensors"):
+        mnistjax.save("my.npz", *run)
+    assert {path.name for path in work.iterdir()} == {"here"}
+
+
+def test_only_a_saved_model_is_replaced(run, work):
+    safetensors.numpy.save_file({"a": np.zeros(3)}, "foreign.safetensors")
+    (work / "text.safetensors").write_text("mine")
+    os.symlink("target.safetensors", "link.safetensors")
+    checkpoint = work / "here" / checkpoints.CHECKPOINT
+    before = {path: path.read_bytes() for path in (work / "foreign.safetensors", work / "text.safetensors")}
+    before[checkpoint] = checkpoint.read_bytes()
+    for path in (*before, work / "link.safetensors"):
+        with pytest.raises(ConfigError, match="is no model that was saved here, so it is not replaced"):
+            mnistjax.save(path, *run)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not os.path.lexists("target.safetensors")
+
+
+def test_a_file_that_is_damaged_or_of_others_costs_a_line(run, work):
+    path = mnistjax.save("my.safetensors", *run)
+    content = path.read_bytes()
+    safetensors.numpy.save_file({"a": np.zeros(3)}, "foreign.safetensors")
+    for place in range(0, len(content), max(1, len(content) // 40)):
+        for damaged in (content[:place], content[:place] + b"\xff" + content[place + 1 :]):
+            if damaged == content:
+                continue
+            path.write_bytes(damaged)
+            with pytest.raises(ConfigError) as error:
+                mnistjax.load(path)
+            assert "\n" not in str(error.value)
+    for name, message in {
+        "nowhere.safetensors": "No such file",
+        "foreign.safetensors": "not a checkpoint of ours",
+        f"here/{checkpoints.CHECKPOINT}": "is the checkpoint of a run; give the folder of the run, here",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            mnistjax.load(name)
+
+
+ODD = [
+    None,
+    -1,
+    0,
+    10**30,
+    1.5,
+    "",
+    "x" * 1000,
+    [],
+    {},
+    [[]],
+    ["../../etc"],
+    True,
+    float("nan"),
+    "cnn",
+    [10**12],
+]
+
+
+def test_no_card_of_a_stranger_does_anything_but_cost_a_line(run, work):
+    """Its SHA-256 is right, because a stranger can compute it, too."""
+    _, variables, card = run
+    fields, arrays = to_plain(card), checkpoints.flatten(variables)
+    tried = [{key: odd} for key in fields for odd in ODD]
+    tried += [{"options": [["hidden", odd]]} for odd in ODD] + [{"options": [[odd, 1]]} for odd in ODD]
+    for change in tried:
+        (work / "x.safetensors").write_bytes(checkpoints.encode_checkpoint(arrays, {**fields, **change}))
+        lines = ["fine"]
+        try:
+            _, _, found = mnistjax.load("x.safetensors")
+            assert zoo.encode_weights(found, arrays)
+        except ConfigError as error:
+            lines = str(error).splitlines()
+        assert len(lines) == 1
+    assert {path.name for path in work.iterdir()} == {"here", "x.safetensors"}
