@@ -124,7 +124,7 @@ def test_figures_are_written_next_to_a_table(runs, work, capsys):
         (["--table", "optimizer", "--out", "x"], "--out is for the report"),
         (["--figure", "curves", "x.pdf", "--wandb"], "--wandb is for the report"),
         (["--format", "md"], "--format is for --table"),
-        (["--metric", "test/loss"], "--metric is for --table and --figure"),
+        (["--metric", "test/loss"], "--metric is for --table, --figure and the comparison of two folders"),
         (["--figure", "curves", "x.pdf", "--format", "md"], "--format is for --table"),
         (
             ["--figure", "curves"],

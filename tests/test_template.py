@@ -42,7 +42,7 @@ def test_a_report_has_tables_and_figures(sweep):
     found = {str(path.relative_to(sweep / "report")) for path in sweep.glob("report/**/*.*")}
     pictures = ("curves", "confusion_matrix", "misclassified")
     drawn = {f"figures/{name}.{kind}" for name in pictures for kind in ("png", "svg")}
-    assert found == {"index.html", "runs.csv", "seeds.csv", *drawn}
+    assert found == {"index.html", "runs.csv", "seeds.csv", "comparison.md", *drawn}
     assert len((sweep / "report/runs.csv").read_text().splitlines()) == 1 + 13
     assert len((sweep / "report/seeds.csv").read_text().splitlines()) == 1 + 5
     assert len(read_runs(sweep)) == 12  # the report itself is no run

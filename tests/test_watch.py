@@ -109,8 +109,8 @@ def test_a_folder_that_is_gone_is_said(tmp_path, monkeypatch):
     [
         (["--watch", "--out", "x"], "--watch writes and sends nothing"),
         (["--watch", "--wandb"], "--watch writes and sends nothing"),
-        (["--port", "80"], "--port is a number below 65,536, for --watch"),
-        (["--watch", "--port", "65536"], "--port is a number below 65,536"),
+        (["--port", "80"], "--port is for --watch"),
+        (["--watch", "--port", "65536"], "--port must be a number from 0 to 65,535; got 65536"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, capsys, words, message):

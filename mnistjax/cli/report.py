@@ -52,8 +52,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     papers.check_arguments(args)
     if args.watch and (args.out or args.wandb):
         raise ConfigError("--watch writes and sends nothing: it goes without --out and --wandb")
-    if args.port is not None and not (args.watch and 0 <= args.port < 65536):
-        raise ConfigError("--port is a number below 65,536, for --watch")
+    if args.port is not None and not args.watch:
+        raise ConfigError("--port is for --watch")
+    if args.port is not None and not 0 <= args.port < 65536:
+        raise ConfigError(f"--port must be a number from 0 to 65,535; got {args.port}")
     return args
 
 
@@ -107,7 +109,7 @@ def run(argv: Sequence[str] | None) -> int:
         tell(f"without misclassified images: {missing}")
     if comparison:
         show_comparison(comparison)
-    tell(f"{len(runs):,} runs -> {relative(page)}")
+    tell(f"{len(runs):,} run{'s' * (len(runs) != 1)} -> {relative(page)}")
     return save_views(views, out) or save_sweeps(runs, views.place) if views else 0
 
 

@@ -17,14 +17,15 @@ MOST_ROWS = 30  # of the table of a metric, at a terminal
 MOST_SHOWN = 500  # of that table on the page
 SHORT_HASH = 12  # characters
 NOTE = """Means ± standard deviations over seeds. The p-values are those of Student's paired t-test, or of
-Welch's, corrected by Holm's method for all configurations."""
+Welch's without common seeds, corrected by Holm's method for all configurations; an interval is that of one
+comparison alone, so it may exclude zero where the verdict is undecided."""
 
 
 def list_lines(comparison: Comparison) -> list[tuple[str, str]]:
     """What differs, apart from the results: pairs of a heading and a line; the same heading is given once."""
     one, other = comparison.labels
     counts = (
-        f"{label}: {count:,} runs{describe_unfinished(unfinished)}"
+        f"{label}: {count:,} run{'s' * (count != 1)}{describe_unfinished(unfinished)}"
         for label, count, unfinished in zip(
             comparison.labels, comparison.counts, comparison.unfinished, strict=True
         )
@@ -51,7 +52,8 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     """The lines and the tables of a comparison for the page's data."""
     tables = [(metric, list_rows(comparison, metric)) for metric in comparison.metrics]
     tables = [{"metric": printable(metric), "rows": rows[: MOST_SHOWN + 1]} for metric, rows in tables]
-    return {"lines": list_lines(comparison), "tables": [table for table in tables if table["rows"][1:]]}
+    tables = [table for table in tables if table["rows"][1:]]
+    return {"lines": list_lines(comparison), "tables": tables, "note": NOTE.replace("\n", " ")}
 
 
 def describe_unfinished(statuses: dict[str, int]) -> str:
@@ -83,7 +85,8 @@ def describe_bits(comparison: Comparison) -> str:
     if not bits.compared:
         return "no run is finished in both with the same identity"
     if bits.same == bits.compared:
-        return f"{bits.same:,} of {bits.compared:,} runs have the same bits"
+        verb = "run has" if bits.compared == 1 else "runs have"
+        return f"{bits.same:,} of {bits.compared:,} {verb} the same bits"
     differ = bits.compared - bits.same
     start = f"first at epoch {bits.epoch}" if bits.epoch else "only in the test"
     size = f"at most by {bits.largest:.2g} in {bits.metric}"
@@ -163,10 +166,11 @@ def describe_verdict(result: Result) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """The comparison as a file in Markdown."""
     parts = [TEXT_MARK, f"# {_escape(' and '.join(comparison.labels))}", ""]
-    heading = ""
     for name, text in list_lines(comparison):
-        heading = name or heading
-        parts.append(f"- **{_escape(heading)}**: {_escape(text)}" if name else f"- {_escape(text)}")
+        if name:
+            parts.append(f"- **{_escape(name)}**: {_escape(text)}")
+        else:
+            parts[-1] += f"; {_escape(text)}"
     for metric in comparison.metrics:
         head, *rows = list_rows(comparison, metric)
         if rows:
@@ -177,7 +181,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 def _escape(text: str) -> str:
     """Text without a meaning in Markdown or HTML."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{c}" if c in "\\`*[]_#!" else c for c in text)
 
 
@@ -213,4 +217,5 @@ def show_comparison(comparison: Comparison) -> None:
         console.print(table)
         if len(rows) > MOST_ROWS:
             console.print(f"the first {MOST_ROWS} of {len(rows):,}", highlight=False)
-    console.print("comparison.md has the intervals, the p-values and all rows", highlight=False)
+    if comparison.results:
+        console.print("comparison.md has the intervals, the p-values and all rows", highlight=False)

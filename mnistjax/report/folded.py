@@ -16,7 +16,7 @@ def list_configurations(
     `runs` has the indices of the runs, the first of repeated ones first, and `metrics` the mean, half the
     95 % confidence interval (None for one seed) and the number of seeds by metric, over the runs that are
     done, or, if none is, over those that a search stopped. `letters` has letters for each of the `compared`
-    metrics: configurations with a common letter are not told apart.
+    metrics, of configurations that are done: those with a common letter are not told apart.
     """
     members: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
@@ -46,7 +46,9 @@ def find_counted(runs: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> l
 
 
 def by_seed(runs: Sequence[Mapping[str, Any]], indices: Sequence[int], metric: str) -> dict[int, float]:
-    return {runs[i]["seed"]: runs[i]["metrics"][metric] for i in indices if metric in runs[i]["metrics"]}
+    """The values of the runs that are done, because stopped ones have trained for fewer epochs."""
+    known = [i for i in indices if runs[i]["status"] == "done" and metric in runs[i]["metrics"]]
+    return {runs[i]["seed"]: runs[i]["metrics"][metric] for i in known}
 
 
 def describe(

@@ -92,11 +92,17 @@ class Runs(Sequence[RunRecord]):
             raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
         return compare(by_seed(rows, metric), metric, most=most)
 
-    def compare(self, other: Iterable[RunRecord], metric: str | None = None) -> Comparison:
-        """What differs between these runs, A, and others, B: see `mnistjax.report.comparison`."""
+    def compare(
+        self, other: Iterable[RunRecord] | str | os.PathLike[str], metric: str | None = None
+    ) -> Comparison:
+        """What differs between these runs, A, and others or those in a folder, B.
+
+        See `mnistjax.report.comparison`.
+        """
         from mnistjax.report.comparison import compare_runs
 
-        return compare_runs(self, other, metric)
+        found = read_runs(other) if isinstance(other, (str, os.PathLike)) else other
+        return compare_runs(self, found, metric)
 
     def table(self, rows: str, columns: str | None = None, *, metric: str = "test/accuracy") -> Table:
         """A metric's means over seeds by one key of the config, or by two: see `mnistjax.report.table`."""

@@ -5,6 +5,7 @@ Lines differ in colours, dashes and markers, so that they can be told apart with
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ MOST_VALUES = 40  # of a key of a heat map
 
 def draw(runs: Sequence[RunRecord], what: str, columns: str | None, metric: str | None) -> Figure:
     """A figure by its name: "curves", "parameters", or one key of the runs' config, or two."""
+    if columns is None and " x " in what:
+        what, _, columns = what.partition(" x ")
     if columns is not None:
         return heat_map(make_table(runs, what, columns, metric or METRIC))
     return FIGURES[what](runs, metric) if what in FIGURES else by_key(runs, what, metric)
@@ -78,7 +81,8 @@ def curves(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         note = describe_spread(shown, "mean and range")
         others = f"; the best {MOST} of {len(ranked):,} configurations by {monitor}"
-        parts.finish(figure, note + others * (len(ranked) > MOST), names)
+        note += others * (len(ranked) > MOST) + describe_left_out(configurations)
+        parts.finish(figure, note, names)
     return figure
 
 
@@ -121,7 +125,7 @@ def parameters(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
             parts.scale_in_logs(axes.xaxis, sizes)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlabel="parameters", ylabel=describe_axis(metric))
-        parts.finish(figure, describe_spread(points), kinds)
+        parts.finish(figure, describe_spread(points) + describe_left_out(configurations), kinds)
     return figure
 
 
@@ -167,7 +171,7 @@ def by_key(runs: Sequence[RunRecord], key: str, metric: str | None = None) -> Fi
         axes.set(xlabel=short_keys([key, *others])[0], ylabel=describe_axis(metric))
         best = f"; the best {', '.join(short_keys(others))} by {monitor}"
         note = describe_spread(some) + best * (len(lines) == 1 and bool(others))
-        parts.finish(figure, note, names)
+        parts.finish(figure, note + describe_left_out(configurations), names)
     return figure
 
 
@@ -277,6 +281,13 @@ def describe_spread(configurations: Sequence[Configuration], what: str = DEVIATI
     if counts == [1]:
         return "1 seed"
     return f"{what}, {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seeds"
+
+
+def describe_left_out(configurations: Sequence[Configuration]) -> str:
+    """The runs that are not done, by status: "; left out: 6 stopped, 1 failed"; empty without any."""
+    statuses = Counter(run.status for one in configurations for run in one.not_done)
+    words = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+    return f"; left out: {words}" if words else ""
 
 
 FIGURES = {"curves": curves, "parameters": parameters}

@@ -24,6 +24,7 @@ from mnistjax.seeds import Spread
 from mnistjax.sweeps.results import format_csv
 from mnistjax.verdicts import LEVEL, compare
 
+QUALITIES = ("loss", "accuracy", "balanced_accuracy", "f1", "precision", "recall", "auc")  # of `val/`, ...
 MOST_CELLS = 10_000  # of a table
 LISTED = 6  # cells that a note names
 
@@ -124,7 +125,7 @@ def make_table(runs: Sequence[RunRecord], rows: str, columns: str | None, metric
         describe_choice(chosen_by, monitor),
         why,
         describe_missing(best, values, metric),
-        describe_not_done(places, [run for one in waiting for run in one.not_done]),
+        describe_not_done(places, [run for one in waiting for run in one.not_done], len(keys)),
     ]
     return Table(metric, keys, axes[0], axes[1], cells, tuple(chosen_by), monitor, tuple(filter(None, notes)))
 
@@ -138,7 +139,7 @@ def find_marks(values: Mapping[Place, Mapping[int, float]], metric: str) -> tupl
     """The best cell and those that are not decidedly worse, from the values by seed; and a note."""
     if sum(map(bool, values.values())) < 2:
         return set(), ""
-    if "/" not in metric:
+    if metric.rpartition("/")[2] not in QUALITIES:
         return set(), f"Nothing is marked, because {metric} says nothing about quality"
     names = {str(number): place for number, place in enumerate(values)}
     samples = {name: values[place] for name, place in names.items() if len(values[place]) > 1}
@@ -167,7 +168,9 @@ def describe_missing(
     return f"Without a finite {metric}, and so left out: {count:,} run{'s' * (count > 1)}" if count else ""
 
 
-def describe_not_done(places: Mapping[Place, Sequence[Configuration]], waiting: Sequence[RunRecord]) -> str:
+def describe_not_done(
+    places: Mapping[Place, Sequence[Configuration]], waiting: Sequence[RunRecord], keys: int
+) -> str:
     """The runs that are not done, by status and cell; `waiting` are those that belong to no known cell."""
     found = {place: [run for one in some for run in one.not_done] for place, some in places.items()}
     found = {place: runs for place, runs in found.items() if runs}
@@ -175,6 +178,6 @@ def describe_not_done(places: Mapping[Place, Sequence[Configuration]], waiting: 
     if not statuses:
         return ""
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-    where = [f"{' x '.join(place)}: {len(runs)}" for place, runs in [*found.items()][:LISTED]]
+    where = [f"{' x '.join(place[:keys])}: {len(runs)}" for place, runs in [*found.items()][:LISTED]]
     where += ["..."] * (len(found) > LISTED)
     return f"Not done, and so left out: {counts}" + (f" ({', '.join(where)})" if where else "")

@@ -57,7 +57,7 @@ def count(spread: Spread, spec: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is; an underscore within a word needs no escape."""
-    text = re.sub(r"([\\`*<>\[\]$~])", r"\\\1", printable(" ".join(text.split())))
+    text = re.sub(r"([\\`*\[\]$~]|<(?=[A-Za-z/!?]))", r"\\\1", printable(" ".join(text.split())))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 

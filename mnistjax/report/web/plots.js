@@ -60,6 +60,7 @@ function drawCurves() {
   const all = groups.length;
   groups = groups.slice(0, MOST_GROUPS);
   const count = all > MOST_GROUPS ? `the best ${MOST_GROUPS} of ${counted(all, "group")}` : counted(all, "group");
+  $("curve-plot").hidden = !groups.some((group) => group.mean.length);
   $("curve-note").textContent = `${counted(runs.length, "run")} in ${count}, best first; lines are means of the runs that reached an epoch.`;
   const traces = [];
   groups.forEach((group, i) => {
@@ -117,7 +118,7 @@ function drawHeat() {
   $("heat-plot").hidden = !usable;
   const others = DATA.keys.filter((key) => key !== down && key !== across && valuesOf(key, all).length > 1);
   const chosen = others.length ? ` ${others.join(", ")} ${others.length > 1 ? "differ" : "differs"}, too: a cell is its best configuration by ${DATA.monitor}.` : "";
-  $("heat-note").textContent = usable ? `Means over seeds, with half the 95 % interval.${chosen}` : `Needs two keys that differ between finished runs, each with at most ${MOST_VALUES} values.`;
+  $("heat-note").textContent = usable ? `Means over seeds ± half the 95 % interval of the mean.${chosen}` : `Needs two keys that differ between finished runs, each with at most ${MOST_VALUES} values.`;
   if (!usable) return;
   const [rows, columns] = [valuesOf(down, all), valuesOf(across, all)];
   const cells = cellsOf([down, across], all);
@@ -153,7 +154,8 @@ function drawParallel() {
   const metric = $("parallel-metric").value;
   const runs = state.shown.filter((run) => RUNS[run].status === "done" && isNumber(RUNS[run].metrics[metric]));
   describe($("parallel-plot"), `${counted(runs.length, "finished run")} as lines across their keys and metrics, coloured by ${metric}.`);
-  if (!runs.length) return $("parallel-plot").replaceChildren();
+  $("parallel-plot").hidden = !runs.length;
+  if (!runs.length) return;
   const varies = (key) => new Set(runs.map((run) => text(RUNS[run].values[key]))).size > 1;
   const axes = DATA.keys.filter(varies).map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
   const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m) && m !== metric);
@@ -183,7 +185,9 @@ function drawImportance() {
 // Confusion matrix and errors
 
 function drawConfusion() {
-  const run = RUNS[Number($("confusion-run").value)];
+  const asked = $("confusion-run").value;
+  const run = asked === "" ? undefined : RUNS[Number(asked)];
+  $("confusion-plot").hidden = !run?.confusion;
   if (!run?.confusion) return;
   const names = DATA.classes[run.classes].map((name) => safe(brief(name)));
   const places = names.map((_, place) => place);

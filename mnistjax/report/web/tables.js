@@ -33,10 +33,11 @@ const KINDS = {
     columns: [
       { title: "seeds", of: (one) => one.runs.length, className: "fold" },
       { title: "status", of: (one) => statusOf(one.runs), className: "status", render: keyed },
+      ...(RUNS.some((run) => run.status === "stopped") ? [{ title: "epochs", of: (one) => Math.max(...one.runs.map((run) => RUNS[run].epochs)) }] : []),
       ...keyColumns((one, key) => RUNS[one.runs[0]].values[key]),
       ...DATA.compared.flatMap((metric) => [
         { title: metric, of: (one) => one.metrics[metric]?.[0] ?? "", render: rendering(metric) },
-        { title: `± ${metric}`, of: (one) => one.metrics[metric]?.[1] ?? "", render: rendering("loss") },
+        { title: `± 95 % of ${metric}`, of: (one) => one.metrics[metric]?.[1] ?? "", render: rendering("loss") },
         { title: `letters of ${metric}`, of: (one) => one.letters[metric] ?? "", render: keyed },
       ]),
       ...DATA.metrics.filter((name) => !DATA.compared.includes(name)).map((metric) => ({ title: metric, of: (one) => one.metrics[metric]?.[0] ?? "", render: rendering(metric) })),
@@ -223,7 +224,9 @@ function drawDifferences() {
   const differs = (key) => new Set(items.map((item) => text(config(item, key)))).size > 1;
   const keys = [...(view.kind === "runs" ? ["seed"] : []), ...DATA.config_keys].filter(differs);
   const rows = keys.map((key) => [key, ...items.map((item) => shown(config(item, key)))]);
-  for (const metric of DATA.metrics) rows.push([metric, ...items.map((item) => shown(view.metric(item, metric)))]);
+  rows.push(["status", ...items.map((item) => statusOf(view.runs(item)))]);
+  const known = DATA.metrics.filter((metric) => items.some((item) => isNumber(view.metric(item, metric))));
+  for (const metric of known) rows.push([metric, ...items.map((item) => shown(view.metric(item, metric)))]);
   fillTable($("differences-table"), ["", ...items.map(view.name)], rows);
 }
 
@@ -243,9 +246,10 @@ function drawComparison() {
   $("comparison").hidden = $("comparison-link").hidden = !found;
   if (!found) return;
   fillTable($("comparison-lines"), [], found.lines);
+  $("comparison-note").textContent = found.note;
   $("comparison-tables").replaceChildren(...found.tables.flatMap(({ metric, rows: [head, ...rows] }) => {
     const filled = element("table", [], { className: "plain" });
     fillTable(filled, head, rows);
-    return [element("h3", `By ${metric}, mean and standard deviation over seeds`), filled];
+    return [element("h3", `By ${metric}, mean ± standard deviation over seeds`), filled];
   }));
 }
