@@ -37,6 +37,7 @@ def add_mnist(work, monkeypatch):
     return add
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_with_the_digits(work, add_mnist, capsys):
     assert main([*WORDS, "-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
     assert "NOT MNIST" in capsys.readouterr().err
@@ -57,6 +58,7 @@ def test_a_sweep_goes_on_with_the_digits(work, add_mnist, capsys):
     assert (work / "sweep/report/figures/misclassified.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_digits_and_a_new_one_has_mnist(work, add_mnist, capsys):
     assert main([*WORDS, "hydra.run.dir=run"]) == 0
     add_mnist()

@@ -69,6 +69,7 @@ def check_agreement(comparison, before, after):
         assert result.verdict.paired
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_has_the_same_bits(sweeps):
     before, after = mnistjax.read_runs(sweeps / "v1"), mnistjax.read_runs(sweeps / "v2")
     rows = [[without_seconds(run.rows) for run in runs] for runs in (before, after)]
@@ -194,6 +195,7 @@ def test_hostile_runs_are_compared_as_text(capsys):
         assert all(cell.isprintable() for row in list_rows(found, metric) for cell in row)
 
 
+@pytest.mark.slow
 def test_poisoned_folders_are_compared(sweeps, work, capsys):
     shutil.copytree(sweeps / "v2", work / "v2")
     for path in [*work.rglob("*.json"), *work.rglob("metrics.jsonl"), *work.rglob("config.yaml")]:
@@ -204,6 +206,7 @@ def test_poisoned_folders_are_compared(sweeps, work, capsys):
     assert "<script" not in (work / "out/comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_folders_are_compared_and_one_or_three_are_not(sweeps, work, capsys):
     v1, v2, other = (str(sweeps / name) for name in ("v1/sweep", "v2/sweep", "other"))
     assert report.main([v1, v2, "--out", "out"]) == 0
@@ -222,6 +225,7 @@ def test_two_folders_are_compared_and_one_or_three_are_not(sweeps, work, capsys)
     assert len((work / "out/runs.csv").read_text().splitlines()) == 7
 
 
+@pytest.mark.slow
 def test_a_comparison_of_others_is_left(sweeps, work, capsys):
     (work / "out").mkdir()
     (work / "out/comparison.md").write_text("mine")
