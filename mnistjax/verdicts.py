@@ -113,9 +113,7 @@ def _judge(names: tuple[str, str], size: int, test: Comparison, p: float, increa
 
     `p` is corrected; `increasing` are the p-values of all comparisons, not corrected.
     """
-    others = len(increasing) - np.searchsorted(
-        increasing, test.p
-    )  # that are not more significant, and itself
+    others = len(increasing) - np.searchsorted(increasing, test.p)  # not more significant, and itself
     more = find_more_seeds(test, size, int(others)) if p >= LEVEL else None
     numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
     return Verdict(*names, *numbers, more)
@@ -246,9 +244,18 @@ def compare_with_rest(ranked: Sequence[Sample]) -> Iterator[Comparison]:
         error[paired] = (one.values - same).std(ddof=1, axis=1) / np.sqrt(size[i])
         freedom[paired] = size[i] - 1
         error[error <= 1e-12 * np.maximum(1.0, np.abs(difference))] = 0.0  # all seeds differ by the same
-        p = np.where(difference == 0, 1.0, 0.0)
+        p = np.where(difference == 0, 1.0, sign_p_value(np.minimum(size[i], size[rest])))
         p[error > 0] = 2 * stdtr(freedom, -np.abs(difference) / np.where(error > 0, error, 1))[error > 0]
         yield Comparison(difference, error, freedom, p, paired, size[rest])
+
+
+def sign_p_value(size: Any) -> Any:
+    """The two-sided p-value of the sign test of seeds that all differ in the same direction.
+
+    It stands for the t-test if they all differ by the same, which then would be sure of the difference. But
+    an accuracy is a number of images: those of two seeds often differ by the same by chance.
+    """
+    return 2.0 ** (1.0 - size)
 
 
 def find_interval(test: Comparison) -> tuple[float, float]:
@@ -286,6 +293,9 @@ def find_more_seeds(test: Comparison, size: int, comparisons: int) -> int | None
     size = min(size, int(test.size))
     count = np.arange(size + 1, size + 1 + MOST_SEEDS)
     freedom = (count - 1) * (1 if test.paired else 2)
-    p = 2 * comparisons * stdtr(freedom, -test.difference / (test.error * size**0.5) * np.sqrt(count))
-    enough = np.flatnonzero(p < LEVEL)
+    if test.error:
+        p = 2 * stdtr(freedom, -test.difference / (test.error * size**0.5) * np.sqrt(count))
+    else:
+        p = sign_p_value(count)
+    enough = np.flatnonzero(comparisons * p < LEVEL)
     return int(count[enough[0]] - size) if len(enough) else None

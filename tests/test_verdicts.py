@@ -78,6 +78,17 @@ def test_false_verdicts_are_as_rare_as_stated(paired, configurations):
     assert wrong <= 600 * 0.05 + 2 * (600 * 0.05 * 0.95) ** 0.5
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_false_verdicts_on_few_images_are_as_rare_as_stated(seeds):
+    """The accuracy on 359 images, of two networks that are equally good."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(2_000):
+        right = random.binomial(359, 0.95, size=(2, seeds)) / 359
+        (verdict,) = compare({"a": by_seed(right[0]), "b": by_seed(right[1])}, "test/accuracy")
+        wrong += verdict.decided
+    assert wrong <= 2_000 * 0.05 + 2 * (2_000 * 0.05 * 0.95) ** 0.5
+
+
 def test_the_number_of_more_seeds_decides_about_half_of_the_time():
     random, decided, asked = np.random.default_rng(1), [], []
     while len(decided) < 200:
@@ -128,10 +139,13 @@ def test_verdicts_in_words():
     assert f"{replace(open_, more=1):.2%}".endswith("; about 1 more seed would decide")
 
 
-def test_equal_differences_are_decided_and_equal_values_are_not():
+def test_equal_differences_need_six_seeds_and_equal_values_are_undecided():
+    """By the sign test, whose smallest p-value for n seeds is 2^(1 - n)."""
     one, other = by_seed([0.5, 0.75, 1.0]), by_seed([0.25, 0.5, 0.75])
     (verdict,) = compare({"a": one, "b": other}, "val/accuracy")
-    assert (verdict.p, verdict.decided) == (0.0, True)
+    assert (verdict.p, verdict.decided, verdict.more) == (0.25, False, 3)
+    (verdict,) = compare({"a": by_seed([0.5] * 6), "b": by_seed([0.25] * 6)}, "val/accuracy")
+    assert (verdict.p, verdict.decided) == (2**-5, True)
     (verdict,) = compare({"a": one, "b": dict(one)}, "val/accuracy")
     assert (verdict.p, verdict.decided, verdict.more) == (1.0, False, None)
 
