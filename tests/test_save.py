@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import yaml
 
 import mnistjax
 from mnistjax import checkpoints, zoo
@@ -157,3 +158,48 @@ def test_no_card_of_a_stranger_does_anything_but_cost_a_line(run, work):
             lines = str(error).splitlines()
         assert len(lines) == 1
     assert {path.name for path in work.iterdir()} == {"here", "x.safetensors"}
+
+
+def test_a_folder_for_the_hub_comes_back_and_says_what_it_is(tmp_path, capsys):
+    model, variables, card = mnistjax.load("neuron.mnist_zero")
+    folder = mnistjax.save_pretrained(tmp_path / "zeros", model, variables, card, license="apache-2.0")
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    again, restored, found = mnistjax.load(folder)
+    assert (again, found.name) == (model, "zeros")
+    same(variables, restored)
+    same(restored, mnistjax.load(str(folder / "model.safetensors"))[1])
+    config = json.loads((folder / "config.json").read_bytes())
+    assert (config["model_type"], config["num_classes"], config["image_shape"]) == ("neuron", 1, [28, 28, 1])
+    assert config["id2label"] == {str(number): name for number, name in enumerate(card.class_names)}
+    _, head, text = (folder / "README.md").read_text().split("---\n", 2)
+    meta = yaml.safe_load(head)
+    assert (meta["license"], meta["library_name"]) == ("apache-2.0", "mnistjax")
+    (result,) = meta["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "mnist"
+    assert {one["type"]: one["value"] for one in result["metrics"]} == {
+        "accuracy": card.test_accuracy,
+        "f1": card.test_f1,
+    }
+    assert 'mnistjax.load("FOLDER")' in text
+    assert f"{card.parameters:,} parameters" in text
+
+
+def test_a_readme_of_ones_own_and_other_models_stay(run, tmp_path):
+    folder = mnistjax.save_pretrained(tmp_path / "mine", *run)
+    first = (folder / "README.md").read_text()
+    mnistjax.save_pretrained(folder, *run, license="mit")
+    assert "license: mit" in (folder / "README.md").read_text()
+    (folder / "README.md").write_text("my own words")
+    mnistjax.save_pretrained(folder, *run)
+    assert (folder / "README.md").read_text() == "my own words"
+    assert "license" not in first
+    for name in ("config.json", "model.safetensors"):
+        other = tmp_path / name.replace(".", "_")
+        other.mkdir()
+        (other / name).write_text("{}")
+        with pytest.raises(ConfigError, match="so it is not replaced"):
+            mnistjax.save_pretrained(other, *run)
+        assert [path.name for path in other.iterdir()] == [name]
+    with pytest.raises(ConfigError, match="another model"):
+        mnistjax.save_pretrained(tmp_path / "new", mnistjax.create_model("mlp", hidden=[9]), *run[1:])
+    assert not (tmp_path / "new").exists()

@@ -6,6 +6,7 @@ SHA-256 of both, as `encode_weights` makes it. The members of a packaged ensembl
 
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mnistjax.zoo.card import Card as Card
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
+MODEL = f"model{SUFFIX}"  # in a folder that `save_pretrained` wrote
 DEFAULTS = {"command": None, "tried": [], "members": 1, "image_shape": [28, 28, 1]}  # of the fields of a card
 
 
@@ -39,7 +41,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 @isolated()
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
-    """A trained model, its variables and card, by a packaged model's name, a run's folder or a saved file.
+    """A trained model, its variables and card, by a packaged model's name, a run's folder, or a saved one.
 
     `model.apply(variables, images)` are the logits of images (B, H, W, C), uint8 or float in [0, 1], with
     H, W, C in `card.image_shape`.
@@ -48,6 +50,8 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     try:
         if _is_file(name):
             card, arrays = _read_weights(Path(name))
+        elif _is_folder(name) and os.path.lexists(Path(name, MODEL)):
+            card, arrays = _read_weights(Path(name, MODEL))
         elif _is_folder(name):
             card, arrays = describe_run(Path(name)), read_variables(Path(name))
         else:
@@ -70,17 +74,25 @@ def save(path: str | Path, model: nn.Module, variables: Mapping[str, Any], card:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ConfigError(f"{path} must end in {SUFFIX}")
+    content = encode_model(model, variables, card, path.stem)
+    if os.path.lexists(path):
+        check_replaceable(path)
+    files.make_folder(path.parent)
+    files.replace(path, content)
+    return path
+
+
+def encode_model(model: nn.Module, variables: Mapping[str, Any], card: Card, name: str) -> bytes:
+    """The content of a model's file, with a card of this name.
+
+    ConfigError unless the card and the variables are those of the model.
+    """
     if model != _create(card):
-        raise ConfigError(
-            f"the card of {card.name} is that of another model: {card.model} {dict(card.options)}"
-        )
+        other = f"{card.model} {dict(card.options)}"
+        raise ConfigError(f"the card of {card.name} is that of another model: {other}")
     arrays = checkpoints.flatten(variables)
     checkpoints.unflatten(_find_shapes(model, card), arrays)
-    if path.is_symlink() or path.exists():
-        _check_replaceable(path)
-    files.make_folder(path.parent)
-    files.replace(path, encode_weights(dataclasses.replace(card, name=path.stem), arrays))
-    return path
+    return encode_weights(dataclasses.replace(card, name=name), arrays)
 
 
 def _create(card: Card) -> nn.Module:
@@ -99,7 +111,7 @@ def _find_shapes(model: nn.Module, card: Card) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Raises ConfigError unless a file that `save` wrote has this name."""
     try:
         fields = checkpoints.read_meta(path)
