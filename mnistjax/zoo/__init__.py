@@ -43,6 +43,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and card, by a packaged model's name, a run's folder, or a saved one.
 
+    A saved one is a file that `save` wrote, or a folder that `save_pretrained` wrote.
+
     `model.apply(variables, images)` are the logits of images (B, H, W, C), uint8 or float in [0, 1], with
     H, W, C in `card.image_shape`.
     ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
