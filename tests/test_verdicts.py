@@ -300,7 +300,7 @@ def test_only_the_best_of_many_have_letters_and_all_count():
 
 def test_values_that_are_not_finite_are_missing():
     nan, inf = float("nan"), float("inf")
-    values = {"a": {0: 0.9, 1: 0.8, 2: nan}, "b": {0: 0.5, 1: 0.4}, "c": {0: inf, 1: 0.2}, "d": {0: nan}}
+    values = {"a": {0: 0.9, 1: 0.8, 2: nan}, "b": {0: 0.5, 1: 0.401}, "c": {0: inf, 1: 0.2}, "d": {0: nan}}
     (verdict,) = compare(values, "val/accuracy")
     assert (verdict.better, verdict.worse, verdict.seeds, verdict.paired) == ("a", "b", (2, 2), True)
     assert letters(values, "val/accuracy") == {"a": "a", "b": "b", "c": "", "d": ""}

@@ -18,7 +18,7 @@ def make_runs(seeds, **changes):
     runs = []
     for name, mean in MEANS.items():
         for seed in range(seeds):
-            noise = (0.2 if name == "lion" else 0.01) * (-1) ** seed * (seed + 1)
+            noise = {"lion": 0.2, "adam": 0.01}.get(name, 0.012) * (-1) ** seed * (seed + 1)
             config: Any = {"optimizer.name": name}
             run = made_run(seed, epochs=1, **config)
             rows = [{**row, "val/loss": mean + noise} for row in run.rows]
