@@ -126,7 +126,7 @@ def letters(values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str,
     has an "a". The text is empty for a configuration with fewer than two values, and for all but the best
     MOST_LETTERED; but all pairs count in the correction. 1,000 configurations take about 0.5 s.
 
-    >>> letters({"sgd": {0: 0.1, 1: 0.2}, "adam": {0: 0.8, 1: 0.9}, "lion": {0: 0.9}}, "val/accuracy")
+    >>> letters({"sgd": {0: 0.1, 1: 0.2}, "adam": {0: 0.8, 1: 0.91}, "lion": {0: 0.9}}, "val/accuracy")
     {'sgd': 'b', 'adam': 'a', 'lion': ''}
     """
     names, ranked = rank_samples(values, metric)
