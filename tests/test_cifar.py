@@ -52,12 +52,12 @@ def files(name):
 
 
 def pack(members, format=tarfile.USTAR_FORMAT):
-    """A .tar.gz of (TarInfo, content)."""
+    """A .tar.gz of (TarInfo, content), whose bytes depend on nothing else (gzip would write the time)."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1, format=format) as archive:
+    with tarfile.open(fileobj=stream, mode="w", format=format) as archive:
         for member, content in members:
             archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+    return gzip.compress(stream.getvalue(), compresslevel=1, mtime=0)
 
 
 def member(name, content, **fields):
