@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mnistjax.zoo.classify import classify
     from mnistjax.zoo.convert import export, to_nnx
     from mnistjax.zoo.features import features, summary
+    from mnistjax.zoo.hub import push_to_hub
     from mnistjax.zoo.pretrained import save_pretrained
 
 _ROOMS = {
@@ -48,16 +49,18 @@ _ROOMS = {
     "zoo.classify": ("classify",),
     "zoo.convert": ("export", "to_nnx"),
     "zoo.features": ("features", "summary"),
+    "zoo.hub": ("push_to_hub",),
     "zoo.pretrained": ("save_pretrained",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Card", "ConfigError", "Dataset", "Plan", "Progress", "Result", "Run", "RunRecord", "Runs", "Spec",
-    "State", "Stopping", "classify", "create_model", "evaluate", "export", "features", "fit", "fit_runs",
-    "list_datasets", "list_models", "list_optimizers", "load", "load_data", "make_plan", "make_program",
-    "predict", "prepare_backend", "read_digits", "read_runs", "register_dataset", "register_model",
-    "register_optimizer", "save", "save_pretrained", "summary", "sweep", "to_binary", "to_float", "to_nnx",
+    "State", "Stopping", "classify", "create_model", "evaluate", "export", "features", "fit",
+    "fit_runs", "list_datasets", "list_models", "list_optimizers", "load", "load_data", "make_plan",
+    "make_program", "predict", "prepare_backend", "push_to_hub", "read_digits", "read_runs",
+    "register_dataset", "register_model", "register_optimizer", "save", "save_pretrained", "summary",
+    "sweep", "to_binary", "to_float", "to_nnx",
 ]  # fmt: skip
 
 

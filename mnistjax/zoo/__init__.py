@@ -25,6 +25,7 @@ from mnistjax.zoo.card import Card as Card
 WEIGHTS = Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 MODEL = f"model{SUFFIX}"  # in a folder that `save_pretrained` wrote
+HUB = "hf-hub:"  # before the name of a model at the Hugging Face hub
 DEFAULTS = {"command": None, "tried": [], "members": 1, "image_shape": [28, 28, 1]}  # of the fields of a card
 
 
@@ -43,14 +44,19 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     """A trained model, its variables and card, by a packaged model's name, a run's folder, or a saved one.
 
-    A saved one is a file that `save` wrote, or a folder that `save_pretrained` wrote.
+    `name` is that of a packaged model; the folder of a run; a file that `save`, or a folder that
+    `save_pretrained` wrote; or "hf-hub:USER/NAME@REVISION", a model at the hub (install mnistjax[hub]).
 
     `model.apply(variables, images)` are the logits of images (B, H, W, C), uint8 or float in [0, 1], with
     H, W, C in `card.image_shape`.
     ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
     """
     try:
-        if _is_file(name):
+        if str(name).startswith(HUB):
+            from mnistjax.zoo.hub import download
+
+            card, arrays = _read_weights(download(str(name)))
+        elif _is_file(name):
             card, arrays = _read_weights(Path(name))
         elif _is_folder(name) and os.path.lexists(Path(name, MODEL)):
             card, arrays = _read_weights(Path(name, MODEL))
