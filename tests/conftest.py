@@ -1,5 +1,6 @@
 """Strict settings for all tests, and an empty working folder for tests of commands."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -19,6 +20,10 @@ from wandb_server import wandb_server as wandb_server
 CHECKED = ["batches", "evaluation", "layout", "metrics", "programs", "step"]
 install_import_hook([f"mnistjax.{name}" for name in CHECKED], "beartype.beartype")
 
+# Compiling is most of the tests' work, and without optimization it takes half as long. To test the programs
+# that users run: XLA_FLAGS=--xla_backend_optimization_level=3
+if "optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 os.environ.setdefault("XDG_CACHE_HOME", str(Path(__file__).parent.parent / ".pytest_cache"))
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
@@ -28,6 +33,8 @@ hypothesis.settings.register_profile("ours", deadline=None)  # the first example
 hypothesis.settings.load_profile("ours")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.freeze()  # what is imported stays; looking through it again and again takes a sixth of the time
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

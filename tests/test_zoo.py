@@ -269,7 +269,13 @@ def load_official(tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (not name.startswith(("mlp.", "neuron"))))
+        for name in PACKAGED
+    ],
+)
 def test_the_results_of_a_card_are_those_of_its_weights_on_all_test_images(name, load_official):
     model, variables, card = mnistjax.load(name)
     data = load_official(card.data)
