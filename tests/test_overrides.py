@@ -71,7 +71,7 @@ WORDS = {  # wrong words -> texts that the error must have, after a flag
     "hydra.launcher._target_=os.system": ["hydra/launcher can't be created", "os.system"],
     "++hydra.launcher._target_=os.system": ["hydra/launcher can't be created", "os.system"],
     "+hydra.launcher._target_=os.system": ["hydra.launcher._target_"],
-    "hydra.launcher=5": ["hydra/launcher can't be created"],
+    "hydra.launcher=5": ["hydra.launcher must be chosen by a name, hydra/launcher=NAME; got 5"],
     "hydra.sweeper._target_=x": ["hydra/sweeper can't be created", "'x'"],
     "hydra.sweeper.max_batch_size=0": ["hydra.sweeper.max_batch_size", "whole number >= 1"],
     "hydra.job_logging={version:9}": ["hydra/job_logging can't be created", "version is 9"],
@@ -421,6 +421,16 @@ VALUES = (
     "sort(3,1) tag(a,1) int(1.5) 1,2 a, os.system basic joblib none /dev/null .. ~ ~x -x # !!x"
 )
 LONG = [text * count for text in ("9", "[", "x/", "{a:") for count in (40, 500, 20_000)]
+
+
+@pytest.mark.parametrize("node", ["launcher", "sweeper", "job", "run", "sweep", "job_logging", "callbacks"])
+@pytest.mark.parametrize("value", ["0", "null", "[]", "{}", "name", "{_target_:3}"])
+def test_a_node_of_hydra_that_is_no_node_is_refused_in_one_line(node, value, work, capsys):
+    code = main(["-m", "data=digits", "model=mlp", "sweep.plan=true", f"hydra.{node}={value}"])
+    error = capsys.readouterr().err
+    assert code in (0, 2)
+    assert error.count("\n") == (code == 2)
+    assert os.listdir() == []
 
 
 @st.composite

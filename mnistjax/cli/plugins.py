@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mnistjax.checks import Check, check_value, whole
 from mnistjax.cli.search import check_search
-from mnistjax.config import ConfigError, one_line
+from mnistjax.config import ConfigError, one_line, shorten
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,7 +23,14 @@ VERBOSE = Check(lambda x: isinstance(x, (bool, Sequence)), "true, false, or name
 def check_hydra(cfg: DictConfig) -> None:
     """Raises ConfigError if the launcher, the sweeper or the logging of a config can't be created."""
     from hydra.core.plugins import Plugins
+    from omegaconf import OmegaConf
 
+    for kind in ("launcher", "sweeper"):
+        node = cfg.hydra[kind]
+        if not OmegaConf.is_dict(node) or not isinstance(node.get("_target_"), str):
+            raise ConfigError(
+                f"hydra.{kind} must be chosen by a name, hydra/{kind}=NAME; got {shorten(node)!r}"
+            )
     check_search(cfg.hydra.sweeper)
     for kind in ("launcher", "sweeper"):
         with errors_about(f"hydra/{kind}"):
