@@ -5,15 +5,14 @@ It contains the scripts of Plotly for figures, of DataTables (from itables) for 
 
 import base64
 import gzip
-import hashlib
 import html
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mnistjax.config import ConfigError
+from mnistjax.pages import escape_data, escape_script, fill
 from mnistjax.report.sanitize import clean
 
 WEB = Path(__file__).parent / "web"
@@ -28,44 +27,19 @@ def fill_page(data: Mapping[str, Any], title: str, *, watch: str = "") -> str:
     page = (WEB / "dashboard.html").read_text("utf-8")
     table_style, table_script, plotly = read_libraries()
     script = "".join((WEB / name).read_text("utf-8") for name in SCRIPTS)
-    table_script, script = escape_script(table_script), escape_script(script)
-    hashes = [f"'sha256-{_sha256(code)}'" for code in (table_script, script, plotly)]
-    rules = {
-        "default-src": ["'none'"],
-        "script-src": hashes,
-        "style-src": ["'unsafe-inline'"],  # both libraries set styles while they draw
-        "img-src": ["data:", "blob:"],
-        "base-uri": ["'none'"],
-        "form-action": ["'none'"],
-    }
-    if watch:
-        rules["connect-src"] = ["'self'"]
+    scripts = [escape_script(table_script), escape_script(script), plotly]
+    rules = {"connect_src": ["'self'"]} if watch else {}
     parts = {
         "watch": f' data-watch="{watch}"' if watch else "",
-        "policy": "; ".join(" ".join([name, *sources]) for name, sources in rules.items()),
         "title": html.escape(clean(title)),
         "style": (WEB / "dashboard.css").read_text("utf-8"),
-        "script": script,
+        "script": scripts[1],
         "table_style": table_style,
-        "table_script": table_script,
+        "table_script": scripts[0],
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
-        "data": write_data(data).replace("<", "\\u003c"),
+        "data": escape_data(data),
     }
-    return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)
-
-
-def write_data(data: Mapping[str, Any]) -> str:
-    """The data of a page as JSON."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":"))
-
-
-def escape_script(code: str) -> str:
-    """JavaScript without anything that HTML would read as the end of a script."""
-    return re.sub(r"<(?=!--|/?script)", r"\\x3c", code, flags=re.IGNORECASE)
-
-
-def _sha256(code: str) -> str:
-    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return fill(page, scripts, parts, **rules)
 
 
 def read_libraries() -> tuple[str, str, str]:

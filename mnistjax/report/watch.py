@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mnistjax.config import ConfigError, one_line
+from mnistjax.pages import write_data
 from mnistjax.report.dashboard import make_data
 from mnistjax.report.runs import read_runs
-from mnistjax.report.template import fill_page, write_data
+from mnistjax.report.template import fill_page
 
 HOST = "127.0.0.1"
 LEAST = 1.0  # seconds between two readings of the records
