@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mnistjax.zoo.features import features, summary
     from mnistjax.zoo.hub import push_to_hub
     from mnistjax.zoo.pretrained import save_pretrained
+    from mnistjax.zoo.start import start_from
 
 _ROOMS = {
     "backend": ("prepare_backend",),
@@ -51,6 +52,7 @@ _ROOMS = {
     "zoo.features": ("features", "summary"),
     "zoo.hub": ("push_to_hub",),
     "zoo.pretrained": ("save_pretrained",),
+    "zoo.start": ("start_from",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -59,8 +61,8 @@ __all__ = [
     "State", "Stopping", "classify", "create_model", "evaluate", "export", "features", "fit",
     "fit_runs", "list_datasets", "list_models", "list_optimizers", "load", "load_data", "make_plan",
     "make_program", "predict", "prepare_backend", "push_to_hub", "read_digits", "read_runs",
-    "register_dataset", "register_model", "register_optimizer", "save", "save_pretrained", "summary",
-    "sweep", "to_binary", "to_float", "to_nnx",
+    "register_dataset", "register_model", "register_optimizer", "save", "save_pretrained", "start_from",
+    "summary", "sweep", "to_binary", "to_float", "to_nnx",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import records
-from mnistjax.compose import flatten
+from mnistjax.compose import find_start, flatten
 from mnistjax.config import ConfigError, one_line
 from mnistjax.finished import describe_model, find_collection, find_examples
 from mnistjax.job import Job, Outcome, find_outcome
@@ -24,6 +24,7 @@ from mnistjax.tracking import Tracker, find_options, find_tags, make_run_id
 from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
+    from mnistjax.plan import Start
     from mnistjax.run import Callback, Result, Run
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,13 @@ class ActiveRun:
         """`callbacks` are called after the recorder and W&B. The caller closes `lock` at the end."""
         self.job, self.start, self.lock = job, start, lock or contextlib.ExitStack()
         self.recorder = Recorder(job, start)
+        self.trained: Start | None = None
+        if job.plan.start and start.snapshot is None:
+            try:
+                self.trained = read_start(job)
+            except ConfigError as error:
+                self.recorder.close(RunEnd("failed", str(error)))
+                raise
         options: dict[str, Any] = job.tracker_options() | {
             "run_id": make_run_id(job.plan.identity, start.started)
         }
@@ -65,7 +73,14 @@ class ActiveRun:
 
         plan, start = self.job.plan, self.start
         return Run(
-            plan.hyper, plan.seed, plan.stopping, start.snapshot, start.rows, self.callbacks, self.job.pause
+            plan.hyper,
+            plan.seed,
+            plan.stopping,
+            start.snapshot,
+            start.rows,
+            self.callbacks,
+            start=self.trained.variables if self.trained else None,
+            pause=self.job.pause,
         )
 
     def end(self, result: Result) -> RunEnd:
@@ -89,6 +104,14 @@ class ActiveRun:
         return end
 
 
+def read_start(job: Job) -> Start:
+    """The trained variables that a job starts from; ConfigError if they are no longer those of its plan."""
+    start = find_start(job.settings, job.data)
+    if start is None or start.sha256 != job.plan.start:
+        raise ConfigError(f"init_from={job.settings['init_from']} has changed since the run was planned")
+    return start
+
+
 def run_job(job: Job) -> Outcome:
     """Trains a job in its folder, which Hydra has made, unless its run there is over already."""
     with records.lock(job.folder):
@@ -106,7 +129,7 @@ def train_job(job: Job, start: RunStart) -> Outcome:
 
     console, examples = Console(), None
     active = ActiveRun(job, start)
-    print(describe_start(job, start), flush=True)
+    print(describe_start(job, start, active.trained), flush=True)
     for change in start.continued:
         log.warning("after epoch %s the run %s", change["epoch"], describe_change(change))
     with stop_signals() as stop:
@@ -155,11 +178,13 @@ def find_end_outcome(job: Job, end: RunEnd, received: list[int]) -> Outcome:
     return Outcome(int(end.status != "done"), end.reason)
 
 
-def describe_start(job: Job, start: RunStart) -> str:
-    """One line: the model, the data, the optimizer and the run folder."""
+def describe_start(job: Job, start: RunStart, trained: Start | None = None) -> str:
+    """One line: the model, the data, the optimizer, what it starts from, and the run folder."""
     spec, data = job.plan.spec, job.data
     counts = " + ".join(f"{len(part.images):,}" for part in (data.train, data.val, data.test))
     at = f", continued after epoch {len(start.rows)}" if start.snapshot else ""
+    if trained:
+        at = f", from {trained.name}{' with a new last layer' if trained.new_head else ''}"
     return f"{spec.model} on {data.name} ({counts} images), {spec.optimizer}{at} -> {relative(job.folder)}"
 
 

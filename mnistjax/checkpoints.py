@@ -66,7 +66,7 @@ def encode_checkpoint(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any])
             raise CheckpointError(f"{name!r}: {array.dtype} can't be kept in a checkpoint")
     plain = finite(meta)
     # Only one metadata entry, because safetensors writes several in random order.
-    record = canonical_json({"meta": plain, "sha256": _digest(arrays, plain)})
+    record = canonical_json({"meta": plain, "sha256": digest(arrays, plain)})
     return save(arrays, {"mnistjax": record})
 
 
@@ -102,7 +102,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         meta, expected = _parse_header(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
     except (OSError, ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
         raise _refuse(path, error) from None
-    if _digest(arrays, meta) != expected:
+    if digest(arrays, meta) != expected:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
     return Checkpoint(arrays, meta, expected, Path(path))
 
@@ -175,14 +175,14 @@ def _kind(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def _digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
+def digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
     """SHA-256 of names, dtypes, shapes, bytes and meta."""
     names = sorted(arrays)
     kinds = [[name, arrays[name].dtype.name, list(arrays[name].shape)] for name in names]
-    digest = hashlib.sha256(canonical_json([meta, kinds]).encode())
+    hashed = hashlib.sha256(canonical_json([meta, kinds]).encode())
     for name in names:
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
+        hashed.update(arrays[name].tobytes())
+    return hashed.hexdigest()
 
 
 def finite(value: Any) -> Any:

@@ -81,6 +81,10 @@ SECONDS = Check(lambda x: FINITE.holds(x) and x >= 0, "a number of seconds >= 0"
 TIME = Check(_is_time, "a time, such as 2026-11-27T10:00:00+00:00")
 MAPPING = Check(lambda x: isinstance(x, Mapping), "a mapping")
 SEED = whole(0, highest=2**32 - 1)
+FREEZE = Check(
+    lambda x: TEXT.holds(x) or (isinstance(x, (list, tuple)) and all(map(TEXT.holds, x))),
+    "a pattern of parts of the model, or a list of such, for example [Conv*,'*/bias']",
+)
 CLASS_WEIGHTS = optional(choice("balanced"))
 
 

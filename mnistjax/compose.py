@@ -18,6 +18,7 @@ from mnistjax.checks import (
     CLASS_WEIGHTS,
     FLAG,
     FOLDER,
+    FREEZE,
     PROJECT,
     SEED,
     TAGS,
@@ -34,7 +35,7 @@ from mnistjax.data import Dataset, list_options, load_data, to_binary
 from mnistjax.files import describe
 
 if TYPE_CHECKING:
-    from mnistjax.plan import Choice
+    from mnistjax.plan import Choice, Start
 
 SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
@@ -46,6 +47,7 @@ SCHEMA: dict[str, Check] = {
     "train.micro_batch": whole(1, "auto"),
     "train.shuffle": choice("own", "shared"),
     "train.class_weights": CLASS_WEIGHTS,
+    "train.freeze": FREEZE,
     "train.early_stopping": whole(1, None),
     "train.keep": choice("last", "best"),
     "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),
@@ -64,11 +66,18 @@ SCHEMA: dict[str, Check] = {
     "sweep.timeout": whole(1),
     "sweep.fail_fast": FLAG,
     "sweep.executor": choice("processes", "inline", "submitit_local", "submitit_slurm"),
+    "init_from": optional(Check(TEXT.holds, "a trained model's name, folder or file")),
     "seed": SEED,
     "resume": FLAG,
 }
-OLD = {"train.class_weights": None, "wandb.registry": None, "sweep.halving": None, "sweep.rank": "last"}
-"""Values of keys that the configs of older runs lack."""
+OLD = {  # values of keys that the configs of older runs lack
+    "train.class_weights": None,
+    "train.freeze": [],
+    "wandb.registry": None,
+    "sweep.halving": None,
+    "sweep.rank": "last",
+    "init_from": None,
+}
 SUBMITIT = "sweep.submitit"  # submitit checks its options
 OPTIONS = optional(Check(lambda x: isinstance(x, Mapping), "options, such as {timeout_min:60},"))
 BINARY = {"task.positive": whole(0)}
@@ -242,10 +251,21 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
             micro_batch=settings["train.micro_batch"],
             shuffle=settings["train.shuffle"],
             class_weights=settings["train.class_weights"],
+            freeze=settings["train.freeze"],
+            start=find_start(settings, dataset),
             stopping=Stopping(settings["train.epochs"], patience, keep, monitor),
             positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
             seed=settings["seed"],
         )
+
+
+def find_start(settings: Settings, dataset: Dataset) -> Start | None:
+    """The trained variables of `init_from`, if given; ConfigError if they can't be read."""
+    if (name := settings["init_from"]) is None:
+        return None
+    from mnistjax.zoo.start import start_from
+
+    return start_from(name, dataset, task=settings["task.name"])
 
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

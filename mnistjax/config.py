@@ -96,6 +96,7 @@ class Spec:
     micro_batch: int  # images per gradient inside a step; batch_size if a step has one micro-batch
     shuffle: Literal["own", "shared"] = "own"
     image_shape: tuple[int, int, int] = (28, 28, 1)  # H, W, C
+    freeze: tuple[str, ...] = ()  # patterns of the parameters that are not trained
 
     @property
     def classes(self) -> int:
@@ -119,7 +120,7 @@ class Spec:
     @property
     def model_only(self) -> Spec:
         """The key of programs that only apply the model."""
-        return dataclasses.replace(self.without_batches, optimizer="", schedule="", hyper_names=())
+        return dataclasses.replace(self.without_batches, optimizer="", schedule="", hyper_names=(), freeze=())
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,14 @@ class Plan:
     positive: int | None  # the positive class of a binary task
     data: str  # name of the data set
     data_sha256: str  # of the decoded arrays
+    start: str | None = None  # SHA-256 of the trained variables from which it starts
     identity: str = field(init=False)  # SHA-256 of all fields above
 
     def __post_init__(self) -> None:
-        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        content = {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.init}
+        for part, name in ((content, "start"), (content["spec"], "freeze")):
+            if not part[name]:
+                del part[name]  # as in identities from before there was this field
         object.__setattr__(self, "identity", hashlib.sha256(canonical_json(content).encode()).hexdigest())
 
 

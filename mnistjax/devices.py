@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mnistjax.config import Spec
 from mnistjax.layout import flops
-from mnistjax.models import list_collections
+from mnistjax.models import look_inside
 from mnistjax.step import Gradient, Totals, build_model
 
 LANES, SHARDS = "lanes", "shards"  # names of mesh axes
@@ -40,7 +40,9 @@ def count_shards(spec: Spec) -> int:
     One if a step costs less than adding the devices' gradients, or if the model carries batch statistics,
     which each micro-batch takes from the one before.
     """
-    if not has_large_steps(spec) or list_collections(build_model(spec), spec.image_shape) != {"params"}:
+    if not has_large_steps(spec):
+        return 1
+    if look_inside(build_model(spec), spec.image_shape).collections != {"params"}:
         return 1
     return min(-(-spec.batch_size // spec.micro_batch), jax.device_count())
 

@@ -5,14 +5,14 @@ N images of (H, W) or (H, W, C), S shards of them, W lanes, K classes.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from mnistjax.backend import isolated
 from mnistjax.batches import PADDING, slice_rows
@@ -28,14 +28,25 @@ from mnistjax.devices import (
     place,
     shard_mesh,
 )
-from mnistjax.metrics import Sums, area_under_curve, probabilities, summarize, zero_sums
-from mnistjax.step import build_model, evaluate_batch, forward
+from mnistjax.metrics import Sums, area_under_curve, batch_sums, probabilities, summarize, zero_sums
+from mnistjax.step import Batch, build_model
 
 BLOCK_ROWS = 500  # images per block of an evaluation, at most
 PREDICT_ROWS = 2000  # images per call, at most; their number is part of the program
 
 # XLA's own loops are 7 to 20 % faster so on a CPU with AVX-512 (an MLP of 64, a neuron); others ignore it.
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
+
+
+def forward(spec: Spec, variables: Any, images: Shaped[Array | np.ndarray, "B ..."]) -> Float32[Array, "B K"]:
+    """The logits (B, K) of images (B, ...) in evaluation mode."""
+    return cast(Array, build_model(spec).apply(variables, images.reshape(-1, *spec.image_shape)))
+
+
+def evaluate_batch(spec: Spec, variables: Any, batch: Batch) -> Sums:
+    """The sums of a batch in evaluation mode."""
+    logits = forward(spec, variables, batch.images)
+    return batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
 
 
 def evaluate(

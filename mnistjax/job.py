@@ -85,6 +85,8 @@ def find_outcome(job: Job, *, resume: bool, hydra_was_here: bool = False) -> Out
 def _differences(job: Job) -> list[str]:
     """The keys in which the run in the job's folder differs from the job."""
     try:
-        return differing_keys(job.config, records.read_config(job.folder)) or ["the data's SHA-256"]
+        return differing_keys(job.config, records.read_config(job.folder)) or [
+            "the data's SHA-256" + (", or the model that it starts from" if job.plan.start else "")
+        ]
     except (OSError, files.DamagedFile):
         return [f"its {records.CONFIG} can't be read"]

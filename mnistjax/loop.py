@@ -51,15 +51,17 @@ def fit(
     snapshot: Snapshot | None = None,
     rows: Sequence[dict[str, Any]] = (),
     callbacks: Sequence[Callback] = (),
+    start: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Trains one run and tests it once at its end: a function of (spec, hyper, seed, data).
 
     With a `snapshot` and the `rows` up to it, the run continues to the bits of a run that was never stopped.
+    A run may start from trained variables, nested as by `model.init`; those that are missing are initialised.
     `stop` is called after each segment; if it returns true, the run ends as "interrupted". ConfigError if the
     data does not fit the Spec. Raises what a callback raises.
     """
-    run = Run(hyper, seed, stopping, snapshot, rows, callbacks)
+    run = Run(hyper, seed, stopping, snapshot, rows, callbacks, start)
     ((_, result),) = fit_runs(make_program(spec, data), [[run]], stop=stop)
     if result.error:
         raise result.error
@@ -151,7 +153,8 @@ class _Lane:
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
         # Wait for all of it: if memory ran out, reading one of its arrays would wait forever.
-        self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, jax.random.key(run.seed)))
+        key = jax.random.key(run.seed)
+        self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, key, run.start))
         self._best: dict[str, Any] | None = None
         if run.snapshot:  # copied, because each segment overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]

@@ -66,6 +66,29 @@ def conv2d_max_pool(images: Array, kernel: Array, padding: Padding = "valid") ->
     return _highest(_conv_by_tiles(images, kernel, rows, columns), 3)
 
 
+def depthwise(images: Array, kernel: Array) -> Array:
+    """Each channel of images (B, H, W, C) convolved with its own kernel (k, k, C), padded to (B, H, W, C).
+
+    On CPU it is a sum of shifted images, because the gradient of XLA's is a naive loop.
+    """
+    side, _, channels = kernel.shape
+    height, width = images.shape[1:3]
+    padded = _pad(images, kernel, "same")
+    if not _for_cpu():
+        return lax.conv_general_dilated(
+            padded,
+            kernel.reshape(side, side, 1, channels),
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+    kernel = kernel.reshape(side, side, 1, 1, 1, channels)
+    places = [(i, j) for i in range(side) for j in range(side)]
+    shifted = (padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in places)
+    return functools.reduce(jnp.add, shifted)
+
+
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
     """A context in which convolutions are traced as `lax.conv`, for programs that run on other machines."""

@@ -22,6 +22,7 @@ from jax import Array
 
 from mnistjax.checks import Check
 from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, unknown
+from mnistjax.parts import train_parts
 
 
 class Optimizer(NamedTuple):
@@ -35,7 +36,8 @@ class Schedule(NamedTuple):
 
 
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
-COMMON = {"weight_decay": None, "clip_norm": None}  # L2 decay in the gradient; limit of its global norm
+# L2 decay in the gradient; limit of its global norm; factor of the learning rate of the last layer.
+COMMON = {"weight_decay": None, "clip_norm": None, "head_factor": None}
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adabelief": Optimizer(optax.adabelief, {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-16}),
@@ -134,6 +136,7 @@ _FRACTION = Check(lambda x: 0 <= x <= 1, "a number >= 0 and <= 1")
 CHECKS = {  # all numbers must be finite, those without a check need no more
     "learning_rate": _POSITIVE,
     "clip_norm": _POSITIVE,
+    "head_factor": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
     "eps": _NOT_NEGATIVE,
     "momentum": _RATE,
@@ -245,9 +248,10 @@ def make_optimizer(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
         chain.append(optax.clip_by_global_norm(numbers.pop("clip_norm")))
     if "weight_decay" in numbers and "weight_decay" not in optimizer.defaults:
         chain.append(optax.add_decayed_weights(numbers.pop("weight_decay")))
+    head_factor = numbers.pop("head_factor", None)
     numbers["learning_rate"] = learning_rate(spec.schedule, numbers["learning_rate"], hyper["schedule"])
     chain.append(optimizer.make(**numbers))
-    return optax.chain(*chain) if len(chain) > 1 else chain[0]
+    return train_parts(spec, optax.chain(*chain) if len(chain) > 1 else chain[0], head_factor)
 
 
 def learning_rate(schedule: str, peak: Any, numbers: Mapping[str, Any]) -> Any:

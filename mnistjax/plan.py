@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from mnistjax import config
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import CLASS_WEIGHTS, check_value, shorten, show_shape
-from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Options, Plan, Spec, Stopping, freeze
+from mnistjax.checks import CLASS_WEIGHTS, FREEZE, check_value, shorten, show_shape
+from mnistjax.config import (
+    DEFAULT_STOPPING,
+    ConfigError,
+    Hyper,
+    Options,
+    Plan,
+    Spec,
+    Stopping,
+)
 from mnistjax.data import Dataset
-from mnistjax.models import create_model, find_model, list_collections
+from mnistjax.models import create_model, find_model, look_inside
 from mnistjax.models import model_options as list_options
 from mnistjax.models.layers import Model, Standard
 from mnistjax.optim import check_numbers, hyper_names, make_hyper
+from mnistjax.parts import check_parts
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -32,6 +43,16 @@ class Choice:
     optimizer: str
     schedule: str
     numbers: Hyper  # but a schedule's durations are still text, such as "30%"
+
+
+class Start(NamedTuple):
+    """Trained variables to start from."""
+
+    variables: Mapping[str, Any]  # as `model.init` nests them; those that are missing are initialised
+    sha256: str  # of the variables
+    name: str  # of the trained model
+    model: str  # words of the command for its architecture: "model=mlp model.hidden=[64]"
+    new_head: bool = False  # whether its last layer is left out
 
 
 def choose(
@@ -52,7 +73,7 @@ def choose(
     options = {option: getattr(module, option) for option in list_options(model)}
     if isinstance(module, Model) and module.standardize is False:
         del options["standardize"]  # so that the Specs of models without it are those of before it existed
-    return Choice(model, freeze(options), optimizer, schedule, numbers)
+    return Choice(model, config.freeze(options), optimizer, schedule, numbers)
 
 
 def make_plan(
@@ -64,6 +85,8 @@ def make_plan(
     shuffle: Literal["own", "shared"] = "own",
     stopping: Stopping = DEFAULT_STOPPING,
     class_weights: Literal["balanced"] | None = None,
+    freeze: str | Sequence[str] = (),
+    start: Start | None = None,
     positive: int | None = None,
     seed: int = 0,
     **options: Any,
@@ -72,20 +95,19 @@ def make_plan(
 
     Without a `choice`, `options` are the arguments of `choose`: `model="mlp", model_options={"hidden": 64}`.
     For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
-    `class_weights="balanced"` makes each class weigh the same in the gradient. The recorded losses and
-    metrics stay plain, so `val/f1` is the metric to monitor for classes of different sizes.
+    `class_weights="balanced"`: each class weighs the same in the gradient, not in the recorded values.
+    `freeze` are patterns of parts that are not trained, "Conv*" or "*/bias"; `start` is of `start_from`.
     """
     check_value("train.class_weights", class_weights, CLASS_WEIGHTS)
+    check_value("train.freeze", freeze, FREEZE)
     choice = choice or choose(**options)
     count, outputs = len(data.train.images), data.num_classes if positive is None else 1
     model_options = fill_options(choice, data)
     model = find_model(choice.model)(num_classes=outputs, **dict(model_options))
     batch, micro_batch = _fit_batches(data, model, batch_size, micro_batch)
-    hyper = make_hyper(
-        choice.numbers, choice.schedule, steps_per_epoch=-(-count // batch), epochs=stopping.epochs
-    )
-    if class_weights:
-        hyper = {**hyper, "loss": {"class_weights": balance_classes(data)}}
+    steps = -(-count // batch)  # per epoch
+    hyper = make_hyper(choice.numbers, choice.schedule, steps_per_epoch=steps, epochs=stopping.epochs)
+    hyper = {**hyper, "loss": {"class_weights": balance_classes(data)}} if class_weights else hyper
     spec = Spec(
         model=choice.model,
         model_options=model_options,
@@ -99,8 +121,25 @@ def make_plan(
         micro_batch=micro_batch,
         shuffle=shuffle,
         image_shape=data.image_shape,
+        freeze=tuple(sorted({freeze} if isinstance(freeze, str) else {*freeze})),
     )
-    return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256)
+    check_parts(spec, model)
+    own = _check_start(spec, model, start) if start else None
+    return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256, own)
+
+
+def _check_start(spec: Spec, model: Any, start: Start) -> str:
+    """The SHA-256 of a start; ConfigError unless the model has its variables."""
+    shapes = look_inside(model, spec.image_shape).variables
+    given: Any = flatten_dict(start.variables, sep="/")
+    for path, leaf in given.items():
+        if shapes.get(path) != leaf.shape:
+            here = f"{shapes[path]} here" if path in shapes else f"not in this {spec.model}"
+            raise ConfigError(
+                f"init_from={start.name} does not fit: its {path} is {leaf.shape}, {here}; its model is "
+                f"{start.model}, for its own image size"
+            )
+    return start.sha256
 
 
 def fill_options(choice: Choice, data: Dataset) -> Options:
@@ -108,7 +147,7 @@ def fill_options(choice: Choice, data: Dataset) -> Options:
     options = dict(choice.model_options)
     if options.get("standardize") is True and issubclass(find_model(choice.model), Model):
         options["standardize"] = measure_channels(data)
-    return freeze(options)
+    return config.freeze(options)
 
 
 @functools.lru_cache(8)  # 0.1 s for MNIST; the jobs of a sweep share a few data sets
@@ -171,7 +210,7 @@ def _largest_micro_batch(module: Any, image_shape: tuple[int, int, int]) -> int:
     On a CPU the model's `cpu_micro_batch`, so that its intermediates stay in the cache; elsewhere thousands.
     A model with batch statistics has no limit, because these need the whole batch.
     """
-    if list_collections(module, image_shape) != {"params"}:
+    if look_inside(module, image_shape).collections != {"params"}:
         return 2**31
     return getattr(module, "cpu_micro_batch", 1024) if jax.default_backend() == "cpu" else 8192
 

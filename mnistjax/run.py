@@ -50,6 +50,7 @@ class Run:
     snapshot: Snapshot | None = None
     rows: Sequence[dict[str, Any]] = ()
     callbacks: Sequence[Callback] = ()
+    start: Mapping[str, Any] | None = None  # trained variables to start from, as `model.init` nests them
     pause: int | None = None  # epochs after which it ends as "stopped", to be continued or not
 
     @property

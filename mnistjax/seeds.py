@@ -79,7 +79,7 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        config = tuple((key, str(row[key])) for key in row if "." in key)
+        config = tuple((key, str(row[key])) for key in row if is_option(key))
         groups.setdefault(config, []).append(row)
 
     def spread(runs: Sequence[Mapping[str, Any]], metric: str) -> Spread:
@@ -111,7 +111,12 @@ def by_seed(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[in
 
 def name_config(row: Mapping[str, Any]) -> str:
     """The name of a configuration, made of the config values of a row."""
-    return " ".join(describe_value(key, row[key]) for key in row if "." in key)
+    return " ".join(describe_value(key, row[key]) for key in row if is_option(key))
+
+
+def is_option(column: str) -> bool:
+    """Whether a column of `results.csv` is a value of the config, but not the seed."""
+    return "." in column or column == "init_from"
 
 
 def describe_value(key: str, value: Any) -> str:

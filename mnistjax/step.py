@@ -1,7 +1,7 @@
 # pyright: strict, reportMissingTypeStubs=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # (Optax has no stubs, and JAX's functions of trees are not typed.)
-"""One training step and one evaluation: pure functions of (spec, hyper, key, state, batch).
+"""One training step: a pure function of (spec, hyper, key, state, batch).
 
 B images of a batch, P micro-batches of M images each, K classes. A step can read its
 batch in parts if its gradient is transformed: by `accumulate` for micro-batches, by `sum_shards` for devices.
@@ -9,21 +9,22 @@ batch in parts if its gradient is transformed: by `accumulate` for micro-batches
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array, lax
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
 from mnistjax.augment import augment, strengths
 from mnistjax.config import Hyper, Spec
 from mnistjax.metrics import Sums, batch_sums, per_example_loss, zero_sums
 from mnistjax.models import create_model, to_float
 from mnistjax.optim import make_optimizer
+from mnistjax.parts import keep_statistics
 
 INIT, DROPOUT, AUGMENT = 0, 1, 2  # named streams of a run's key
 
@@ -63,10 +64,11 @@ def build_model(spec: Spec) -> nn.Module:
     return create_model(spec.model, num_classes=spec.num_classes, **dict(spec.model_options))
 
 
-def initial_state(spec: Spec, hyper: Hyper, key: Array) -> State:
-    """The State before the first step."""
+def initial_state(spec: Spec, hyper: Hyper, key: Array, start: Any = None) -> State:
+    """The State before the first step, with the variables in `start`, which `model.init` would nest so."""
     images = jnp.zeros((1, *spec.image_shape), jnp.uint8)
-    collections = dict(build_model(spec).init(jax.random.fold_in(key, INIT), images))
+    variables = flatten_dict(build_model(spec).init(jax.random.fold_in(key, INIT), images))
+    collections = unflatten_dict({**variables, **flatten_dict(start or {})})
     params = collections.pop("params")
     opt_state = make_optimizer(spec, as_float32(hyper)).init(params)
     return State(params, collections, opt_state, jnp.zeros((), jnp.int32), zero_sums(spec.classes))
@@ -127,13 +129,14 @@ def batch_loss(
     if "augment" in hyper:
         numbers = strengths(hyper["augment"], step // spec.steps_per_epoch)
         images = augment(numbers, augment_key, to_float(images))
-    logits, collections = build_model(spec).apply(
-        {"params": params, **totals.collections},
-        images,
-        train=True,
-        rngs={"dropout": dropout_key},
-        mutable=list(totals.collections),
-    )
+    with keep_statistics(spec):
+        logits, collections = build_model(spec).apply(
+            {"params": params, **totals.collections},
+            images,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=list(totals.collections),
+        )
     sums = batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)
     loss, weight = sums.loss, totals.weight + jnp.sum(batch.weights)
     if "loss" in hyper:
@@ -165,14 +168,3 @@ def start_segment(spec: Spec, state: State) -> State:
     """The State with its sums at zero if an epoch begins."""
     starts_epoch = state.step % spec.steps_per_epoch == 0
     return state._replace(sums=jax.tree.map(lambda total: jnp.where(starts_epoch, 0, total), state.sums))
-
-
-def forward(spec: Spec, variables: Any, images: Shaped[Array | np.ndarray, "B ..."]) -> Float32[Array, "B K"]:
-    """The logits (B, K) of images (B, ...) in evaluation mode."""
-    return cast(Array, build_model(spec).apply(variables, images.reshape(-1, *spec.image_shape)))
-
-
-def evaluate_batch(spec: Spec, variables: Any, batch: Batch) -> Sums:
-    """The sums of a batch in evaluation mode."""
-    logits = forward(spec, variables, batch.images)
-    return batch_sums(spec.task, spec.classes, logits, batch.labels, batch.weights)

@@ -27,10 +27,15 @@ PACKAGE = Path(models.__file__).parents[1]
 OTHER_PYTHON = os.environ.get("MNISTJAX_OTHER_PYTHON")  # it has another version of JAX
 SMALL = ["data=digits", "model=mlp", "model.hidden=16"]
 SHORT = [*SMALL, "train.epochs=2"]
+MODELS = "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, separable, vit"
 BAD = {  # words -> texts that the error must have
-    "model=cnm": ["'cnm'", "nearest is 'cnn'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
-    "model=3": ["'3'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
-    "model=null": ["'null'", "cnn, cnn_bn, lenet5, mlp, mlp_mixer, neuron, resnet, vit"],
+    "model=cnm": [
+        "'cnm'",
+        "nearest is 'cnn'",
+        MODELS,
+    ],
+    "model=3": ["'3'", MODELS],
+    "model=null": ["'null'", MODELS],
     "~model": ["model=NAME"],
     "+model=cnn": ["model=cnn without the +"],
     "modell=cnn": ["nearest is 'model'"],

@@ -16,7 +16,7 @@ import mnistjax
 from mnistjax.config import ConfigError
 
 MODELS = mnistjax.list_models()
-CONVOLUTIONAL = {"cnn", "cnn_bn", "lenet5", "resnet"}
+CONVOLUTIONAL = {"cnn", "cnn_bn", "lenet5", "resnet", "separable"}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
 
 

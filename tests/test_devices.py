@@ -6,11 +6,11 @@ import pytest
 
 from mnistjax.config import Stopping
 from mnistjax.devices import count_shards, place, shard_mesh
-from mnistjax.evaluation import evaluate, evaluate_on, predict
+from mnistjax.evaluation import evaluate, evaluate_on, forward, predict
 from mnistjax.layout import epoch_rows
 from mnistjax.loop import fit
 from mnistjax.metrics import probabilities
-from mnistjax.step import forward, init
+from mnistjax.step import init
 from small import make_batches, small_plan, train_segment
 
 several = pytest.mark.skipif(jax.device_count() == 1, reason="needs several devices")

@@ -9,10 +9,10 @@ import sklearn.metrics
 from mnistjax import evaluation, to_binary
 from mnistjax.batches import pad_split
 from mnistjax.data import Split
-from mnistjax.evaluation import evaluate, evaluate_on, predict
+from mnistjax.evaluation import evaluate, evaluate_on, forward, predict
 from mnistjax.metrics import summarize
 from mnistjax.programs import make_program
-from mnistjax.step import forward, init, variables_of
+from mnistjax.step import init, variables_of
 from small import fit_plan, made_up_data, small_plan
 
 

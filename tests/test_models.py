@@ -27,6 +27,7 @@ PARAMETERS = {  # by hand, at 28 x 28 and 10 classes
     "mlp_mixer": MIXER,
     "neuron": 7850,
     "resnet": 9 * (16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 2 * (3 * 16 + 2 * 96) + 650,
+    "separable": 9 * 8 + 2 * 8 + sum(9 * c + c * d + 2 * d for c, d in ((8, 8), (8, 16), (16, 24))) + 250,
     "vit": (16 * 64 + 64) + 51 * 64 + 4 * (ATTENTION + 256 + 2 * 64 * 128 + 192) + 128 + 650,
 }
 
@@ -36,6 +37,7 @@ SHALLOW = {
     "cnn_bn": {"channels": [4], "hidden": [8]},
     "mlp_mixer": {"depth": 1},
     "resnet": {"channels": [4, 8]},
+    "separable": {"channels": [4, 8]},
     "vit": {"depth": 1},
 }
 

@@ -269,6 +269,7 @@ ASKED = [
     "sweep.executor=submitit_local",
     "sweep.submitit={slurm_setup:[touch precious]}",
     "sweep.submitit.setup=x",
+    "init_from=hf-hub:someone/else",
 ]
 
 
@@ -283,7 +284,7 @@ def test_only_our_own_keys_are_taken_from_a_stored_sweep(word, sweep, capsys):
     assert {path.name for path in sweep.parent.iterdir()} == {"sweep", "precious"}
 
 
-@pytest.mark.parametrize("word", [word for word in EVIL if not word.startswith("data.dir")])
+@pytest.mark.parametrize("word", [*(word for word in EVIL if not word.startswith("data.dir")), ASKED[-1]])
 def test_only_our_own_keys_are_taken_from_stored_jobs(word, sweep, capsys):
     edit_ledger(sweep, lambda ledger: ledger["jobs"][0]["overrides"].append(word))
     assert main(["-m", "sweep.resume=sweep", INLINE]) == 2
@@ -305,6 +306,7 @@ def test_a_stored_sweeper_or_cluster_is_asked_for_again(word, sweep, capsys):
 def test_overrides_that_define_jobs_are_taken():
     words = [*SMALL, "seed=range(3)", "experiment=quickstart", "optimizer=adam,sgd", "sweep.mode=map"]
     words += [
+        "init_from=null,cnn.mnist,../runs/0",
         "wandb.project=mine",
         "~augment",
         "+optimizer.b1=0.5",

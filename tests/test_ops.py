@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mnistjax.ops import conv2d, conv2d_max_pool, max_pool
+from mnistjax.ops import conv2d, conv2d_max_pool, depthwise, max_pool, portable
 
 
 def normal(seed, *shape):
@@ -56,6 +56,17 @@ def test_a_strided_convolution_and_its_gradients_skip_pixels(side, kernel):
     for padding in ("valid", "same"):
         strided = functools.partial(conv2d, stride=2)
         assert_same_with_gradients(strided, every_second, images, weights, padding)
+
+
+@pytest.mark.parametrize(("side", "channels", "kernel"), [(7, 1, 3), (6, 5, 3), (9, 2, 5), (8, 3, 2)])
+def test_a_depthwise_convolution_and_its_gradients_equal_xlas(side, channels, kernel):
+    images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels)
+
+    def by_xla(x, w, padding):
+        with portable():
+            return depthwise(x, w)
+
+    assert_same_with_gradients(lambda x, w, padding: depthwise(x, w), by_xla, images, weights, "same")
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])

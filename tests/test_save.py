@@ -1,6 +1,7 @@
 """A trained model in one file: it comes back as it was, and a foreign or damaged file costs one line."""
 
 import dataclasses
+import functools
 import json
 import os
 
@@ -203,3 +204,33 @@ def test_a_readme_of_ones_own_and_other_models_stay(run, tmp_path):
     with pytest.raises(ConfigError, match="another model"):
         mnistjax.save_pretrained(tmp_path / "new", mnistjax.create_model("mlp", hidden=[9]), *run[1:])
     assert not (tmp_path / "new").exists()
+
+
+def test_the_models_of_an_installed_package_are_in_the_zoo(tmp_path, monkeypatch):
+    """And a package that can't be imported, or takes our name, does no harm."""
+    for name, target in {"lab": "lab.weights", "broken": "no_such_package"}.items():
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        points = f"[mnistjax.pretrained]\n{name} = {target}\n"
+        (tmp_path / f"{name}.dist-info/entry_points.txt").write_text(points)
+    weights = tmp_path / "lab" / "weights"
+    model, variables, card = mnistjax.load("mlp.mnist_zero")
+    for name in ("mlp.ours", "mlp.mnist"):
+        mnistjax.save(weights / f"{name}.safetensors", model, variables, card)
+    for folder in (tmp_path / "lab", weights):
+        (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(zoo, "find_others", functools.cache(zoo.find_others.__wrapped__))
+    with pytest.warns(
+        UserWarning, match="the trained models of no_such_package are left out: ModuleNotFound"
+    ):
+        assert mnistjax.list_models("mlp.*", pretrained=True) == [
+            "mlp.fashion_mnist",
+            "mlp.mnist",
+            "mlp.mnist_zero",
+            "mlp.ours",
+        ]
+    again, restored, found = mnistjax.load("mlp.ours")
+    assert (again, found.name) == (model, "mlp.ours")
+    same(variables, restored)
+    assert mnistjax.load("mlp.mnist")[2].task == "multiclass"  # ours

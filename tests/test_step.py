@@ -12,11 +12,12 @@ import pytest
 from mnistjax import programs, to_binary
 from mnistjax.config import ConfigError
 from mnistjax.data import Split
+from mnistjax.evaluation import forward
 from mnistjax.layout import epoch_rows
 from mnistjax.loop import fit_runs
 from mnistjax.programs import make_program
 from mnistjax.run import Run
-from mnistjax.step import DROPOUT, build_model, forward, init, initial_state, variables_of
+from mnistjax.step import DROPOUT, build_model, init, initial_state, variables_of
 from small import (
     assert_same,
     count_traces,

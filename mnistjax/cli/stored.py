@@ -26,10 +26,11 @@ SEARCH_KEYS = ("hydra/sweeper", *(f"hydra.sweeper.{name}" for name in OPTIONS))
 NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
+    "init_from=": ("init_from=",),
 }
 FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # left out silently
 LONGEST_KEY = 100  # characters
-JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "wandb", "seed")
+JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "wandb", "init_from", "seed")
 SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.halving", "sweep.rank", "sweep.timeout", "sweep.fail_fast")
 
 
@@ -48,6 +49,8 @@ def is_taken(override: Any) -> bool:
     text = line.partition("=")[2]
     if key == "data.dir":
         return (Path(text.strip("'\"")).expanduser() / "mnistjax").is_dir()
+    if key == "init_from":  # a sweep from a stranger downloads nothing
+        return "hf-hub:" not in text
     if list_choices(key):
         return re.fullmatch(r"[\w\-,() ]*", text) is not None  # no path to another file
     return True

@@ -8,17 +8,22 @@ import dataclasses
 import fnmatch
 import functools
 import importlib.metadata
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax import Array
 
 from mnistjax.backend import isolated
 from mnistjax.checks import check_value
 from mnistjax.config import ConfigError, freeze, shorten, unknown
-from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet
+from mnistjax.models.calls import trace_layers
+from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet, Separable
 from mnistjax.models.dense import MLP, Neuron
 from mnistjax.models.layers import ACTIVATIONS as ACTIVATIONS
 from mnistjax.models.layers import CHOICES, Model
@@ -33,6 +38,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "mlp_mixer": MLPMixer,
     "neuron": Neuron,
     "resnet": ResNet,
+    "separable": Separable,
     "vit": ViT,
 }
 
@@ -106,20 +112,40 @@ def create_model(name: str, *, num_classes: int = 10, **options: Any) -> nn.Modu
     return module(num_classes=_native(num_classes), **values)
 
 
+class Inside(NamedTuple):
+    """What a module is made of."""
+
+    variables: Mapping[str, tuple[int, ...]]  # their shapes by path: "params/Dense_0/kernel"
+    head: str | None  # name of the layer whose output the logits are, if there is one
+
+    @property
+    def collections(self) -> set[str]:
+        """The names of the collections of variables: "params", and perhaps "batch_stats"."""
+        return {path.partition("/")[0] for path in self.variables}
+
+
 @functools.lru_cache(256)  # a call takes 6 ms, and the jobs of a sweep share a few modules
 @isolated()
-def list_collections(module: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -> frozenset[str]:
-    """The names of a module's variable collections: "params", and perhaps "batch_stats".
+def look_inside(module: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 1)) -> Inside:
+    """The variables and the head of a module.
 
     Raises ConfigError if the module has more than MOST_PARAMETERS, and the module's own error if it does not
     accept images of this shape (H, W, C).
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    image, head = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8), None
+
+    def init(key: Array, image: Array) -> Any:
+        nonlocal head
+        (logits, variables), calls = trace_layers(lambda: module.init_with_output(key, image))
+        head = calls[-1].layer.name if calls and calls[-1].output is logits else None
+        return variables
+
+    flat: Any = flatten_dict(jax.eval_shape(init, jax.random.key(0), image), sep="/")
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    count = sum(map(math.prod, shapes.values()))
     if count > MOST_PARAMETERS:
         raise ConfigError(f"a model of {count:.1e} parameters is too large; at most {MOST_PARAMETERS:.1e}")
-    return frozenset(variables)
+    return Inside(shapes, head)
 
 
 def _native(value: Any) -> Any:

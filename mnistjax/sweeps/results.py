@@ -17,7 +17,7 @@ from mnistjax import files, records
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.records.fields import METRICS, OPTIONAL_FIELDS
-from mnistjax.seeds import describe_value
+from mnistjax.seeds import describe_value, is_option
 from mnistjax.sweeps.ledger import RESULTS, Entry
 
 TIMES = ("seconds_per_epoch", "compile_seconds")
@@ -89,7 +89,7 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
 def write_results(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes `results.csv` with the columns of all rows."""
     rows = sorted(rows, key=lambda row: row["number"])
-    own = [key for row in rows for key in row if "." in key]
+    own = [key for row in rows for key in row if is_option(key)]
     first = ["number", *dict.fromkeys(own), "seed"]
     write_csv(folder / RESULTS, rows, first)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnistjax.words import GROUPS
 
-KEYS = (*GROUPS, "experiment", "augment", "train", "seed")  # they describe jobs
+KEYS = (*GROUPS, "experiment", "augment", "train", "init_from", "seed")  # they describe jobs
 NUMBER = re.compile(r"-?\d+|-?\d*\.?\d+(e-?\d+)?")
 
 

@@ -6,7 +6,10 @@ SHA-256 of both, as `encode_weights` makes it. The members of a packaged ensembl
 
 import dataclasses
 import fnmatch
+import functools
+import importlib.metadata
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from flax import linen as nn
 
 from mnistjax import checkpoints, files, models, records
 from mnistjax.backend import isolated
-from mnistjax.config import ConfigError, freeze, to_plain, unknown
+from mnistjax.config import ConfigError, freeze, one_line, to_plain, unknown
 from mnistjax.zoo.card import CARD_FIELDS
 from mnistjax.zoo.card import Card as Card
 
@@ -37,7 +40,33 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     if not pretrained:
         return models.list_models(pattern)
-    return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob(f"*{SUFFIX}")), pattern))
+    return sorted(fnmatch.filter(find_packaged(), pattern))
+
+
+def find_packaged() -> dict[str, Path]:
+    """The files of the packaged models by name: ours, and those of other installed packages."""
+    own = {path.stem: path for path in WEIGHTS.glob(f"*{SUFFIX}")}
+    return {**{path.stem: path for path in find_others()}, **own}
+
+
+@functools.cache
+def find_others() -> list[Path]:
+    """The files of the trained models in other installed packages.
+
+    Such a package declares the module in whose folder they are, in the group `mnistjax.pretrained`. One that
+    can't be imported costs a warning. Of two models with one name, ours is used, or the later one.
+    """
+    found = []
+    for entry in importlib.metadata.entry_points(group="mnistjax.pretrained"):
+        try:
+            folders = [Path(folder) for folder in entry.load().__path__]
+        except Exception as error:  # the code of others
+            warnings.warn(
+                f"the trained models of {entry.value} are left out: {one_line(error)}", stacklevel=2
+            )
+            continue
+        found += sorted(path for folder in folders for path in folder.glob(f"*{SUFFIX}"))
+    return found
 
 
 @isolated()
@@ -138,7 +167,7 @@ def _is_folder(name: str | Path) -> bool:
     if isinstance(name, Path):
         return True
     folder = Path(name)
-    return name not in ("", *list_models(pretrained=True)) and (folder.is_dir() or len(folder.parts) > 1)
+    return name not in ("", *find_packaged()) and (folder.is_dir() or len(folder.parts) > 1)
 
 
 def read_card(name: str) -> Card:
@@ -208,10 +237,10 @@ def encode_weights(card: Card, arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def _find_weights(name: str) -> Path:
     """The file of a packaged model."""
-    names = list_models(pretrained=True)
-    if name not in names:
-        raise unknown("pretrained model, saved file or folder of a run", name, names)
-    return WEIGHTS / f"{name}{SUFFIX}"
+    files = find_packaged()
+    if name not in files:
+        raise unknown("pretrained model, saved file or folder of a run", name, files)
+    return files[name]
 
 
 def _read_weights(path: Path) -> tuple[Card, dict[str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """A model from the inside: the features that its last layer reads, and a table of its layers."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,31 +10,8 @@ from jax import Array
 
 from mnistjax.backend import isolated
 from mnistjax.config import ConfigError
+from mnistjax.models.calls import trace_layers
 from mnistjax.zoo.ensemble import Ensemble
-
-
-class LayerCall(NamedTuple):
-    """A call of a layer, with its first argument and its output."""
-
-    layer: nn.Module
-    input: Any
-    output: Any
-
-
-def trace_layers(function: Callable[[], Any]) -> tuple[Any, list[LayerCall]]:
-    """A function's result, and the calls of a model's top-level layers during it, in their order."""
-    calls: list[LayerCall] = []
-
-    def record(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and len(context.module.path) == 1:
-            calls.append(LayerCall(context.module, args[0] if args else None, output))
-        return output
-
-    with nn.intercept_methods(record):
-        return function(), calls
 
 
 def features(model: nn.Module, variables: Any, images: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnistjax.models import is_plain
-from mnistjax.zoo.features import trace_layers
+from mnistjax.models.calls import trace_layers
 
 
 @dataclass(frozen=True)
