@@ -69,7 +69,8 @@ def conv2d_max_pool(images: Array, kernel: Array, padding: Padding = "valid") ->
 def depthwise(images: Array, kernel: Array) -> Array:
     """Each channel of images (B, H, W, C) convolved with its own kernel (k, k, C), padded to (B, H, W, C).
 
-    On CPU it is a sum of shifted images, because the gradient of XLA's is a naive loop.
+    On CPU it is a sum of shifted images: inside a scan, a step on 64 images of 28 x 28 x 8 takes 4 ms so, and
+    88 ms with XLA's convolution (7 x 7 x 32: 1.3 and 56 ms; an AMD EPYC).
     """
     side, _, channels = kernel.shape
     height, width = images.shape[1:3]
