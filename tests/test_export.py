@@ -133,6 +133,7 @@ def test_what_depends_on_no_image_is_computed_before():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The inputs_kv arg:DeprecationWarning")  # jax2onnx 0.17 calls Flax so
 def test_every_model_has_its_logits_in_every_format(work, drawn):
     expected = {}
     for name in PACKAGED:
