@@ -16,7 +16,6 @@ import mnistjax
 from mnistjax.cli import predict
 from mnistjax.cli.export import SUFFIXES, main
 from mnistjax.config import ConfigError
-from mnistjax.models import MODELS
 from mnistjax.zoo.page import make_page
 from mnistjax.zoo.trace import trace_operations
 from test_template import opened
@@ -112,12 +111,23 @@ class Odd(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-def test_a_page_needs_operations_that_it_has(monkeypatch):
-    monkeypatch.setitem(MODELS, "odd", Odd)
+class Looping(nn.Module):
+    """A model that goes over the rows of an image: a loop, whose body must not be taken for all of it."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        rows = jnp.moveaxis(images[..., 0], 1, 0) / 255
+        x, _ = jax.lax.scan(lambda sum, row: (sum + row, None), jnp.zeros_like(rows[0]), rows)
+        return nn.Dense(self.num_classes)(x)
+
+
+@pytest.mark.parametrize(("model", "operation"), [(Odd(), "sort"), (Looping(), "scan")])
+def test_a_page_needs_operations_that_it_has(model, operation):
     _, _, card = mnistjax.load("mlp.mnist")
-    model = Odd()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    with pytest.raises(ConfigError, match="a page can't compute sort, which this mlp needs"):
+    with pytest.raises(ConfigError, match=f"a page can't compute {operation}, which this mlp needs"):
         make_page(model, variables, card)
 
 

@@ -20,7 +20,10 @@ from mnistjax.metrics import probabilities
 from mnistjax.ops import portable
 from mnistjax.zoo.card import Card
 
-INSIDE = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters with the body of a call
+BODIES = {  # of the primitives that only call one, its parameter
+    **dict.fromkeys(("jit", "pjit", "checkpoint", "remat2"), "jaxpr"),
+    **dict.fromkeys(("closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
+}
 IMAGE = "image"  # name of the input
 
 
@@ -32,7 +35,7 @@ def _dot(own: Mapping[str, Any]) -> dict[str, Any]:
 def _conv(own: Mapping[str, Any]) -> dict[str, Any]:
     if own["batch_group_count"] != 1 or {*own["lhs_dilation"]} != {1} or len(own["window_strides"]) != 2:
         raise ConfigError(
-            "a page can't compute transposed convolutions, and others than those of two dimensions"
+            "a page can't compute a transposed convolution, or one of other than two dimensions"
         )
     images, kernels, out = own["dimension_numbers"]
     return {
@@ -49,9 +52,8 @@ def _conv(own: Mapping[str, Any]) -> dict[str, Any]:
 def _windows(own: Mapping[str, Any]) -> dict[str, Any]:
     if {*own["base_dilation"], *own["window_dilation"]} != {1}:
         raise ConfigError("a page can't compute windows with gaps")
-    return {
-        "window": own["window_dimensions"], "strides": own["window_strides"], "padding": own["padding"]
-    }  # fmt: skip
+    window, strides, padding = (own[name] for name in ("window_dimensions", "window_strides", "padding"))
+    return {"window": window, "strides": strides, "padding": padding}
 
 
 def _slice(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,10 +147,9 @@ class _Tracer:
 
     def _compute(self, equation: Any, given: Sequence[Any]) -> list[Any]:
         primitive, own = equation.primitive, equation.params
-        for key in INSIDE:
-            if key in own:
-                body = own[key]
-                return self.walk(getattr(body, "jaxpr", body), getattr(body, "consts", ()), given)
+        if primitive.name in BODIES:
+            body = own[BODIES[primitive.name]]
+            return self.walk(getattr(body, "jaxpr", body), getattr(body, "consts", ()), given)
         if not any(isinstance(value, str) for value in given):
             found = primitive.bind(*given, **own)
             return list(found) if primitive.multiple_results else [found]
