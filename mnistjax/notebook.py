@@ -15,11 +15,7 @@ from typing import Any
 from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import Runs, read_runs
-from mnistjax.words import quote, read_words
-
-BARE = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # a text that needs no quotes
-FUNCTION = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)", re.DOTALL)
-RESERVED = ("true", "false", "null", "inf", "nan")
+from mnistjax.words import make_text, quote, read_words
 
 
 def sweep(
@@ -128,20 +124,3 @@ def make_word(key: str, value: Any) -> str:
     if not values:
         raise ConfigError(f"{key} has no values, so there is no job")
     return f"{key}={','.join(make_text(key, one) for one in values)}"
-
-
-def make_text(key: str, value: Any) -> str:
-    """A value in Hydra's grammar; a text stays as it is if it is a function of that, like interval(0.1,1)."""
-    value = getattr(value, "tolist", lambda: value)()  # of a NumPy scalar, or a row of an array
-    match value:
-        case None | bool():
-            return {None: "null", True: "true", False: "false"}[value]
-        case int() | float():
-            return repr(value)
-        case str() if (BARE.fullmatch(value) and value.lower() not in RESERVED) or FUNCTION.fullmatch(value):
-            return value
-        case str() | Path():
-            return quote(value)
-        case list() | tuple():
-            return f"[{','.join(make_text(key, one) for one in value)}]"
-    raise ConfigError(f"{key}: a value must be a number, a text or a tuple of them; got {value!r}")

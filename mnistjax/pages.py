@@ -2,28 +2,40 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+HEAD = """<meta charset="utf-8">
+<meta name="generator" content="mnistjax">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>"""
 
-def fill(page: str, scripts: Sequence[str], parts: Mapping[str, str], **rules: Sequence[str]) -> str:
-    """A page with each %NAME% replaced by the part of this name; %policy% allows only these scripts.
+
+def fill(
+    page: str, title: str, scripts: Sequence[str], parts: Mapping[str, str], **rules: Sequence[str]
+) -> str:
+    """A page with each %NAME% replaced by the part of this name; its head allows only these scripts.
 
     `rules` are more rules of the Content Security Policy, with _ for -: `connect_src=["'self'"]`.
     """
     allowed: dict[str, Sequence[str]] = {
         "default-src": ["'none'"],
         "script-src": [f"'sha256-{_sha256(code)}'" for code in scripts],
-        "style-src": ["'unsafe-inline'"],
+        "style-src": ["'unsafe-inline'"],  # scripts set styles while they draw
         "img-src": ["data:", "blob:"],
         "base-uri": ["'none'"],
         "form-action": ["'none'"],
         **{name.replace("_", "-"): sources for name, sources in rules.items()},
     }
     policy = "; ".join(" ".join([name, *sources]) for name, sources in allowed.items())
-    return re.sub(r"%(\w+)%", lambda mark: {**parts, "policy": policy}[mark[1]], page)
+    title = html.escape(title)
+    parts = {**parts, "title": title, "head": HEAD.format(policy=policy, title=title)}
+    return re.sub(r"%(\w+)%", lambda mark: parts[mark[1]], page)
 
 
 def escape_script(code: str) -> str:

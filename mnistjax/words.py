@@ -7,17 +7,22 @@ import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mnistjax.config import ConfigError, shorten
 
 OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep has only one value of each
 DATA_KEYS = ("data.dir", "data.raw_dir", "data.group")  # folders, and a regular expression
+HUB = "hf-hub:"  # before the name of a model at the Hugging Face hub
 GROUPS = ("data", "task", "model", "optimizer", "schedule")  # the config has the choice at GROUP.name
 NAME = re.compile(rf"^({'|'.join(GROUPS)})\.name=")
 WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
 # A value that the user has quoted for Hydra.
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # a path that needs no quotes
+UNQUOTED = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # another text that needs none, unless it is reserved
+RESERVED = ("true", "false", "null", "inf", "nan")
+FUNCTION = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)", re.DOTALL)
 SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
 # A text that Hydra reads without quotes.
 BARE = re.compile(r"([\w/+.$%*@?|: \t-]|\\[\\()\[\]{}:=, \t]?)*", re.ASCII)
@@ -126,6 +131,25 @@ def quote(text: str | Path, *, literal: bool = True, mark: str = "'") -> str:
     text = re.sub(rf"(\\*){mark}", rf"\1\1\\{mark}", text)
     text = re.sub(r"(\\+)\Z", r"\1\1", text)
     return f"{mark}{text}{mark}"
+
+
+def make_text(key: str, value: Any) -> str:
+    """A value in Hydra's grammar; a text stays as it is if it is a function of that, like interval(0.1,1)."""
+    value = getattr(value, "tolist", lambda: value)()  # of a NumPy scalar, or a row of an array
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case int() | float():
+            return repr(value)
+        case str() if FUNCTION.fullmatch(value):
+            return value
+        case str() if UNQUOTED.fullmatch(value) and value.lower() not in RESERVED:
+            return value
+        case str() | Path():
+            return quote(value)
+        case list() | tuple():
+            return f"[{','.join(make_text(key, one) for one in value)}]"
+    raise ConfigError(f"{key}: a value must be a number, a text or a tuple of them; got {value!r}")
 
 
 def folder_word(key: str, folder: str | Path) -> str:

@@ -40,7 +40,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.asked: list[str] = []
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.hub = self  # pyright: ignore[reportAttributeAccessIssue]
+        self._server.hub = self  # pyright: ignore[reportAttributeAccessIssue] # an attribute of ours
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -53,7 +53,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self) -> None:
-        hub: Hub = self.server.hub  # pyright: ignore[reportAttributeAccessIssue]
+        hub: Hub = self.server.hub  # pyright: ignore[reportAttributeAccessIssue] # an attribute of ours
         path = unquote(urlsplit(self.path).path)
         hub.asked.append(f"{self.command} {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

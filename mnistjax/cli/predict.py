@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = name_explained(args.explain, args.images) if args.explain else []
         prepare_backend()
         trained = load(args.model)
-        if not reads_handwriting(trained[2]):
-            check_readable(trained[2])
+        if not trained[2].reads_handwriting:
+            trained[2].check_readable()
             tell(f"each picture is read as one image: {shorten_names(trained[2])}")
         batches = read(trained, args.images)
         done = show(batches, args.images, explained, as_json=args.json)
@@ -85,19 +85,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def reads_handwriting(card: Card) -> bool:
-    """Whether a model reads digits or letters, of which a picture may have many."""
-    from mnistjax.data import HANDWRITING
-
-    return card.data in HANDWRITING and card.image_shape[2] == 1
-
-
-def check_readable(card: Card) -> None:
-    """Raises ConfigError for a model of images that no picture has."""
-    if card.image_shape[2] not in (1, 3):
-        raise ConfigError(f"{card.name} takes images of {card.image_shape[2]} channels; a picture has 1 or 3")
-
-
 def shorten_names(card: Card) -> str:
     """What a model tells apart, for people: "cifar100 (apple; aquarium_fish; baby; ... 100 classes)"."""
     names, count = card.class_names, len(card.class_names)
@@ -111,7 +98,7 @@ def find_images(card: Card, path: str) -> Picture:
     from mnistjax.pictures import read_digits
     from mnistjax.pictures.whole import read_whole, resize
 
-    if reads_handwriting(card):
+    if card.reads_handwriting:
         digits = read_digits(path)
         images = [resize(digit.image, card.image_shape) for digit in digits]
         return Picture(path, images, [digit.box for digit in digits])
@@ -128,7 +115,7 @@ def read(trained: tuple[nn.Module, Any, Card], paths: Iterable[str]) -> Iterator
         try:
             batch.append(find_images(trained[2], path))
         except ConfigError as error:
-            boxes = [] if reads_handwriting(trained[2]) else None
+            boxes = [] if trained[2].reads_handwriting else None
             batch.append(Picture(path, boxes=boxes, error=str(error)))
         full = sum(len(picture.images) for picture in batch) >= ROWS
         if full or time.monotonic() - start > BATCH_SECONDS:

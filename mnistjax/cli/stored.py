@@ -20,7 +20,7 @@ from mnistjax.config import ConfigError
 from mnistjax.data import AUTO
 from mnistjax.progress import relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger
-from mnistjax.words import GROUPS, folder_word, shell_join
+from mnistjax.words import GROUPS, HUB, folder_word, shell_join
 
 SEARCH_KEYS = ("hydra/sweeper", *(f"hydra.sweeper.{name}" for name in OPTIONS))
 NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
@@ -50,7 +50,7 @@ def is_taken(override: Any) -> bool:
     if key == "data.dir":
         return (Path(text.strip("'\"")).expanduser() / "mnistjax").is_dir()
     if key == "init_from":  # a sweep from a stranger downloads nothing
-        return "hf-hub:" not in text
+        return HUB not in text
     if list_choices(key):
         return re.fullmatch(r"[\w\-,() ]*", text) is not None  # no path to another file
     return True

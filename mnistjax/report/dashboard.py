@@ -155,7 +155,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],
         "curves": {name: _pack(runs, name) for name in CURVES},
-        "importance": {name: importance(runs, keys, name) for name in {target: 0, monitor: 0}},
+        "importance": {name: importance(runs, keys, name) for name in dict.fromkeys((target, monitor))},
     }
 
 

@@ -5,7 +5,6 @@ It contains the scripts of Plotly for figures, of DataTables (from itables) for 
 
 import base64
 import gzip
-import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,6 @@ def fill_page(data: Mapping[str, Any], title: str, *, watch: str = "") -> str:
     rules = {"connect_src": ["'self'"]} if watch else {}
     parts = {
         "watch": f' data-watch="{watch}"' if watch else "",
-        "title": html.escape(clean(title)),
         "style": (WEB / "dashboard.css").read_text("utf-8"),
         "script": scripts[1],
         "table_style": table_style,
@@ -39,7 +37,7 @@ def fill_page(data: Mapping[str, Any], title: str, *, watch: str = "") -> str:
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
         "data": escape_data(data),
     }
-    return fill(page, scripts, parts, **rules)
+    return fill(page, clean(title), scripts, parts, **rules)
 
 
 def read_libraries() -> tuple[str, str, str]:

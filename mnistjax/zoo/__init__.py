@@ -22,13 +22,13 @@ from flax import linen as nn
 from mnistjax import checkpoints, files, models, records
 from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, freeze, one_line, to_plain, unknown
+from mnistjax.words import HUB
 from mnistjax.zoo.card import CARD_FIELDS
 from mnistjax.zoo.card import Card as Card
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 MODEL = f"model{SUFFIX}"  # in a folder that `save_pretrained` wrote
-HUB = "hf-hub:"  # before the name of a model at the Hugging Face hub
 DEFAULTS = {"command": None, "tried": [], "members": 1, "image_shape": [28, 28, 1]}  # of the fields of a card
 
 

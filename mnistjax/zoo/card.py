@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from mnistjax import checks
 from mnistjax.checks import Check
+from mnistjax.config import ConfigError
+from mnistjax.data import HANDWRITING
 from mnistjax.records.fields import IMAGE_SHAPE, MATRIX
 from mnistjax.seeds import Spread
 
@@ -42,6 +44,17 @@ class Card:
         """Mean, deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)"; "" for one seed."""
         tests = Spread(tuple(test for _, _, test in self.tried))
         return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
+
+    @property
+    def reads_handwriting(self) -> bool:
+        """Whether it reads digits or letters, of which a picture may have many."""
+        return self.data in HANDWRITING and self.image_shape[2] == 1
+
+    def check_readable(self) -> None:
+        """Raises ConfigError for a model of images that no picture has."""
+        channels = self.image_shape[2]
+        if channels not in (1, 3):
+            raise ConfigError(f"{self.name} takes images of {channels} channels; a picture has 1 or 3")
 
     def __str__(self) -> str:
         images, device = sum(map(sum, self.test_confusion_matrix)), dict(self.device)

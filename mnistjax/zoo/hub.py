@@ -10,7 +10,8 @@ from typing import Any
 from flax import linen as nn
 
 from mnistjax.config import ConfigError, one_line
-from mnistjax.zoo import HUB, MODEL
+from mnistjax.words import HUB
+from mnistjax.zoo import MODEL
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import README, is_ours, save_pretrained
 

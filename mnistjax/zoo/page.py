@@ -10,8 +10,6 @@ from typing import Any
 
 from flax import linen as nn
 
-from mnistjax.config import ConfigError
-from mnistjax.data import HANDWRITING
 from mnistjax.data.known import LIGHT_ON_DARK
 from mnistjax.pages import escape_data, escape_script, fill
 from mnistjax.zoo.card import Card
@@ -25,15 +23,12 @@ def make_page(model: nn.Module, variables: Any, card: Card) -> str:
 
     ConfigError for images that are neither grey nor coloured, and as `trace_operations`.
     """
-    channels = card.image_shape[2]
-    if channels not in (1, 3):
-        raise ConfigError(f"{card.name} takes images of {channels} channels; a picture has 1 or 3")
-    draws = card.data in HANDWRITING and channels == 1
+    card.check_readable()
     data = {
         "program": trace_operations(model, variables, card),
         "image_shape": card.image_shape,
         "class_names": card.class_names,
-        "draws": draws,
+        "draws": card.reads_handwriting,
         "light_on_dark": card.data in LIGHT_ON_DARK,
     }
     script = escape_script("".join((WEB / name).read_text("utf-8") for name in ("run.js", "page.js")))
@@ -43,11 +38,9 @@ def make_page(model: nn.Module, variables: Any, card: Card) -> str:
         f"of {images:,} test images right. Made with mnistjax."
     )
     parts = {
-        "title": html.escape(card.name),
         "about": html.escape(about),
-        "label": "paper to draw on",
         "style": (WEB / "page.css").read_text("utf-8"),
         "script": script,
         "data": escape_data(data),
     }
-    return fill((WEB / "page.html").read_text("utf-8"), [script], parts)
+    return fill((WEB / "page.html").read_text("utf-8"), card.name, [script], parts)

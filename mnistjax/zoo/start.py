@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from mnistjax.checkpoints import digest, flatten
-from mnistjax.config import ConfigError, to_plain
+from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.models import look_inside, model_options
 from mnistjax.plan import Start
-from mnistjax.words import shell_join
+from mnistjax.words import make_text, shell_join
 from mnistjax.zoo import load
 
 
@@ -49,6 +49,5 @@ def _read_start(name: str, is_path: bool, changed: int | None, classes: tuple[st
     words = [f"model={card.model}"]
     for option, value in card.options:
         if value != model_options(card.model).get(option):
-            text = str(to_plain(value)).replace(" ", "").replace("True", "true").replace("False", "false")
-            words.append(f"model.{option}={text}")
+            words.append(f"model.{option}={make_text(option, value)}")
     return Start(variables, digest(flatten(variables), {}), name, shell_join(words), new_head=not same)

@@ -119,7 +119,7 @@ function showSeen(pixels) {
 }
 
 function show(pixels) {
-  const started = performance.now(), [logits, shares] = run(DATA.program, CONSTANTS, pixels);
+  const started = performance.now(), [, shares] = run(DATA.program, CONSTANTS, pixels);
   const milliseconds = performance.now() - started, best = shares.indexOf(Math.max(...shares));
   showSeen(pixels);
   at("answer").textContent = `${DATA.class_names[best]}  ${percent(shares[best])}`;
@@ -133,7 +133,6 @@ function show(pixels) {
     row.querySelector(".bar span").style.width = `${100 * shares[own]}%`;
     row.querySelector(".share").textContent = percent(shares[own]);
   });
-  globalThis.last = { logits: [...logits], probabilities: [...shares] };
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
