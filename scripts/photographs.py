@@ -10,9 +10,9 @@ prepared as for the command `mnistjax`, from data.raw_dir if MNISTJAX_RAW_DIR na
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from sections import write_section
 from training import show_time, train_seeds
 
 README = Path(__file__).parent / "photographs" / "README.md"
-SEEDS = (0, 1, 2)
 
 
 class Study(NamedTuple):
@@ -35,8 +34,11 @@ class Study(NamedTuple):
 
     words: str  # of the command
     published: str = ""  # accuracy and AUC on the test images
+    seeds: tuple[int, ...] = (0, 1, 2)
+    hands: bool = False  # trained on the photographs of --signdigits
 
 
+FIVE = (0, 1, 2, 3, 4)
 RESNET18 = "ResNet-18 of 11 million parameters: {} (MedMNIST v2, table 3)"
 STUDIES = {
     "fashion neuron": Study("experiment=fashion model=neuron"),
@@ -46,7 +48,9 @@ STUDIES = {
     "breast": Study("experiment=breast", RESNET18.format("86.3 %, AUC 0.901")),
     "retina": Study("experiment=retina", RESNET18.format("52.4 %, AUC 0.717")),
     "retina balanced": Study("experiment=retina train.class_weights=balanced"),
-    "signdigits": Study("experiment=photographs"),
+    "signdigits": Study("experiment=photographs", hands=True),
+    "signdigits scratch": Study("experiment=finetune init_from=null", seeds=FIVE, hands=True),
+    "signdigits tuned": Study("experiment=finetune init_from=cnn_bn.mnist", seeds=FIVE, hands=True),
 }
 
 
@@ -114,11 +118,11 @@ def main() -> None:
         for name in args.studies:
             if name not in STUDIES:
                 raise unknown("study", name, STUDIES)
-        more: Mapping[str, Any] = {"signdigits": [f"data.raw_dir={args.signdigits}"]}
         for name in () if args.readme else args.studies or STUDIES:
-            if name != "signdigits" or args.signdigits:
-                words = [*STUDIES[name].words.split(), *more.get(name, ())]
-                train_seeds(words, SEEDS, find_place(name, args.folder.absolute()))
+            words, _, seeds, hands = STUDIES[name]
+            if args.signdigits or not hands:
+                where = [f"data.raw_dir={args.signdigits.absolute()}"] if hands else []
+                train_seeds([*words.split(), *where], seeds, find_place(name, args.folder.absolute()))
         write_section(README, "table", make_table(args.folder.absolute()))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

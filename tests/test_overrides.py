@@ -380,21 +380,19 @@ def test_the_printed_command_continues_a_sweep(name, work, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_a_folder_whose_name_is_not_text_is_written_and_continued(locale, work):
-    plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for name in (b"\xff", "é".encode()):
-        folder = os.fsdecode(name)
-        for kind, flags in (("run", []), ("sweep", ["-m", "seed=0,1", "sweep.executor=inline"])):
-            words = [*flags, *TINY, f"hydra.{kind}.dir={folder}/{kind}"]
-            assert start(*words, **plain).returncode == 0
-            again = start(*words, **plain)
-            assert (again.returncode, again.stderr.count(b"\n")) == (2, 1)
-            assert b"holds a " + kind.encode() in again.stderr
-        resume = again.stderr.partition(b"to continue it: ")[2].decode()
-        assert start(*read_by_bash(resume), **plain).returncode == 0
-        check_done(f"{folder}/run", os.listdir())
-        check_done(f"{folder}/sweep/1", os.listdir())
+@pytest.mark.parametrize(("locale", "name"), [("C", "é".encode()), ("C.UTF-8", b"\xff")])
+def test_a_folder_whose_name_is_not_text_is_written_and_continued(locale, name, work):
+    plain, folder = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, os.fsdecode(name)
+    for kind, flags in (("run", []), ("sweep", ["-m", "seed=0,1", "sweep.executor=inline"])):
+        words = [*flags, *TINY, f"hydra.{kind}.dir={folder}/{kind}"]
+        assert start(*words, **plain).returncode == 0
+        again = start(*words, **plain)
+        assert (again.returncode, again.stderr.count(b"\n")) == (2, 1)
+        assert b"holds a " + kind.encode() in again.stderr
+    resume = again.stderr.partition(b"to continue it: ")[2].decode()
+    assert start(*read_by_bash(resume), **plain).returncode == 0
+    check_done(f"{folder}/run", os.listdir())
+    check_done(f"{folder}/sweep/1", os.listdir())
 
 
 @pytest.mark.parametrize("name", [*NAMES, BYTES])
