@@ -34,7 +34,7 @@ hypothesis.settings.register_profile("ours", deadline=None)  # the first example
 hypothesis.settings.load_profile("ours")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; processes would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.freeze()  # what is imported stays; looking through it again and again takes a sixth of the time
 gc.set_threshold(50_000, 20, 20)

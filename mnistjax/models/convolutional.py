@@ -180,7 +180,8 @@ class Separable(Model):
     """Depthwise separable convolutions (Howard et al., 2017) and global average pooling: few parameters.
 
     A plain convolution, then `blocks` separable ones per stage, each with batch normalisation. A block that
-    keeps the number of channels has a shortcut. Stages are divided by 2 x 2 max-pooling.
+    keeps the number of channels has a shortcut. There is 2 x 2 max-pooling before every stage; the first one
+    makes training three times faster (channels 10, 16, 24 on MNIST, one core of an AMD EPYC).
     """
 
     cpu_micro_batch: ClassVar[int] = 16  # images, in an evaluation; a training step takes its whole batch
@@ -194,7 +195,9 @@ class Separable(Model):
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_layers("blocks", len(self.channels) * self.blocks)
         activation = ACTIVATIONS[self.activation]
-        x = Conv(self.channels[0], padding="same", bias=False)(self.read(images))
+        x = self.read(images)
+        _check_poolable(x, 0, images, self.channels)
+        x = Conv(self.channels[0], padding="same", pool=True, bias=False)(x)
         x = activation(normalize(x, train))
         for stage, channels in enumerate(self.channels):
             if stage:
