@@ -137,20 +137,18 @@ def test_the_page_of_a_running_sweep_follows_it(work):
 
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
-    def begin(module, *words):
+    def begin(module, *words, told):
         program = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", program, *words]
-        return subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-        )
+        return subprocess.Popen(command, stderr=told, stdout=subprocess.DEVNULL, text=True, env=environment)
 
     words = [*SWEEP, "optimizer=sgd,adam", "train.epochs=300", "hydra.sweep.dir=sweep", "sweep.mode=map"]
-    sweep = begin("mnistjax.cli", *words)
+    sweep = begin("mnistjax.cli", *words, told=subprocess.DEVNULL)
     start = time.monotonic()
     while not list(Path("sweep").glob("*/metrics.jsonl")):
         assert time.monotonic() - start < 100
         time.sleep(0.1)
-    server = begin("mnistjax.cli.report", "sweep", "--watch")
+    server = begin("mnistjax.cli.report", "sweep", "--watch", told=subprocess.PIPE)
     assert server.stderr
     url = server.stderr.readline().split()[2]
     with sync_playwright() as tools:
@@ -168,7 +166,8 @@ def test_the_page_of_a_running_sweep_follows_it(work):
         page.wait_for_selector("#table td.status:text-is('2 done')")
         page.wait_for_selector("#confusion-run option:nth-child(4)", state="attached")
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 130
+        server.communicate(timeout=20)
+        assert server.returncode == 130
         page.wait_for_selector("#watching:has-text('no longer watching')")
         assert errors == []
     assert sweep.wait(60) == 0
