@@ -119,10 +119,11 @@ def main() -> None:
             if name not in STUDIES:
                 raise unknown("study", name, STUDIES)
         for name in () if args.readme else args.studies or STUDIES:
-            words, _, seeds, hands = STUDIES[name]
-            if args.signdigits or not hands:
-                where = [f"data.raw_dir={args.signdigits.absolute()}"] if hands else []
-                train_seeds([*words.split(), *where], seeds, find_place(name, args.folder.absolute()))
+            study = STUDIES[name]
+            if args.signdigits or not study.hands:
+                where = [f"data.raw_dir={args.signdigits}"] if study.hands else []
+                place = find_place(name, args.folder.absolute())
+                train_seeds([*study.words.split(), *where], study.seeds, place)
         write_section(README, "table", make_table(args.folder.absolute()))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -183,13 +183,7 @@ def test_a_stranger_needs_no_more_than_what_pip_installs(tmp_path, monkeypatch):
     python("-m", "build", "--wheel", "--outdir", str(tmp_path), str(root), cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     python("-m", "venv", str(environment), cwd=tmp_path)
-    install = [
-        environment / "bin/pip",
-        "install",
-        "-q",
-        "--no-compile",
-        f"{wheel}[notebook]",
-    ]
+    install = [environment / "bin/pip", "install", "-q", "--no-compile", f"{wheel}[notebook]"]
     subprocess.run(install, check=True)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "sitecustomize.py").write_text(NO_NETWORK)
