@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -350,3 +351,22 @@ def test_a_damaged_ledger_is_one_line(damage, sweep, capsys):
         assert "sweep.json" in said
         assert said.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
+
+
+def test_the_runs_of_a_sweep_share_one_wait_for_a_hanging_wandb(work, monkeypatch):
+    release, waits, join = threading.Event(), [], tracking.Tracker.join
+
+    def note(tracker, waited=0.0):
+        waits.append(waited)
+        join(tracker, waited)
+
+    monkeypatch.setattr("wandb.init", lambda **options: release.wait(60))
+    monkeypatch.setattr(tracking.Tracker, "join", note)
+    monkeypatch.setitem(tracking.Tracker.__init__.__kwdefaults__, "patience", 1.0)
+    assert main(["-m", *SMALL, "seed=0,1,2", INLINE, "wandb.mode=offline", "hydra.sweep.dir=sweep"]) == 0
+    release.set()
+    first, *others, own = waits
+    assert first < 0.5
+    assert own == 0.0  # of the sweep's own run
+    assert len(others) == 2
+    assert all(1.0 <= waited < 2.0 for waited in others)

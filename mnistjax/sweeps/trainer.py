@@ -146,8 +146,9 @@ class Trainer:
             thread.start()
         for thread in threads:
             thread.join()
+        ended = time.monotonic()
         for tracker in self._trackers:
-            tracker.join()
+            tracker.join(time.monotonic() - ended)  # all share one wait
 
     def _train(self, first: list[Job], spread: bool) -> None:
         """Trains these jobs and the next ones in the queue as long as they have the same Spec."""

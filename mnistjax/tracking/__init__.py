@@ -237,11 +237,11 @@ class Tracker:
         if wait:
             self.join()
 
-    def join(self) -> None:
-        """Waits until the run is closed, after `finish`."""
+    def join(self, waited: float = 0.0) -> None:
+        """Waits until the run is closed, after `finish`; `waited` seconds of its patience are over."""
         if self._stopped.is_set():
             return
-        self._thread.join(self._patience)
+        self._thread.join(max(0.0, self._patience - waited))
         if self._thread.is_alive():
             self._stop(f"it did not finish within {self._patience:g} s")
             release_service(kill=True)
