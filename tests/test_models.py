@@ -1,5 +1,6 @@
 """Models: sizes, shapes, gradients, options that are refused, and the open table."""
 
+import functools
 from typing import Any
 
 import jax
@@ -373,6 +374,8 @@ def test_impossible_values_are_refused_in_one_short_line(name, given):
         ("cnn", {"kernel": 10**9, "padding": "same"}, ["kernel", "to 64"]),
         ("cnn_bn", {"convolutions": [101]}, ["convolutions", "to 100", "101"]),
         ("resnet", {"channels": [1] * 60, "blocks": 60}, ["blocks", "at most 100 layers", "3600"]),
+        ("separable", {"repeats": 101}, ["repeats", "to 100", "101"]),
+        ("separable", {"blocks": 9, "repeats": 4}, ["blocks x repeats", "at most 100 layers", "108"]),
         ("vit", {"depth": 101}, ["depth", "to 100", "101"]),
         ("mlp_mixer", {"depth": 10**9}, ["depth", "to 100"]),
         ("mlp", {"hidden": 2**31}, ["hidden", "to 2147483647", "2147483648"]),
@@ -431,6 +434,32 @@ def test_blocks_may_have_different_numbers_of_convolutions():
     model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2, 3])
     with pytest.raises(ConfigError, match=r"must be 1 number or 2, as channels; got \[1, 2, 3\]"):
         model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+
+
+def test_a_repeated_block_has_the_same_weights_each_time_and_its_own_normalisation():
+    images = image_batch()
+    repeated = make_model("separable", channels=[4, 4, 6], repeats=2)
+    variables = repeated.init(jax.random.key(0), images)
+    params, blocks = variables["params"], [f"SeparableConv_{index}" for index in range(6)]
+    assert not {*blocks[3:]} & {*params}
+    norms = (
+        5 * 8 + 12
+    )  # after the first convolution and each use; the block from 4 to 6 channels is used once
+    assert count(variables) == 36 + 2 * (36 + 16) + (36 + 24) + norms + 70
+
+    plain = make_model("separable", channels=[4, 4], blocks=2)  # no third stage
+    shared = make_model("separable", channels=[4, 4], repeats=2)
+    variables = shared.init(jax.random.key(1), images)
+    params = variables["params"]
+    copied = {blocks[index]: params[blocks[index // 2]] for index in range(4)}
+    copies = {**variables, "params": {**params, **copied}}
+    assert jax.tree.map(jnp.shape, plain.init(jax.random.key(1), images)) == jax.tree.map(jnp.shape, copies)
+    for train in ({}, {"train": True, "mutable": ["batch_stats"]}):
+        expected, found = (
+            quick(functools.partial(model.apply, **train))(given, images)
+            for model, given in ((plain, copies), (shared, variables))
+        )
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, expected, found))
 
 
 def test_numpy_numbers_are_numbers():

@@ -32,7 +32,7 @@ ACTIVATIONS = {
 
 LARGEST = 2**31 - 1  # the largest size that fits in 32 bits; allocation fails long before
 MOST_LAYERS = 100  # each is traced and compiled separately
-HIGHEST = {"blocks": MOST_LAYERS, "convolutions": MOST_LAYERS, "depth": MOST_LAYERS, "kernel": 64}
+HIGHEST = {**dict.fromkeys(("blocks", "convolutions", "depth", "repeats"), MOST_LAYERS), "kernel": 64}
 Standard = tuple[tuple[float, ...], tuple[float, ...]]
 """The means and the deviations of C channels."""
 
