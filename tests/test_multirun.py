@@ -365,6 +365,9 @@ def test_the_runs_of_a_sweep_share_one_wait_for_a_hanging_wandb(work, monkeypatc
     monkeypatch.setitem(tracking.Tracker.__init__.__kwdefaults__, "patience", 1.0)
     assert main(["-m", *SMALL, "seed=0,1,2", INLINE, "wandb.mode=offline", "hydra.sweep.dir=sweep"]) == 0
     release.set()
+    for thread in threading.enumerate():
+        if thread.name == "wandb":
+            thread.join(20)  # before wandb.init is real again
     first, *others, own = waits
     assert first < 0.5
     assert own == 0.0  # of the sweep's own run
