@@ -112,10 +112,11 @@ def _winograd_pays(kernel: Array) -> bool:
 def max_pool(images: Array) -> Array:
     """The maxima (B, H//2, W//2, C) over 2 x 2 squares of images (B, H, W, C); an odd edge is cropped.
 
-    It is a maximum over axes, in which equal maxima share the gradient, because `reduce_window` and its
-    gradient are slow on CPU.
+    Equal maxima share the gradient. `reduce_window` is slow on CPU; the gradient of `jnp.max` compares the
+    images with stored maxima, and is wrong or NaN where XLA computes either again with another rounding.
     """
-    return _squares(images).max(axis=(2, 4))
+    squares = _squares(images).transpose(2, 4, 0, 1, 3, 5)
+    return _highest(squares.reshape(4, *squares.shape[2:]), 0)
 
 
 def average_pool(images: Array) -> Array:

@@ -106,6 +106,25 @@ def test_model_batches_and_differentiates(name):
     assert all(jnp.all(jnp.isfinite(g)) and jnp.any(g != 0) for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.parametrize("name", ["cnn_bn", "separable"])
+def test_the_compiled_gradient_is_that_of_its_single_operations(name):
+    """A gradient that compares recomputed numbers with stored ones would be another one, or NaN."""
+    model, images = make_model(name, **SHALLOW.get(name, {})), noisy((8, 8, 1), 230)
+    params = (variables := model.init(jax.random.key(0), images)).pop("params")
+
+    def loss(params):
+        given = {"params": params, **variables}
+        logits, _ = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=jax.random.key(1))
+        return jnp.mean(logits**2)
+
+    found = quick(jax.grad(loss))(params)
+    with jax.disable_jit():
+        expected = jax.grad(loss)(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * abs(b).max() + 1e-7), found, expected
+    )
+
+
 def noisy(shape, count=2):
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
