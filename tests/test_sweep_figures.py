@@ -200,6 +200,23 @@ def test_parameters_have_a_point_for_each_configuration():
     assert figure.axes[0].get_xscale() == "log"
 
 
+def test_a_line_connects_those_that_beat_all_smaller_ones_on_validation():
+    """What has the best test accuracy is not on it."""
+    values = {300: (0.5, 0.6), 20: (0.6, 0.5), 1: (0.4, 0.3), 2: (0.3, 0.9), 4000: (0.7, 0.6), 21: (0.6, 0.5)}
+    runs = Runs(
+        replace(one, summary={**one.summary, "parameters": size})
+        for size, (val, test) in values.items()
+        for one in [run(val=val, accuracy=test, model__hidden=size)]
+    )
+    figure = runs.figure("parameters")
+    line = lines_of(figure)[0]
+    assert line.get_xdata().tolist() == [1, 20, 4000]
+    assert line.get_ydata().tolist() == [30, 50, 60]
+    assert "on the line: better by val/accuracy than all smaller ones" in " ".join(
+        " ".join(texts(figure)).split()
+    )
+
+
 ODD = {
     "one run": [run()],
     "one epoch": [with_rows(run(seed), "val/accuracy", [0.5]) for seed in range(2)],

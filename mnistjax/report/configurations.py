@@ -125,6 +125,16 @@ def rank(configurations: Iterable[Configuration], monitor: str) -> list[Configur
     return sorted((one for one in configurations if one.runs), key=lambda one: one.badness(monitor))
 
 
+def find_front(configurations: Iterable[Configuration], monitor: str) -> list[Configuration]:
+    """Those that are better by validation than all with as many parameters or fewer, the smallest first."""
+    front: list[Configuration] = []
+    known = [one for one in rank(configurations, monitor) if one.spread("parameters").n]
+    for one in sorted(known, key=lambda one: one.spread("parameters").mean):  # of equals the best comes first
+        if one.badness(monitor) < (front[-1].badness(monitor) if front else math.inf):
+            front.append(one)
+    return front
+
+
 def find_varying(configurations: Iterable[Configuration]) -> list[str]:
     """The keys that differ between the configurations."""
     return [*dict.fromkeys(key for one in configurations for key in one.own)]

@@ -20,6 +20,7 @@ from mnistjax.report.configurations import (
     Configuration,
     check_metric,
     choose,
+    find_front,
     find_key,
     find_monitor,
     find_varying,
@@ -103,7 +104,10 @@ def draw_curve(axes: Axes, one: Configuration, metric: str, index: int, name: st
 
 
 def parameters(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
-    """A metric against the number of parameters, a point for each configuration."""
+    """A metric against the number of parameters, a point for each configuration.
+
+    A line connects those that are better by validation than all smaller ones.
+    """
     from matplotlib.ticker import MaxNLocator
 
     configurations, metric = group_runs(runs), metric or METRIC
@@ -112,9 +116,14 @@ def parameters(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
     if not points:
         raise ConfigError(f"no run has both a finite {metric} and a number of parameters")
     names = name_points(points, find_varying(configurations))
-    kinds = [*dict.fromkeys(names)]
+    kinds, monitor = [*dict.fromkeys(names)], find_monitor(configurations)
+    front, note = find_front(points, monitor), describe_spread(points)
     figure, axes = parts.start(kinds)
     with style():
+        if len(front) > 1:
+            note += f"; on the line: better by {monitor} than all smaller ones"
+            means = [parts.find_factor(metric) * one.spread(metric).mean for one in front]
+            axes.plot([one.spread("parameters").mean for one in front], means, color="#AAAAAA", linewidth=1)
         sizes = [one.spread("parameters").mean for one in points]
         for index, kind in enumerate(kinds):
             own = [i for i, name in enumerate(names) if name == kind]
@@ -125,7 +134,7 @@ def parameters(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
             parts.scale_in_logs(axes.xaxis, sizes)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlabel="parameters", ylabel=describe_axis(metric))
-        parts.finish(figure, describe_spread(points) + describe_left_out(configurations), kinds)
+        parts.finish(figure, note + describe_left_out(configurations), kinds)
     return figure
 
 
