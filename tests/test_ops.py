@@ -60,13 +60,17 @@ def test_a_strided_convolution_and_its_gradients_skip_pixels(side, kernel):
 
 @pytest.mark.parametrize(("side", "channels", "kernel"), [(7, 1, 3), (6, 5, 3), (9, 2, 5), (8, 3, 2)])
 def test_a_depthwise_convolution_and_its_gradients_equal_xlas(side, channels, kernel):
-    images, weights = normal(0, 4, side, side, channels), normal(1, kernel, kernel, channels)
+    """Also of numbers of images that are not cut into equal chunks."""
 
     def by_xla(x, w, padding):
         with portable():
             return depthwise(x, w)
 
-    assert_same_with_gradients(lambda x, w, padding: depthwise(x, w), by_xla, images, weights, "same")
+    for count in (1, 4, 10):
+        images, weights = normal(0, count, side, side + 1, channels), normal(1, kernel, kernel, channels)
+        assert_same_with_gradients(lambda x, w, padding: depthwise(x, w), by_xla, images, weights, "same")
+    gradients = jax.grad(lambda x, w: depthwise(x, w).sum(), (0, 1))(images[:0], weights)
+    assert not any(jnp.any(gradient) for gradient in gradients)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
