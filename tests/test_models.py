@@ -120,9 +120,8 @@ def test_the_compiled_gradient_is_that_of_its_single_operations(name):
     found = quick(jax.grad(loss))(params)
     with jax.disable_jit():
         expected = jax.grad(loss)(params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * abs(b).max() + 1e-7), found, expected
-    )
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4 * abs(theirs).max() + 1e-7)
 
 
 def noisy(shape, count=2):
@@ -461,9 +460,8 @@ def test_a_repeated_block_has_the_same_weights_each_time_and_its_own_normalisati
     variables = repeated.init(jax.random.key(0), images)
     params, blocks = variables["params"], [f"SeparableConv_{index}" for index in range(6)]
     assert not {*blocks[3:]} & {*params}
-    norms = (
-        5 * 8 + 12
-    )  # after the first convolution and each use; the block from 4 to 6 channels is used once
+    # One normalisation after the first convolution and each use; the block from 4 to 6 channels is used once.
+    norms = 5 * 8 + 12
     assert count(variables) == 36 + 2 * (36 + 16) + (36 + 24) + norms + 70
 
     plain = make_model("separable", channels=[4, 4], blocks=2)  # no third stage

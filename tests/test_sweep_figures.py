@@ -212,9 +212,8 @@ def test_a_line_connects_those_that_beat_all_smaller_ones_on_validation():
     line = lines_of(figure)[0]
     assert line.get_xdata().tolist() == [1, 20, 4000]
     assert line.get_ydata().tolist() == [30, 50, 60]
-    assert "on the line: better by val/accuracy than all smaller ones" in " ".join(
-        " ".join(texts(figure)).split()
-    )
+    words = " ".join(texts(figure)).split()
+    assert "on the line: better by val/accuracy than all smaller ones" in " ".join(words)
 
 
 ODD = {
