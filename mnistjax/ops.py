@@ -86,7 +86,7 @@ def depthwise(images: Array, kernel: Array) -> Array:
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """A context in which convolutions are traced as `lax.conv`, for programs that run on other machines."""
+    """A context in which convolution and pooling are traced as they are written best for other machines."""
     token = _portable.set(True)
     try:
         yield
@@ -109,7 +109,10 @@ def max_pool(images: Array) -> Array:
     Equal maxima share the gradient. `reduce_window` is slow on CPU; the gradient of `jnp.max` compares the
     images with stored maxima, and is wrong or NaN where XLA computes either again with another rounding.
     """
-    squares = _squares(images).transpose(2, 4, 0, 1, 3, 5)
+    squares = _squares(images)
+    if _portable.get():
+        return squares.max(axis=(2, 4))
+    squares = squares.transpose(2, 4, 0, 1, 3, 5)
     return _highest(squares.reshape(4, *squares.shape[2:]))
 
 
