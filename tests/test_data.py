@@ -5,7 +5,6 @@ No test uses the network: names other than this machine's do not resolve.
 
 from __future__ import annotations
 
-import gc
 import gzip
 import hashlib
 import http.server
@@ -31,8 +30,7 @@ from hypothesis import strategies as st
 
 from mnistjax import data
 from mnistjax.config import ConfigError
-from mnistjax.data import DataError, idx, prepared
-from mnistjax.data.digits import enlarge
+from mnistjax.data import DataError, digits, idx, prepared
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MNISTJAX_RAW_DIR") or REPOSITORY / "../shared/data/mnist").resolve()
@@ -126,7 +124,6 @@ def refused_within(limit: int, call: Callable, match: str | None = None) -> str:
     """
     peaks = []
     for _ in range(3):
-        gc.collect()
         tracemalloc.start()
         with pytest.raises(DataError, match=match) as error:
             call()
@@ -889,9 +886,15 @@ def test_digits():
     assert dataset.sha256 == "bfe0f5d1375453c960e304faf67eeab22ec70182ef5c5c02f1a33c2a42bfb544"
 
 
+def test_the_digits_are_read_as_scikit_learn_reads_them(monkeypatch):
+    rows = digits.read_embedded()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    np.testing.assert_array_equal(rows, digits.read_embedded())
+
+
 @given(st.integers(0, 16))
 def test_enlarging_keeps_flat_images_flat(value):
-    image = enlarge(np.full((1, 8, 8), value))[0]
+    image = digits.enlarge(np.full((1, 8, 8), value))[0]
     assert (image[4:24, 4:24] == round(value * 255 / 16 + 1e-9)).all()
     assert image[:4].sum() == image[24:].sum() == image[:, :4].sum() == image[:, 24:].sum() == 0
 
@@ -899,7 +902,7 @@ def test_enlarging_keeps_flat_images_flat(value):
 def test_enlarging_keeps_left_and_top():
     corner = np.zeros((1, 8, 8), int)
     corner[0, 1, 6] = 16  # row 1, column 6
-    image = enlarge(corner)[0]
+    image = digits.enlarge(corner)[0]
     row, column = np.unravel_index(image.argmax(), image.shape)
     assert (row < 10, column > 18) == (True, True)
 
@@ -1022,8 +1025,9 @@ def test_binary_labels():
             data.to_binary(dataset, positive=positive)
 
 
-def test_import_is_light():
-    code = "import sys, mnistjax.data as d; print([m for m in {!r} if m in sys.modules])"
+def test_importing_and_the_digits_are_light():
+    code = "import sys, mnistjax.data as d; d.load_data('digits');"
+    code += "print([m for m in {!r} if m in sys.modules])"
     heavy = ("tensorflow", "tensorflow_datasets", "sklearn", "jax", "requests")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     out = subprocess.run(

@@ -109,8 +109,8 @@ def test_model_batches_and_differentiates(name):
 @pytest.mark.parametrize("name", ["cnn_bn", "separable"])
 def test_the_compiled_gradient_is_that_of_its_single_operations(name):
     """A gradient that compares recomputed numbers with stored ones would be another one, or NaN."""
-    model, images = make_model(name, **SHALLOW.get(name, {})), noisy((8, 8, 1), 230)
-    params = (variables := model.init(jax.random.key(0), images)).pop("params")
+    model, images = make_model(name, **SHALLOW.get(name, {})), noisy((8, 8, 1), 60)
+    params = (variables := quick(model.init)(jax.random.key(0), images)).pop("params")
 
     def loss(params):
         given = {"params": params, **variables}
@@ -128,7 +128,7 @@ def noisy(shape, count=2):
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-SIZES = [(28, 28, 1), (32, 32, 3), (17, 23, 2), (100, 100, 3)]
+SIZES = [(32, 32, 3), (17, 23, 2), (100, 100, 3)]
 
 
 @pytest.mark.parametrize("shape", SIZES)
@@ -211,7 +211,7 @@ def test_standardized_images_give_the_logits_of_a_model_that_is_given_them(name)
     given = ((images / 255 - standard[0]) / standard[1]).astype(np.float32)
     np.testing.assert_allclose(logits, quick(plain.apply)(variables, given), atol=1e-4)
     assert not np.allclose(logits, quick(plain.apply)(variables, images), atol=1e-2)
-    assert count(variables) == count(plain.init(jax.random.key(0), images))
+    assert count(variables) == count(jax.eval_shape(plain.init, jax.random.key(0), images))
 
 
 @pytest.mark.parametrize(

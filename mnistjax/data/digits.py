@@ -1,5 +1,8 @@
 """The 1,797 real handwritten digits embedded in scikit-learn, in MNIST's shape."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 
 from mnistjax.data.arrays import SIDE, Arrays
@@ -11,13 +14,28 @@ BOX = 20  # pixels a side of the box that MNIST's digits fill
 
 def load_digits() -> Arrays:
     """The embedded digits as 28 x 28 images, with a fixed, stratified 20 % as their test part."""
-    from sklearn.datasets import load_digits as load_embedded
-
-    pixels, labels = load_embedded(return_X_y=True)  # (1797, 64) float64, whole numbers 0..16
-    images, labels = enlarge(np.asarray(pixels, np.int64).reshape(-1, 8, 8)), np.asarray(labels, np.int32)
+    rows = read_embedded()
+    images, labels = enlarge(rows[:, :-1].reshape(-1, 8, 8)), rows[:, -1].astype(np.int32)
     test = choose_fifth(labels, TEST_SEED)
     names = tuple(map(str, range(10)))
     return Arrays(images[~test], labels[~test], images[test], labels[test], names)
+
+
+def read_embedded() -> np.ndarray:
+    """The rows (1797, 65) int64: 64 pixels from 0 to 16, and the digit.
+
+    They are read from the file of `sklearn.datasets.load_digits`, because importing scikit-learn would take
+    more than a third of the time of a short run.
+    """
+    package = find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, np.int64, delimiter=",")
+    from sklearn.datasets import load_digits as load_embedded
+
+    pixels, labels = load_embedded(return_X_y=True)
+    return np.column_stack([pixels, labels]).astype(np.int64)
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
