@@ -132,13 +132,21 @@ def test_the_users_settings_stay():
 
 
 @pytest.mark.slow
-def test_all_optimizers_models_and_packaged_models_have_the_same_bits():
-    for optimizer in list_optimizers():
-        check(functools.partial(train_small, optimizer=optimizer, schedule="cosine"), *SETTINGS)
-    for model in list_models():
-        check(functools.partial(train_small, model=model), *SETTINGS)
-    for name in mnistjax.list_models(pretrained=True):
-        check(functools.partial(classify, name), *SETTINGS)
+@pytest.mark.parametrize("optimizer", list_optimizers())
+def test_every_optimizer_has_the_same_bits(optimizer):
+    check(functools.partial(train_small, optimizer=optimizer, schedule="cosine"), *SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list_models())
+def test_every_model_has_the_same_bits(model):
+    check(functools.partial(train_small, model=model), *SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mnistjax.list_models(pretrained=True))
+def test_every_packaged_model_classifies_with_the_same_bits(name):
+    check(functools.partial(classify, name), *SETTINGS)
 
 
 def train_small(**options):
