@@ -86,7 +86,7 @@ def depthwise(images: Array, kernel: Array) -> Array:
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """A context in which convolution and pooling are traced as they are written best for other machines."""
+    """A context in which convolution is `lax.conv`, and `max_pool` one maximum, for exported programs."""
     token = _portable.set(True)
     try:
         yield
@@ -111,7 +111,7 @@ def max_pool(images: Array) -> Array:
     """
     squares = _squares(images)
     if _portable.get():
-        return squares.max(axis=(2, 4))
+        return squares.max(axis=(2, 4))  # no gradient of ours, whose operations not every format has
     squares = squares.transpose(2, 4, 0, 1, 3, 5)
     return _highest(squares.reshape(4, *squares.shape[2:]))
 

@@ -204,19 +204,17 @@ def test_as_many_jobs_as_max_jobs_are_planned(work, capsys):
 
 @pytest.mark.parametrize("name", [*NAMES, BYTES])
 def test_a_folder_is_read_as_it_is_written(name, work):
-    names = {
-        key: "ÿ" if name == BYTES and key in DATA_KEYS else name
-        for key in ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume", "data.dir", "data.raw_dir")
-    }
+    keys = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume", "data.dir", "data.raw_dir")
+    folders = {key: "ÿ" if name == BYTES and key in DATA_KEYS else name for key in keys}
     words = []
-    for key, name in names.items():
-        quoted = name == "null" and not key.startswith("hydra.")
-        quoted |= "'" in (name[0], name[-1]) or '"' in name
-        words.append(folder_word(key, name) if quoted else f"{key}={name}")
+    for key, folder in folders.items():
+        has_quotes = "'" in (folder[0], folder[-1]) or '"' in folder
+        is_null = folder == "null" and not key.startswith("hydra.")
+        words.append(folder_word(key, folder) if has_quotes or is_null else f"{key}={folder}")
     with composing():
         config = compose(read_words(words, multirun=False))
-    for key, name in names.items():
-        assert OmegaConf.select(config, key) == name
+    for key, folder in folders.items():
+        assert OmegaConf.select(config, key) == folder
 
 
 @pytest.mark.parametrize("multirun", [False, True])
