@@ -1,9 +1,9 @@
 """Verdicts between configurations: whether one is better than another, by a metric's mean over seeds.
 
-Two configurations are compared by Student's paired t-test if they have the same seeds, because a seed gives
-both the same initial numbers and the same order of images; else by Welch's t-test. The p-values of several
-comparisons are corrected by Holm's method, so that in 95 of 100 sweeps without any difference no verdict
-says that there is one. Values that are not finite count as missing.
+Two configurations are compared by Student's paired t-test on the seeds that both have, if these are at least
+two, because a seed gives both the same initial numbers and the same order of images; else by Welch's t-test.
+The p-values of several comparisons are corrected by Holm's method, so that in 95 of 100 sweeps without any
+difference no verdict says that there is one. Values that are not finite count as missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from mnistjax.config import badness
 
 LEVEL = 0.05  # of p-values, for all comparisons together
+MOST_COMPARED = 2_000  # configurations by those who compare unasked; 3,000 take 1.7 s
 MOST_SEEDS = 1_000  # more seeds are not worth a number
 HUGE = 1e60  # larger values count as this, so that their squares are numbers
 MOST_LETTERED = 40  # configurations, the best ones
@@ -27,7 +28,7 @@ MOST_COLUMNS = 64  # of letters; with more, needless ones are dropped early
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of two configurations, of which `better` has the better mean."""
+    """The comparison of two configurations, of which `better` has the better mean over the seeds compared."""
 
     better: str
     worse: str
@@ -35,8 +36,9 @@ class Verdict:
     interval: tuple[float, float]  # 95 % confidence of that difference, for this comparison alone
     p: float  # two-sided, corrected for all comparisons
     paired: bool  # by seed
-    seeds: tuple[int, int]  # number of the values of both
+    seeds: tuple[int, int]  # number of the values of both that are compared
     more: int | None = None  # about how many more seeds of each would decide; None if decided or unknown
+    comparisons: int = 1  # for which p is corrected
 
     @property
     def decided(self) -> bool:
@@ -46,7 +48,9 @@ class Verdict:
         """The verdict in words, with numbers in this format, ".2%" for example."""
         low, high = self.interval
         count = f"{self.seeds[0]}" if len(set(self.seeds)) == 1 else "{} and {}".format(*self.seeds)
-        how = f"95 % {low:{spec}} to {high:{spec}}, p = {self.p:.2g}, {count} seeds{', paired' * self.paired}"
+        corrected = f" corrected for {self.comparisons:,} comparisons" * (self.comparisons > 1)
+        p = f"p = {self.p:.2g}{corrected}"
+        how = f"95 % {low:{spec}} to {high:{spec}}, {p}, {count} seeds{', paired' * self.paired}"
         if self.decided:
             return f"{self.better} is better than {self.worse} by {self.difference:{spec}} ({how})"
         more = f"; about {self.more:,} more seed{'s' * (self.more != 1)} would decide" if self.more else ""
@@ -58,9 +62,9 @@ def compare(
 ) -> list[Verdict]:
     """The verdict of each pair of configurations, from the values of a metric by name and seed.
 
-    A loss is better if it is lower, another metric if it is higher. The order is that of the means, the best
-    first. Configurations with fewer than two values are left out. Only the first `most` verdicts are
-    returned, but all pairs count in the correction.
+    A loss is better if it is lower, another metric if it is higher. The order is that of the means over all
+    seeds, the best first. Configurations with fewer than two values are left out. Only the first `most`
+    verdicts are returned, but all pairs count in the correction.
     """
     names, ranked = rank_samples(values, metric)
     rows = [*compare_with_rest(ranked)]
@@ -68,7 +72,7 @@ def compare(
     corrected, increasing = holm(raw), np.sort(raw)
     pairs = itertools.islice(itertools.combinations(range(len(names)), 2), most)
     return [
-        _judge((names[i], names[j]), len(ranked[i].seeds), rows[i].pick(j - i - 1), p, increasing)
+        _judge((names[i], names[j]), rows[i].pick(j - i - 1), p, increasing)
         for (i, j), p in zip(pairs, corrected, strict=False)
     ]
 
@@ -79,18 +83,16 @@ def compare_sides(
     """The verdict of each pair of samples, such as a configuration's before and after a change of the code.
 
     `names` are those of the first and the second sample. The p-values are corrected for all these pairs. None
-    if one of the two has fewer than two values. See `share_seeds` for the seeds that count.
+    if one of the two has fewer than two values.
     """
-    tests: list[tuple[list[str], int, Comparison] | None] = []
+    tests: list[tuple[list[str], Comparison] | None] = []
     for pair in sides:
-        ranking, ranked = rank_samples(dict(zip(names, share_seeds(*pair), strict=True)), metric)
-        first = next(compare_with_rest(ranked)).pick(0) if len(ranked) == 2 else None
-        tests.append((ranking, len(ranked[0].seeds), first) if first else None)
-    known = [test for test in tests if test]
-    raw = np.array([test.p for *_, test in known], float)
+        ranking, ranked = rank_samples(dict(zip(names, pair, strict=True)), metric)
+        tests.append((ranking, next(compare_with_rest(ranked)).pick(0)) if len(ranked) == 2 else None)
+    raw = np.array([test.p for _, test in filter(None, tests)], float)
     corrected, increasing = iter(holm(raw)), np.sort(raw)
     return [
-        _judge((test[0][0], test[0][1]), *test[1:], next(corrected), increasing) if test else None
+        _judge((test[0][0], test[0][1]), test[1], next(corrected), increasing) if test else None
         for test in tests
     ]
 
@@ -98,25 +100,25 @@ def compare_sides(
 def share_seeds(
     one: Mapping[int, float], other: Mapping[int, float]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """The finite values of two samples: those of the common seeds if these are at least two, else all.
-
-    So two sweeps, one of which has more seeds, are compared pair by pair.
-    """
+    """The finite values of two samples that a verdict compares: those of the common seeds, or all."""
     finite = [{seed: value for seed, value in side.items() if np.isfinite(value)} for side in (one, other)]
     shared = finite[0].keys() & finite[1].keys()
     kept = [{seed: side[seed] for seed in sorted(shared if len(shared) > 1 else side)} for side in finite]
     return kept[0], kept[1]
 
 
-def _judge(names: tuple[str, str], size: int, test: Comparison, p: float, increasing: np.ndarray) -> Verdict:
-    """The verdict of a test of two samples, the first of which is better and has `size` seeds.
+def _judge(names: tuple[str, str], test: Comparison, p: float, increasing: np.ndarray) -> Verdict:
+    """The verdict of a test of two samples.
 
     `p` is corrected; `increasing` are the p-values of all comparisons, not corrected.
     """
+    if test.difference < 0:  # on the seeds that both have, the other one is better
+        names, test = names[::-1], test.swap()
     others = len(increasing) - np.searchsorted(increasing, test.p)  # not more significant, and itself
-    more = find_more_seeds(test, size, int(others)) if p >= LEVEL else None
-    numbers = float(test.difference), find_interval(test), p, bool(test.paired), (size, int(test.size))
-    return Verdict(*names, *numbers, more)
+    more = find_more_seeds(test, int(others)) if p >= LEVEL else None
+    paired, sizes = bool(test.paired), (int(test.own), int(test.size))
+    difference, interval = float(test.difference), find_interval(test)
+    return Verdict(*names, difference, interval, p, paired, sizes, more, len(increasing))
 
 
 def letters(values: Mapping[str, Mapping[int, float]], metric: str) -> dict[str, str]:
@@ -217,36 +219,53 @@ class Comparison(NamedTuple):
     freedom: Any  # degrees of freedom
     p: Any  # two-sided, not corrected
     paired: Any
-    size: Any  # seeds of the other one
+    own: Any  # seeds of the one that are compared
+    size: Any  # and of the other
 
     def pick(self, index: int) -> Comparison:
         return Comparison(*(numbers[index] for numbers in self))
+
+    def swap(self) -> Comparison:
+        return self._replace(difference=-self.difference, own=self.size, size=self.own)
 
 
 def compare_with_rest(ranked: Sequence[Sample]) -> Iterator[Comparison]:
     """The comparisons of each sample with those after it: Student's paired test, or Welch's."""
     from scipy.special import stdtr
 
-    kinds = {seeds: kind for kind, seeds in enumerate({sample.seeds: 0 for sample in ranked})}
-    kind = np.array([kinds[sample.seeds] for sample in ranked])
+    column = {seed: i for i, seed in enumerate(sorted({seed for one in ranked for seed in one.seeds}))}
+    table = np.full((len(ranked), len(column)), np.nan)  # a row for each sample
+    for row, one in zip(table, ranked, strict=True):
+        row[[column[seed] for seed in one.seeds]] = one.values
     size, mean, part = (
         np.array([number(sample.values) for sample in ranked])
         for number in (len, np.mean, lambda values: values.var(ddof=1) / len(values))
     )
-    values = [np.array([s.values for s in ranked if s.seeds == seeds]) for seeds in kinds]  # by kind
     for i, one in enumerate(ranked[:-1]):
         rest = slice(i + 1, None)
-        difference, paired = mean[i] - mean[rest], kind[rest] == kind[i]
-        error = np.sqrt(part[i] + part[rest])
+        gaps = one.values - table[rest][:, [column[seed] for seed in one.seeds]]
+        shared, gap, deviation = describe_rows(gaps)
+        paired = shared > 1
         squares = part[i] ** 2 / (size[i] - 1) + part[rest] ** 2 / (size[rest] - 1)
-        freedom = np.where(squares > 0, error**4 / np.where(squares > 0, squares, 1), 1.0)
-        same = values[kind[i]][np.count_nonzero(kind[: i + 1] == kind[i]) :]
-        error[paired] = (one.values - same).std(ddof=1, axis=1) / np.sqrt(size[i])
-        freedom[paired] = size[i] - 1
+        spread = np.sqrt(part[i] + part[rest])
+        welch = np.where(squares > 0, spread**4 / np.where(squares > 0, squares, 1), 1.0)
+        difference = np.where(paired, gap, mean[i] - mean[rest])
+        error = np.where(paired, deviation / np.sqrt(np.maximum(shared, 1)), spread)
         error[error <= 1e-12 * np.maximum(1.0, np.abs(difference))] = 0.0  # all seeds differ by the same
-        p = np.where(difference == 0, 1.0, sign_p_value(np.minimum(size[i], size[rest])))
+        freedom = np.where(paired, shared - 1, welch)
+        sizes = np.where(paired, shared, size[i]), np.where(paired, shared, size[rest])
+        p = np.where(difference == 0, 1.0, sign_p_value(np.minimum(*sizes)))
         p[error > 0] = 2 * stdtr(freedom, -np.abs(difference) / np.where(error > 0, error, 1))[error > 0]
-        yield Comparison(difference, error, freedom, p, paired, size[rest])
+        yield Comparison(difference, error, freedom, p, paired, *sizes)
+
+
+def describe_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many values of each row are finite, their mean and their standard deviation; 0 without enough."""
+    known = np.isfinite(values)
+    count = known.sum(axis=1)
+    mean = np.where(known, values, 0).sum(axis=1) / np.maximum(count, 1)
+    squares = (np.where(known, values - mean[:, None], 0) ** 2).sum(axis=1)
+    return count, mean, np.sqrt(squares / np.maximum(count - 1, 1))
 
 
 def sign_p_value(size: Any) -> Any:
@@ -280,17 +299,17 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     return corrected.tolist()
 
 
-def find_more_seeds(test: Comparison, size: int, comparisons: int) -> int | None:
+def find_more_seeds(test: Comparison, comparisons: int) -> int | None:
     """How many more seeds of each would decide, if the difference and the deviations stay as they are.
 
-    `size` is the number of seeds of the better one, and `comparisons` the factor of Holm's correction. None
-    without a difference, or if it takes more than MOST_SEEDS.
+    `comparisons` is the factor of Holm's correction. None without a difference, or if it takes more than
+    MOST_SEEDS.
     """
     from scipy.special import stdtr
 
     if not test.difference:
         return None
-    size = min(size, int(test.size))
+    size = int(min(test.own, test.size))
     count = np.arange(size + 1, size + 1 + MOST_SEEDS)
     freedom = (count - 1) * (1 if test.paired else 2)
     if test.error:

@@ -63,15 +63,18 @@ def test_holms_correction_rejects_what_its_steps_reject(p_values, level):
     assert {i for i, p in enumerate(holm(p_values)) if p < level} == rejected
 
 
-@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("shift", [0, 1, 10])
 @pytest.mark.parametrize("configurations", [2, 6])
-def test_false_verdicts_are_as_rare_as_stated(paired, configurations):
-    """Of 600 sweeps without a difference, at most 5 % and two standard errors have a decided verdict."""
+def test_false_verdicts_are_as_rare_as_stated(shift, configurations):
+    """Of 600 sweeps without a difference, at most 5 % and two standard errors have a decided verdict.
+
+    With equal seeds, with some common ones and with different ones.
+    """
     random, wrong = np.random.default_rng(0), 0
     for _ in range(600):
-        common = random.normal(size=4)  # of a seed
+        common = random.normal(size=60)  # of a seed
         sweep = {
-            str(i): by_seed(common + random.normal(size=4), 0 if paired else 10 * i)
+            str(i): by_seed(common[i * shift :][:4] + random.normal(size=4), i * shift)
             for i in range(configurations)
         }
         wrong += any(verdict.decided for verdict in compare(sweep, "val/accuracy"))
@@ -137,6 +140,7 @@ def test_verdicts_in_words():
         "about 7 more seeds would decide"
     )
     assert f"{replace(open_, more=1):.2%}".endswith("; about 1 more seed would decide")
+    assert "p = 0.3 corrected for 1,225 comparisons, 5" in f"{replace(open_, comparisons=1225):.2%}"
 
 
 def test_equal_differences_need_six_seeds_and_equal_values_are_undecided():
@@ -150,6 +154,20 @@ def test_equal_differences_need_six_seeds_and_equal_values_are_undecided():
     assert (verdict.p, verdict.decided, verdict.more) == (1.0, False, None)
 
 
+def test_one_failed_seed_does_not_end_the_pairing():
+    """Nor does it turn the verdict: the seed that failed was the worst of all."""
+    seeds, gain = np.array([0.5, 0.1, 0.7, 0.3, 0.9, 0.6]), np.array([0.01, 0.012, 0.011, 0.009, 0.01, 0.013])
+    values = {"a": by_seed(seeds + gain), "b": by_seed(seeds)}
+    (whole,) = compare(values, "val/accuracy")
+    del values["b"][1]
+    (verdict,) = compare(values, "val/accuracy")
+    assert np.mean([*values["b"].values()]) > np.mean([*values["a"].values()])
+    for found, count in ((whole, 6), (verdict, 5)):
+        assert (found.better, found.paired, found.decided, found.seeds) == ("a", True, True, (count, count))
+    assert verdict.difference == pytest.approx(np.delete(gain, 1).mean())
+    assert not {*letters(values, "val/accuracy")["a"]} & {*letters(values, "val/accuracy")["b"]}
+
+
 def test_all_pairs_agree_with_scipy(monkeypatch):
     monkeypatch.setattr("mnistjax.verdicts.holm", list)
     random = np.random.default_rng(2)
@@ -160,11 +178,13 @@ def test_all_pairs_agree_with_scipy(monkeypatch):
     assert {verdict.paired for verdict in found} == {True, False}
     for verdict in found:
         pair = values[verdict.better], values[verdict.worse]
-        one, other = ([-seeds[seed] for seed in sorted(seeds)] for seeds in pair)
+        shared = pair[0].keys() & pair[1].keys()
+        one, other = ([-side[seed] for seed in sorted(shared if verdict.paired else side)] for side in pair)
         test: Any = (
             stats.ttest_rel(one, other) if verdict.paired else stats.ttest_ind(one, other, equal_var=False)
         )
-        assert verdict.paired == (pair[0].keys() == pair[1].keys())
+        assert verdict.paired == (len(shared) > 1)
+        assert verdict.seeds == (len(one), len(other))
         assert verdict.p == pytest.approx(test.pvalue)
         assert verdict.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
 
@@ -184,7 +204,7 @@ def test_a_sweep_ends_with_a_verdict_about_its_best_two(work, capsys):
     assert line == f"verdict    {first:.2%}"
     assert first.seeds == (3, 3)
     assert first.paired
-    assert len(found) == 3
+    assert [verdict.comparisons for verdict in found] == [3, 3, 3]
     frame = mnistjax.read_runs("sweep").to_frame()
     means: Any = frame.groupby("optimizer.learning_rate")["val/accuracy"].mean()
     one, two, three = (f"learning_rate={rate}" for rate in means.sort_values(ascending=False).index)
@@ -192,6 +212,8 @@ def test_a_sweep_ends_with_a_verdict_about_its_best_two(work, capsys):
     assert len(mnistjax.read_runs("sweep").verdicts("test/accuracy", most=1)) == 1
     with pytest.raises(mnistjax.ConfigError, match="unknown metric 'val/acuracy'; nearest is 'val/accuracy'"):
         mnistjax.read_runs("sweep").verdicts("val/acuracy")
+    with pytest.raises(mnistjax.ConfigError, match="unknown metric 'test/confusion_matrix'"):
+        mnistjax.read_runs("sweep").verdicts("test/confusion_matrix")
     assert main(["-m", *words, rates, "hydra.sweep.dir=one"]) == 0
     assert "verdict" not in capsys.readouterr().out
 

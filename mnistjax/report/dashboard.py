@@ -18,7 +18,7 @@ from mnistjax.finished import load_examples, reopen
 from mnistjax.report import figures
 from mnistjax.report.comparison import Comparison
 from mnistjax.report.comparison_text import describe_comparison, to_markdown
-from mnistjax.report.folded import list_configurations
+from mnistjax.report.folded import describe_best, list_configurations
 from mnistjax.report.output import COMPARISON, DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
 from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean, find_monitor
@@ -151,6 +151,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "target": target,
         "compared": compared,
         "configurations": list_configurations(listed, metrics, compared),
+        "verdict": describe_best(listed, monitor),
         "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnistjax.seeds import Spread
-from mnistjax.verdicts import letters
+from mnistjax.seeds import Spread, describe_value, find_format
+from mnistjax.sweeps.results import shown
+from mnistjax.verdicts import MOST_COMPARED, compare, letters
 
 
 def list_configurations(
@@ -34,6 +35,17 @@ def list_configurations(
         }
         for i, indices in enumerate(members.values())
     ]
+
+
+def describe_best(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The verdict on the best two configurations in words; empty without two of several seeds."""
+    members: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        name = " ".join(describe_value(key, shown(value)) for key, value in run["values"].items())
+        members.setdefault(name, []).append(index)
+    values = {name: by_seed(runs, find_counted(runs, some), metric) for name, some in members.items()}
+    found = compare(values, metric, most=1) if len(values) <= MOST_COMPARED else []
+    return "".join(f"By {metric}: {best:{find_format(metric)}}." for best in found)
 
 
 def find_counted(runs: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[int]:

@@ -145,8 +145,8 @@ def find_marks(values: Mapping[Place, Mapping[int, float]], metric: str) -> tupl
     samples = {name: values[place] for name, place in names.items() if len(values[place]) > 1}
     if len(samples) < 2:
         return set(), "Nothing is marked, because a verdict needs two cells with two or more seeds each"
-    verdicts = compare(samples, metric, most=len(samples) - 1)
-    marked = {verdicts[0].better} | {verdict.worse for verdict in verdicts if not verdict.decided}
+    verdicts = compare(samples, metric, most=len(samples) - 1)  # of the best mean with all others
+    marked = samples.keys() - {verdict.worse for verdict in verdicts if verdict.decided}
     single = sum(len(seeds) == 1 for seeds in values.values())
     pairs = len(samples) * (len(samples) - 1) // 2
     tests = f"t-tests, p < {LEVEL}, corrected for {pairs:,} pair{'s' * (pairs > 1)} by Holm's method"

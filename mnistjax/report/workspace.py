@@ -13,8 +13,8 @@ from mnistjax.config import ConfigError
 from mnistjax.markdown import format_table
 from mnistjax.report.dashboard import CURVES, distinct_rows
 from mnistjax.seeds import by_seed, name_config, seeds_table
-from mnistjax.sweeps.view import MOST_COMPARED, find_format
-from mnistjax.verdicts import compare, letters
+from mnistjax.sweeps.view import find_format
+from mnistjax.verdicts import MOST_COMPARED, compare, letters
 
 MEDIA = ["test/misclassified", "test/samples"]
 MATRIX = "test/confusion_matrix_table"  # wandb.plot_table gives this name to the table of its chart

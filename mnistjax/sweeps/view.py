@@ -14,7 +14,7 @@ from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobProgress, JobS
 from mnistjax.sweeps.halving import Halving
 from mnistjax.sweeps.ledger import ENDED_WELL, RESULTS, Ledger
 from mnistjax.tracking import read_views
-from mnistjax.verdicts import compare
+from mnistjax.verdicts import MOST_COMPARED, compare
 from mnistjax.words import path_argument, shell_join
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mnistjax.sweeps.run import Sweep
 
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
+DRAW_SECONDS = 0.2  # between two drawings of a notebook's bar
 SHOWN = 12  # rows of the table
-MOST_COMPARED = 2_000  # configurations; 3,000 take 1.7 s
 WIDEST, FEW = 10, 3  # characters of a config value that is not folded, if there are at most so many keys
 
 
@@ -89,8 +89,7 @@ def show_sweep(
 
     console, tally = Console(), Tally(jobs, ledger, halving)
     if console.is_jupyter:
-        draw = notebook_bar()
-        yield lambda event: draw(tally.count(event), tally.over, tally.total)
+        yield draw_in_notebook(tally)
         return
     if console.is_terminal:
         with live_bar(console) as draw:
@@ -108,6 +107,20 @@ def show_sweep(
             print(line, flush=True)
 
     yield print_line
+
+
+def draw_in_notebook(tally: Tally) -> Callable[[Event], None]:
+    """A function that shows events by a bar, but not each: a notebook takes few messages a second."""
+    draw, drawn = notebook_bar(), 0.0
+
+    def count(event: Event) -> None:
+        nonlocal drawn
+        line, now = tally.count(event), time.monotonic()
+        if now - drawn >= DRAW_SECONDS or tally.over == tally.total:
+            drawn = now
+            draw(line, tally.over, tally.total)
+
+    return count
 
 
 def notebook_bar() -> Callable[[str, int, int], None]:

@@ -47,6 +47,7 @@ function fillChoices() {
 function fillPage() {
   const counts = new Map();
   for (const run of RUNS) counts.set(run.status, (counts.get(run.status) ?? 0) + 1);
+  $("verdict").textContent = DATA.verdict;
   $("counts").textContent = [...counts].map(([status, count]) => `${count.toLocaleString("en")} ${status}`).join(" · ");
   fillChoices();
   for (const draw of [drawComparison, drawErrors, drawDifferences, drawFailures]) draw();
@@ -68,14 +69,14 @@ async function watch() {
     await new Promise((resolve) => setTimeout(resolve, 2000));
     try {
       const answer = await fetch("data.json", { headers: { "If-None-Match": tag } });
-      if (answer.status === 304) continue;
-      if (!answer.ok) throw new Error(answer.statusText);
-      take(await answer.json());
-      updateTable(redraw);
-      fillPage();
-      refresh();
-      tag = answer.headers.get("ETag");
-      $("watching").textContent = "watching";
+      if (answer.ok) {
+        take(await answer.json());
+        updateTable(redraw);
+        fillPage();
+        refresh();
+        tag = answer.headers.get("ETag");
+      } else if (![304, 503].includes(answer.status)) throw new Error(answer.statusText);
+      $("watching").textContent = answer.status === 503 ? "nothing to watch now: the folder holds no run" : "watching";
     } catch {
       $("watching").textContent = "no longer watching: the command has ended";
     }
