@@ -14,6 +14,7 @@ import platform
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mnistjax import compile_cache
@@ -41,6 +42,20 @@ def isolated() -> Iterator[None]:
         for name, value in PLAIN.items():
             stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
         yield
+
+
+@contextlib.contextmanager
+def keep_settings() -> Iterator[None]:
+    """A context after which the settings in PLAIN are as before."""
+    import jax
+
+    with ThreadPoolExecutor(1) as pool:  # in this thread contexts of the user may hide them
+        before = pool.submit(lambda: {name: jax.config.values[name] for name in PLAIN}).result()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def prepare_backend() -> None:

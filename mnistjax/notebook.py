@@ -9,9 +9,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mnistjax.backend import keep_settings
 from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import Runs, read_runs
@@ -36,9 +38,9 @@ def sweep(
     "data" and "train.epochs". Nothing is sent to W&B unless "wandb.mode" is among the choices.
 
     With a `folder`, the sweep is kept there, and the same call continues it; jobs that are done stay as they
-    are. Without one its files are temporary, and are deleted with the returned Runs. A job that fails has its
-    status and reason in its record. Ctrl-C stops all jobs, says where their files are, and raises
-    KeyboardInterrupt.
+    are. Without one its files are temporary, and are deleted with the last of the returned runs. A job that
+    fails has its status and reason in its record. Ctrl-C stops all jobs, says where their files are, and
+    raises KeyboardInterrupt. JAX's settings are as before afterwards.
 
     The jobs train in a process of their own, where a crash ends one job only; but in this process if a model
     or an optimizer was defined in the script or notebook itself, or if JAX runs on an accelerator, whose
@@ -53,13 +55,22 @@ def sweep(
             raise ConfigError(f"{key} is given twice: in the choices, and as {key.rpartition('.')[2]}=")
     given = {"wandb.mode": "disabled", **choices, **more}
     words = read_words([make_word(key, value) for key, value in given.items()], multirun=True)
-    with make_place(folder) as place, only_one():
+    with make_place(folder) as place, only_one(), keep_settings():
         check_surroundings()
         train(words, place, progress=progress, choose="sweep.executor" not in given)
         runs = read_runs(place)
-    if folder is None:
-        weakref.finalize(runs, shutil.rmtree, place, ignore_errors=True)
-    return runs
+    return runs if folder is not None else delete_with(runs, place)
+
+
+class Owner:
+    """What the runs of a temporary sweep share, each by itself: the last one takes its folder along."""
+
+
+def delete_with(runs: Runs, place: Path) -> Runs:
+    """The runs; their folder is deleted with the last of them."""
+    owner = Owner()
+    weakref.finalize(owner, shutil.rmtree, place, ignore_errors=True)
+    return Runs(replace(run, owner=owner) for run in runs)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
+import numpy as np
 import pytest
 
 from hostile import MARKUP, NAMES, list_hostile, poison
@@ -16,7 +18,7 @@ from mnistjax.cli import main, report
 from mnistjax.report.dashboard import make_data
 from mnistjax.report.runs import read_runs
 from mnistjax.report.template import fill_page
-from small import made_run
+from small import made_run, write_run
 
 MADE = "img, a:not(.modebar-btn, .folder), b, i, script, svg[onload]"  # elements that only markup would make
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -148,6 +150,9 @@ def test_a_configuration_opens_to_its_runs_with_links_to_their_folders(sweep):
         assert cells[-1] or cells[0] == ""
         letters = page.locator("#table thead th", has_text="letters of test/accuracy")
         assert letters.count() == 1
+        verdict = page.inner_text("#verdict")
+        assert verdict.startswith("By val/loss: ")
+        assert "3 seeds, paired" in verdict
         button = first.locator("button")
         assert button.get_attribute("aria-expanded") == "false"
         button.focus()
@@ -287,6 +292,70 @@ def test_a_cell_of_the_heat_map_is_chosen_by_validation(tmp_path):
         drawn = page.evaluate("document.getElementById('heat-plot').data[0].z")
         assert drawn == [[0.5, 0.6], [0.7, None]]
         assert "by val/loss" in page.inner_text("#heat-note")
+
+
+@pytest.mark.slow
+def test_the_heat_map_shows_the_runs_of_the_table(tmp_path):
+    keys: dict[str, Any] = {"model.hidden": (8, 16), "optimizer.name": ("adam", "sgd")}
+    runs = [
+        made_run(seed, accuracy=seed / 10 + place / 100, **dict(zip(keys, values, strict=True)))
+        for place, values in enumerate(itertools.product(*keys.values()))
+        for seed in range(3)
+    ]
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    with opened(tmp_path / "index.html") as page:
+
+        def drawn():
+            page.locator("#heat").scroll_into_view_if_needed()
+            page.wait_for_selector("#heat-plot .heatmap-label")
+            page.wait_for_timeout(200)
+            return page.evaluate("document.getElementById('heat-plot').data[0].z")
+
+        page.select_option("#view", "runs")
+        assert np.allclose(drawn(), [[0.1, 0.11], [0.12, 0.13]])  # the mean over seeds
+        page.locator(".dtsb-add").click()
+        page.select_option(".dtsb-data", label="seed")
+        page.select_option(".dtsb-condition", index=1)
+        page.select_option("select.dtsb-value", label="2")
+        page.wait_for_function("window.dashboard.state.shown.length === 4")
+        assert np.allclose(drawn(), [[0.2, 0.21], [0.22, 0.23]])
+
+
+@pytest.mark.slow
+def test_two_finished_folders_are_compared_on_the_page(tmp_path, capsys):
+    for side, name in enumerate(("before", "after")):
+        for seed, rate in itertools.product(range(3), (0.1, 0.2)):
+            result = {"test/accuracy": 0.9 + seed / 1000 + side / 100 + seed * side / 9000}
+            versions = {"versions": {"python": "3.13", "source": name}}
+            config: dict[str, Any] = {"optimizer": {"learning_rate": rate}}
+            folder = tmp_path / name / f"{seed}-{rate}"
+            write_run(folder, seed=seed, identity=f"{seed} {rate}", summary=result | versions, **config)
+    assert report.main([str(tmp_path / "before"), str(tmp_path / "after")]) == 0
+    with opened(tmp_path / "before/report/index.html") as page:
+        lines = page.inner_text("#comparison-lines")
+        assert "source: before -> after" in lines
+        table = page.locator("#comparison-tables table", has_text="learning_rate=0.1").first
+        assert "after is better" in table.inner_text()
+        assert page.locator("#comparison-link").is_visible()
+
+
+@pytest.mark.slow
+def test_a_page_of_5000_runs_is_sorted_searched_and_opened(tmp_path):
+    runs = [
+        made_run(i % 5, epochs=20, accuracy=0.9 + i % 97 / 1000, **{"optimizer.learning_rate": 1 + i // 5})
+        for i in range(5_000)
+    ]
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    with opened(tmp_path / "index.html") as page:
+        assert page.inner_text("#counts") == "5,000 done"
+        page.locator("#table thead th", has_text="test/accuracy").first.click()
+        page.wait_for_selector("#table thead th[aria-sort]:has-text('test/accuracy')")
+        page.fill("input[type=search]", "777")
+        page.wait_for_function("window.dashboard.state.shown.length === 5")
+        page.locator("#table tbody tr button").first.click()
+        assert page.locator("#table table.plain tbody tr").count() == 5
 
 
 @pytest.mark.slow

@@ -155,6 +155,7 @@ def test_the_page_of_a_running_sweep_follows_it(work):
         page = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda one: errors.append(one.text) if one.type == "error" else None)
         page.goto(url)
         page.wait_for_selector("html[data-ready=true]", state="attached")
         assert page.inner_text("#counts") != "4 done"
@@ -165,10 +166,15 @@ def test_the_page_of_a_running_sweep_follows_it(work):
         assert page.inner_text("#watching") == "watching"
         page.wait_for_selector("#table td.status:text-is('2 done')")
         page.wait_for_selector("#confusion-run option:nth-child(4)", state="attached")
+        assert errors == []
+        assert sweep.wait(60) == 0
+        Path("sweep").rename("away")
+        page.wait_for_selector("#watching:has-text('the folder holds no run')")
+        Path("away").rename("sweep")
+        page.wait_for_selector("#watching:text-is('watching')")
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=20)
         assert server.returncode == 130
         page.wait_for_selector("#watching:has-text('no longer watching')")
-        assert errors == []
-    assert sweep.wait(60) == 0
+        assert all("Failed to load resource" in error for error in errors)
     assert not Path("sweep/report").exists()

@@ -40,6 +40,7 @@ ROWS = "metrics.jsonl"
 STATUS = "status.json"
 SUMMARY = "summary.json"
 LOCK = "lock"
+NOT_FINITE = ("nan", "inf", "-inf")  # numbers that JSON lacks, as texts
 LOG = "mnistjax.log"
 FILES = (CONFIG, ROWS, STATUS, SUMMARY, CHECKPOINT, PREVIOUS)  # written by a run
 HYDRA = (LOG, ".hydra")  # written by Hydra in the same folder
@@ -212,6 +213,11 @@ def read_record(folder: str | Path, *, whole: bool = True) -> Record:
             raise DamagedFile(f"the run in {folder} is done, but {SUMMARY} is missing")
         _check_end(folder, status, rows, summary, whole)
     return Record(status, config, rows, summary)
+
+
+def as_number(value: Any) -> Any:
+    """A value of a record, as a float if it is "nan", "inf" or "-inf"."""
+    return float(value) if type(value) is str and value in NOT_FINITE else value
 
 
 def find_kept_row(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mnistjax import records
 from mnistjax.records.fields import EXACT
 from mnistjax.report.runs import RunRecord, done
 from mnistjax.report.sanitize import clean
@@ -70,4 +71,4 @@ def is_number(value: Any) -> bool:
     """Whether a value of a record is a number, or one of the words for those that are not finite."""
     if type(value) is int:
         return abs(value) <= EXACT  # a larger one need not fit a float
-    return type(value) is float or value in ("nan", "inf", "-inf")
+    return type(value) is float or value in records.NOT_FINITE

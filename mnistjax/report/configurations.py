@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mnistjax import records
 from mnistjax.config import ConfigError, badness, unknown
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
 from mnistjax.report.sanitize import check_run
@@ -18,7 +19,6 @@ from mnistjax.seeds import Spread, describe_value, short_key
 from mnistjax.sweeps.results import SILENT, shown
 
 MISSING = "-"  # the text of a key that a run lacks
-WORDS = ("nan", "inf", "-inf")  # in the records
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def find_metrics(run: RunRecord) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in numbers.items()
-        if type(value) in (int, float) or (type(value) is str and value in WORDS)
+        if type(value) in (int, float) or (type(value) is str and value in records.NOT_FINITE)
     }
 
 

@@ -43,6 +43,7 @@ class RunRecord:
     sweep: str | None = None  # the id of its sweep
     name: str | None = None  # in its sweep
     damaged: bool = False  # its files are unreadable
+    owner: object = None  # of a temporary folder, which is deleted with it
 
     @property
     def begun(self) -> bool:
@@ -87,6 +88,7 @@ class Runs(Sequence[RunRecord]):
         for run, (_, values) in zip(self, name_runs(self), strict=True):
             config = {key: shown(value) for key, value in values.items()}
             value = run.kept_row.get(metric, run.summary.get(metric, ""))
+            value = "" if isinstance(value, (list, dict)) else value  # a confusion matrix is no number
             rows.append({**config, "status": run.status, "seed": run.seed, metric: value})
         if not any(row[metric] != "" for row in rows):
             raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
@@ -135,10 +137,10 @@ class Runs(Sequence[RunRecord]):
             values = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
             own = {"name": name, **values, "seed": run.seed, "status": run.status}
             if epochs:
-                rows += [{**own, **row} for row in run.rows]
+                rows += [{**own, **read_numbers(row)} for row in run.rows]
                 continue
-            numbers = {k: v for k, v in run.summary.items() if isinstance(v, (int, float)) and k != "seed"}
-            metrics = {key: value for key, value in run.kept_row.items() if "/" in key}
+            numbers = {k: v for k, v in read_numbers(run.summary).items() if k != "seed"}
+            metrics = {key: value for key, value in read_numbers(run.kept_row).items() if "/" in key}
             place = dict(zip(LAST, (run.sweep, run.started, str(run.folder)), strict=True))
             rows.append({**own, "reason": run.reason, "epochs": len(run.rows), **metrics, **numbers, **place})
         columns = sorted(dict.fromkeys(key for row in rows for key in row), key=LAST.__contains__)
@@ -151,6 +153,12 @@ class Runs(Sequence[RunRecord]):
             elif tuple in kinds:  # all of them, so that they can be sorted
                 frame[key] = [v if isinstance(v, tuple) or v is None else (v,) for v in frame[key]]
         return frame
+
+
+def read_numbers(record: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of a row or a summary."""
+    found = {key: records.as_number(value) for key, value in record.items()}
+    return {key: value for key, value in found.items() if isinstance(value, (int, float))}
 
 
 def read_runs(*folders: str | os.PathLike[str]) -> Runs:

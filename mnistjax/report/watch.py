@@ -28,25 +28,27 @@ class Watched:
         self._lock = threading.Lock()
         self._due = 0.0
         self._data: dict[str, object] = {}
+        self._text = ""
 
-    def read(self) -> dict[str, object]:
-        """The data of the page; ConfigError if the folders hold no run."""
+    def read(self) -> tuple[dict[str, object], str]:
+        """The data of the page, also as text; ConfigError if the folders hold no run."""
         with self._lock:
             start = time.monotonic()
             if start >= self._due:
                 data = make_data(read_runs(*self._folders))
                 self._data = {**data, "examples": [], "no_examples": NO_IMAGES}
+                self._text = write_data(self._data)
                 end = time.monotonic()
                 self._due = end + max(LEAST, (end - start) / SHARE)
-            return self._data
+            return self._data, self._text
 
     def answer(self, path: str) -> tuple[str, str]:
         """The type and the text of what is at a path of the server; KeyError if nothing is."""
         make = {
-            "/": lambda data: ("text/html", fill_page(data, self._title, watch=tag(write_data(data)))),
-            "/data.json": lambda data: ("application/json", write_data(data)),
+            "/": lambda data, text: ("text/html", fill_page(data, self._title, watch=tag(text))),
+            "/data.json": lambda _, text: ("application/json", text),
         }[path]
-        return make(self.read())
+        return make(*self.read())
 
 
 def tag(text: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnistjax import records
 from mnistjax.config import one_line
 from mnistjax.tracking.agent import GivenRun as GivenRun
 from mnistjax.tracking.agent import find_options as find_options
@@ -146,7 +147,7 @@ class Tracker:
         def send(run: Any) -> None:
             for step, row in enumerate(rows, start=first):
                 if step >= run.starting_step:
-                    run.log({k: _number(v) for k, v in row.items()}, step=step, commit=True)
+                    run.log({k: records.as_number(v) for k, v in row.items()}, step=step, commit=True)
 
         self._send(send)
 
@@ -225,7 +226,7 @@ class Tracker:
         def send(run: Any) -> None:
             values = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float, str))}
             known = run.config.keys()
-            plain = {k: _number(v) for k, v in values.items() if k not in known}
+            plain = {k: records.as_number(v) for k, v in values.items() if k not in known}
             run.summary.update({**plain, "status": status})
             run.tags = (*(tag for tag in run.tags if tag not in STATUSES), status)
             if preempted:
@@ -342,8 +343,3 @@ def _files_below(folder: Path) -> Iterator[None]:
         finally:
             for name in missing:
                 os.environ.pop(name, None)
-
-
-def _number(value: Any) -> Any:
-    """A value of the records, as a float if it is "nan", "inf" or "-inf"."""
-    return float(value) if value in ("nan", "inf", "-inf") else value

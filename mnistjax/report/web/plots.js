@@ -110,10 +110,22 @@ function cellsOf(keys, all) {
   return cells;
 }
 
+// A configuration without the runs that the table hides. The interval of the others' mean is not known here.
+function limited(one, seen) {
+  if (one.runs.every((run) => seen.has(run))) return one;
+  const left = one.runs.filter((run) => seen.has(run) && RUNS[run].status === "done");
+  const metrics = Object.create(null);
+  for (const name of Object.keys(one.metrics)) {
+    const values = left.map((run) => RUNS[run].metrics[name]).filter(isNumber);
+    if (values.length) metrics[name] = [values.reduce((a, b) => a + b) / values.length, null, values.length];
+  }
+  return { ...one, metrics };
+}
+
 function drawHeat() {
   const [down, across, metric] = ["rows", "columns", "metric"].map((name) => $(`heat-${name}`).value);
   const seen = new Set(state.shown);
-  const all = DATA.configurations.filter((one) => one.runs.some((run) => seen.has(run)) && one.metrics[metric]);
+  const all = DATA.configurations.map((one) => limited(one, seen)).filter((one) => one.metrics[metric]);
   const usable = heatKeys().length > 1 && down !== across && all.length > 0;
   $("heat-plot").hidden = !usable;
   const others = DATA.keys.filter((key) => key !== down && key !== across && valuesOf(key, all).length > 1);
