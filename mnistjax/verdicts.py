@@ -113,7 +113,7 @@ def _judge(names: tuple[str, str], test: Comparison, p: float, increasing: np.nd
     `p` is corrected; `increasing` are the p-values of all comparisons, not corrected.
     """
     if test.difference < 0:  # on the seeds that both have, the other one is better
-        names, test = names[::-1], test.swap()
+        names, test = (names[1], names[0]), test.swap()
     others = len(increasing) - np.searchsorted(increasing, test.p)  # not more significant, and itself
     more = find_more_seeds(test, int(others)) if p >= LEVEL else None
     paired, sizes = bool(test.paired), (int(test.own), int(test.size))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import nbclient
@@ -100,7 +101,8 @@ def test_a_job_that_fails_is_among_the_runs(work, capsys):
             "train/accuracy": "f",
             "train/f1": "f",
         }
-        assert table.groupby("optimizer.learning_rate")["train/loss"].mean().isna().tolist() == [False, True]
+        means: Any = table.groupby("optimizer.learning_rate")["train/loss"].mean()
+        assert means.isna().tolist() == [False, True]
 
 
 def test_jaxs_settings_are_as_before(work):
