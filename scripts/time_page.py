@@ -54,7 +54,7 @@ def time_page(runs: list[RunRecord], folder: Path, browser: Browser) -> list[str
     start = time.perf_counter()
     page = fill_page({**make_data(runs), "examples": [], "no_examples": ""}, "times")
     times = [time.perf_counter() - start]
-    (folder / "index.html").write_text(page)
+    (folder / "index.html").write_text(page, "utf-8")
     window = browser.new_page()
     start = time.perf_counter()
     window.goto((folder / "index.html").as_uri(), wait_until="commit")

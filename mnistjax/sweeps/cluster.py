@@ -145,7 +145,12 @@ class SubmititExecutor(Executor):
             if in_main_thread():  # a local task inherits this: Ctrl-C is for us
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 stack.callback(signal.signal, signal.SIGINT, before)
-            return Submission(executor.submit(remote), self._folder / name, assignment)
+            try:
+                task = executor.submit(remote)
+            except RuntimeError as error:
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise ConfigError(f"the cluster takes no task: {said[-1]}") from error
+            return Submission(task, self._folder / name, assignment)
 
 
 def make_new_folder(folder: Path) -> Path:
