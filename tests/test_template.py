@@ -151,7 +151,7 @@ def test_a_configuration_opens_to_its_runs_with_links_to_their_folders(sweep):
         letters = page.locator("#table thead th", has_text="letters of test/accuracy")
         assert letters.count() == 1
         verdict = page.inner_text("#verdict")
-        assert verdict.startswith("By val/loss: ")
+        assert verdict.startswith("By val/loss, ")
         assert "3 seeds, paired" in verdict
         button = first.locator("button")
         assert button.get_attribute("aria-expanded") == "false"

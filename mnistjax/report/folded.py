@@ -45,7 +45,7 @@ def describe_best(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
         members.setdefault(name, []).append(index)
     values = {name: by_seed(runs, find_counted(runs, some), metric) for name, some in members.items()}
     found = compare(values, metric, most=1) if len(values) <= MOST_COMPARED else []
-    return "".join(f"By {metric}: {best:{find_format(metric)}}." for best in found)
+    return "".join(f"By {metric}, {best:{find_format(metric)}}." for best in found)
 
 
 def find_counted(runs: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[int]:

@@ -42,7 +42,7 @@ const KINDS = {
       ]),
       ...DATA.metrics.filter((name) => !DATA.compared.includes(name)).map((metric) => ({ title: metric, of: (one) => one.metrics[metric]?.[0] ?? "", render: rendering(metric) })),
     ],
-    note: "A row is a configuration: the mean over its seeds, and ± half the 95 % confidence interval of that mean. Configurations that share a letter are not told apart (t-tests, paired if they have the same seeds, corrected by Holm's method). The arrow opens the runs of a row.",
+    note: "A row is a configuration: the mean over its seeds, and ± half the 95 % confidence interval of that mean. Configurations that share a letter are not told apart (t-tests, paired by the seeds that both have, corrected by Holm's method). The arrow opens the runs of a row.",
   }),
   runs: () => ({
     items: RUNS.map((_, run) => run),
