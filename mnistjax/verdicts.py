@@ -100,7 +100,7 @@ def compare_sides(
 def share_seeds(
     one: Mapping[int, float], other: Mapping[int, float]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """The finite values of two samples that a verdict compares: those of the common seeds, or all."""
+    """The finite values of two samples that a verdict compares: of two or more common seeds, else all."""
     finite = [{seed: value for seed, value in side.items() if np.isfinite(value)} for side in (one, other)]
     shared = finite[0].keys() & finite[1].keys()
     kept = [{seed: side[seed] for seed in sorted(shared if len(shared) > 1 else side)} for side in finite]

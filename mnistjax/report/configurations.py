@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mnistjax import records
 from mnistjax.config import ConfigError, badness, unknown
-from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
+from mnistjax.report.runs import PLACES, RunRecord, done, name_runs, read_numbers
 from mnistjax.report.sanitize import check_run
 from mnistjax.seeds import Spread, describe_value, short_key
 from mnistjax.sweeps.results import SILENT, shown
@@ -89,12 +88,8 @@ def find_seed(run: RunRecord) -> int:
 def find_metrics(run: RunRecord) -> dict[str, float]:
     """The metrics of the kept epoch and the numbers of `summary.json`."""
     row = {name: value for name, value in run.kept_row.items() if "/" in name}
-    numbers = {name: value for name, value in {**run.summary, **row}.items() if name != "seed"}
-    return {
-        name: float(value)
-        for name, value in numbers.items()
-        if type(value) in (int, float) or (type(value) is str and value in records.NOT_FINITE)
-    }
+    numbers = read_numbers({**run.summary, **row})
+    return {k: float(v) for k, v in numbers.items() if k != "seed" and type(v) is not bool}
 
 
 def check_metric(metric: str, configurations: Iterable[Configuration]) -> None:

@@ -141,6 +141,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
     compared = [name for name in dict.fromkeys((monitor, target)) if name in metrics]
+    configurations = list_configurations(listed, metrics, compared)
     lengths = [len(run.rows) for run in runs]
     return {
         "runs": listed,
@@ -150,8 +151,8 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "monitor": monitor,
         "target": target,
         "compared": compared,
-        "configurations": list_configurations(listed, metrics, compared),
-        "verdict": describe_best(listed, monitor),
+        "configurations": configurations,
+        "verdict": describe_best(listed, configurations, monitor),
         "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],

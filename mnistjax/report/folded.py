@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnistjax.seeds import Spread, describe_value, find_format
+from mnistjax.seeds import Spread, find_format, name_config
 from mnistjax.sweeps.results import shown
 from mnistjax.verdicts import MOST_COMPARED, compare, letters
 
@@ -37,13 +37,14 @@ def list_configurations(
     ]
 
 
-def describe_best(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
+def describe_best(
+    runs: Sequence[Mapping[str, Any]], configurations: Sequence[Mapping[str, Any]], metric: str
+) -> str:
     """The verdict on the best two configurations in words; empty without two of several seeds."""
-    members: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        name = " ".join(describe_value(key, shown(value)) for key, value in run["values"].items())
-        members.setdefault(name, []).append(index)
-    values = {name: by_seed(runs, find_counted(runs, some), metric) for name, some in members.items()}
+    values = {}
+    for members in (one["runs"] for one in configurations):
+        own = {key: shown(value) for key, value in runs[members[0]]["values"].items()}
+        values[name_config(own)] = by_seed(runs, find_counted(runs, members), metric)
     found = compare(values, metric, most=1) if len(values) <= MOST_COMPARED else []
     return "".join(f"By {metric}, {best:{find_format(metric)}}." for best in found)
 
