@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,22 @@ from typing import Any
 from mnistjax.compose import label, load
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
+from mnistjax.progress import tell
 from mnistjax.signals import in_main_thread
 from mnistjax.sweeps.events import Event, JobEnded, JobProgress, JobStarted
 from mnistjax.sweeps.executor import POLL_SECONDS, Datasets, Executor, Stop, end_job
-from mnistjax.sweeps.groups import Assignment, count_interleaved, count_threads, data_key
+from mnistjax.sweeps.groups import Assignment, count_interleaved, count_threads, cut, data_key
 from mnistjax.sweeps.processes import ProcessExecutor
+from mnistjax.sweeps.slurm import Queue
 from mnistjax.sweeps.worker import Tables, add_tables, copy_tables
 
 FOLDER = "submitit"  # folder in the sweep folder, for submitit's files and ours
 STOP = "stop"  # name of a file that tells the tasks to stop
 MINUTES = 24 * 60  # time limit of a task, unless given
+LIMIT_SHARE = 1 / 3  # of a task's time limit that its jobs should take, because the estimate is rough
+MOST_TASKS = 1000  # of an array; Slurm's own limit unless its administrators changed it
+MOST_REQUEUES = 100  # of a task that is out of time
+LEAVE_SECONDS = 60.0  # that the tasks of an earlier command have to stop, before they are cancelled
 EVENTS = {kind.__name__: kind for kind in (JobStarted, JobProgress, JobEnded)}
 
 
@@ -73,8 +79,11 @@ class RemoteAssignment:
                 return True
         return (self.folder / STOP).exists()
 
-    def __submitit_checkpoint__(self) -> Any:
-        """Queues the task again when it is preempted or out of time; jobs continue from their checkpoints."""
+    def checkpoint(self) -> Any:
+        """Queues the task again when it is preempted or out of time; jobs continue from their checkpoints.
+
+        Submitit looks for it by this name at a time limit, not for `__submitit_checkpoint__`.
+        """
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -94,10 +103,12 @@ class SubmititExecutor(Executor):
                 f'sweep.executor=submitit_{kind} needs submitit: pip install "mnistjax[submitit]"'
             ) from None
         self._folder, self._local, self._timeout = folder / FOLDER, kind == "local", timeout
+        self._minutes = parameters.get("slurm_time", parameters.get("timeout_min", MINUTES))
         self._submissions: list[Submission] = []
+        self._queue = LocalQueue() if self._local else Queue()
 
         def make_executor(folder: Path | str) -> Any:
-            executor = submitit.AutoExecutor(folder, cluster=kind)
+            executor = submitit.AutoExecutor(folder, cluster=kind, slurm_max_num_timeout=MOST_REQUEUES)
             executor.update_parameters(**{"name": "mnistjax", "timeout_min": MINUTES, **parameters})
             return executor
 
@@ -111,46 +122,102 @@ class SubmititExecutor(Executor):
     def __exit__(self, *_: Any) -> None:
         if self._submissions:
             (self._folder / STOP).touch()
-        for submission in self._submissions:
-            submission.task.cancel()  # a local process ignores this, but sees the file
+            self._queue.cancel(self._tasks())
+
+    def _tasks(self) -> list[Any]:
+        return [submission.task for submission in self._submissions]
 
     def run(self, assignments: deque[Assignment], datasets: Datasets, stop: Stop) -> Iterator[Event]:
         stopping = False
+        stop_earlier(self._queue, self._folder)
         self._folder = make_new_folder(self._folder)
-        executor = self._make_executor(self._folder)
+        executor = self._make_executor(self._folder.absolute())
         while assignments or self._submissions:
             if not stopping and stop():
                 stopping = True
                 (self._folder / STOP).touch()
+                self._queue.cancel(self._tasks(), waiting=True)
             if stopping:
                 assignments.clear()
-            while assignments and not (self._local and self._submissions):  # one at a time on this machine
-                self._submissions.append(self._submit(executor, assignments.popleft()))
+            if taken := self._take(assignments):
+                self._submissions += self._submit(executor, taken)
             time.sleep(POLL_SECONDS)
             for submission in list(self._submissions):
-                over = submission.task.done()  # asked first, so that no later event is missed
+                task = submission.task
+                over = self._queue.is_over(task, at_once=stopping)  # asked first, so that no event is missed
                 yield from submission.read_events()
                 if over:
                     self._submissions.remove(submission)
                     if not stopping:
-                        yield from submission.fail_rest()
+                        yield from submission.fail_rest(self._queue.state(task))
 
-    def _submit(self, executor: Any, assignment: Assignment) -> Submission:
-        name = f"{len(list(self._folder.glob('*.jsonl')))}.jsonl"
-        (self._folder / name).touch()
+    def _take(self, assignments: deque[Assignment]) -> list[Assignment]:
+        """Takes the assignments that can be submitted now: on this machine one at a time."""
+        if self._local:
+            return [] if self._submissions or not assignments else [assignments.popleft()]
+        taken = [assignments.popleft() for _ in range(len(assignments))]
+        if isinstance(self._minutes, int | float):
+            seconds = 60 * self._minutes * LIMIT_SHARE
+            taken = [part for assignment in taken for part in cut(assignment, seconds)]
+        return taken
+
+    def _submit(self, executor: Any, assignments: Sequence[Assignment]) -> list[Submission]:
+        """Submits assignments, to Slurm as the tasks of one array or of several."""
+        made = len(list(self._folder.glob("*.jsonl")))
         owner = os.getpid() if self._local else None
-        folder = self._folder.absolute()
-        remote = RemoteAssignment(assignment, copy_tables(), self._timeout, folder, name, owner)
+        tables, folder = copy_tables(), self._folder.absolute()
+        remote = [
+            RemoteAssignment(assignment, tables, self._timeout, folder, f"{number}.jsonl", owner)
+            for number, assignment in enumerate(assignments, made)
+        ]
+        for one in remote:
+            (folder / one.events).touch()
+        tasks: list[Any] = []
         with contextlib.ExitStack() as stack:
             if in_main_thread():  # a local task inherits this: Ctrl-C is for us
                 before = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 stack.callback(signal.signal, signal.SIGINT, before)
             try:
-                task = executor.submit(remote)
+                for first in range(0, len(remote), MOST_TASKS):
+                    with executor.batch():
+                        tasks += [executor.submit(one) for one in remote[first : first + MOST_TASKS]]
             except RuntimeError as error:
                 said = str(error).strip().splitlines() or [type(error).__name__]
                 raise ConfigError(f"the cluster takes no task: {said[-1]}") from error
-            return Submission(task, self._folder / name, assignment)
+        pairs = zip(tasks, remote, strict=True)
+        return [Submission(task, folder / one.events, one.assignment) for task, one in pairs]
+
+
+class LocalQueue:
+    """The processes of submitit on this machine, which see when their command is gone."""
+
+    def find_left(self, folder: Path) -> list[Any]:
+        return []
+
+    def state(self, task: Any) -> str:
+        return task.state
+
+    def is_over(self, task: Any, *, at_once: bool) -> bool:
+        return task.done()
+
+    def cancel(self, tasks: Sequence[Any], *, waiting: bool = False) -> None:
+        for task in () if waiting else tasks:
+            task.cancel()  # it ignores this, but sees the file
+
+
+def stop_earlier(queue: Queue | LocalQueue, folder: Path) -> None:
+    """Stops the tasks of an earlier command on this sweep that was killed: they hold its jobs."""
+    if not (tasks := queue.find_left(folder)):
+        return
+    tell(f"stopping the tasks of an earlier command on the cluster: {len(tasks)}")
+    for place in folder.iterdir():
+        if place.is_dir() and not place.is_symlink():
+            (place / STOP).touch()
+    queue.cancel(tasks, waiting=True)
+    end = time.monotonic() + LEAVE_SECONDS
+    while (tasks := queue.find_left(folder)) and time.monotonic() < end:
+        time.sleep(1)
+    queue.cancel(tasks)
 
 
 def make_new_folder(folder: Path) -> Path:
@@ -189,12 +256,13 @@ class Submission:
                 self._left.pop(event.number, None)
             yield event
 
-    def fail_rest(self) -> Iterator[Event]:
-        """Writes and yields the failure of the jobs that did not end before their task did."""
+    def fail_rest(self, state: str) -> Iterator[Event]:
+        """Writes and yields the failure of the jobs that did not end before their task did, in this state."""
         if not self._left:
             return
-        reason = f"its task {self.task.job_id} on the cluster ended without a result ({self.task.state})"
-        if type(error := self.task.exception()).__name__ == "FailedJobError":  # the task raised
+        reason = f"its task {self.task.job_id} on the cluster ended without a result ({state})"
+        error = self.task.exception() if self.task.paths.result_pickle.exists() else None
+        if type(error).__name__ == "FailedJobError":  # the task raised
             trace = str(error).split("-" * 22)[1]  # between two lines of dashes
             reason = f"its task {self.task.job_id} on the cluster failed: {trace.strip().splitlines()[-1]}"
         for job in self._left.values():

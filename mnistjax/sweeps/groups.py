@@ -245,6 +245,16 @@ def estimate_seconds(group: Group, jobs: Mapping[int, Job], share: float = 1.0) 
     return 3.0 + epochs * (work + idle + 0.01) / side_by_side
 
 
+def cut(assignment: Assignment, seconds: float) -> list[Assignment]:
+    """Parts of an assignment of one Spec, each estimated to take no longer, of a program's lanes at least."""
+    jobs, width = assignment.jobs, assignment.width
+    numbered = dict(enumerate(jobs))
+    group = Group(jobs[0].plan.spec, assignment.data, tuple(numbered), width, assignment.threads)
+    parts = math.ceil(estimate_seconds(group, numbered) / seconds)
+    size = -(-max(1, len(jobs) // parts) // width) * width
+    return [replace(assignment, jobs=jobs[i : i + size]) for i in range(0, len(jobs), size)]
+
+
 def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: float = 1.0) -> list[str]:
     """Text lines: the size, time and memory of each group, and how it differs from the first one.
 
