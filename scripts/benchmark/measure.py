@@ -81,13 +81,13 @@ class Setting(NamedTuple):
     images: int  # in its training part
 
 
-def command(words: Sequence[str], cache: Path | None = None) -> tuple[float, float]:
+def command(words: Sequence[str], cache: Path | None = None, data: str = "mnist") -> tuple[float, float]:
     """Seconds until the end of the first epoch (nan for a sweep) and until the end of one of our commands."""
     environment = {**os.environ, "WANDB_MODE": "offline"}
     if cache:
         environment["XDG_CACHE_HOME"] = str(cache)
     with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "w+", encoding="utf-8") as log:
-        words = [sys.executable, "-m", "mnistjax", *words, "data=mnist"]
+        words = [sys.executable, "-m", "mnistjax", *words, f"data={data}"]
         started, first = time.perf_counter(), math.nan
         process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
         while process.poll() is None:

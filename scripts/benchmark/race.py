@@ -98,7 +98,8 @@ class Process:
                 return json.loads(line)
         self._log.seek(0)
         last = (self._log.read().strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"ended with {self._process.wait()}: {last}")
+        self.end()
+        raise RuntimeError(f"ended with {self._process.returncode}: {last}")
 
 
 def save_arrays(data: mnistjax.Dataset, folder: Path) -> Path:

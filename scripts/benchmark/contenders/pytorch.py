@@ -25,19 +25,20 @@ def create(task: dict) -> nn.Module:
         layers += [nn.Dropout(task["dropout"])] if task["dropout"] else []
     model = nn.Sequential(*layers, nn.LazyLinear(1 if task["binary"] else 10))
     model(torch.zeros(1, 1, 28, 28))  # sets the lazy shapes
-    return model.to(memory_format=torch.channels_last)
+    return model.to(task.get("device", "cpu"), memory_format=torch.channels_last)
 
 
 def build(task: dict, train: contender.Images, test: contender.Images) -> contender.Contender:
     torch.manual_seed(task["seed"])
     torch.set_num_threads(task["threads"])
     dtype, batch, binary = getattr(torch, task["dtype"]), task["batch_size"], task["binary"]
+    device = task.get("device", "cpu")
     model = create(task).to(dtype)
 
     def tensors(split: contender.Images) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = torch.from_numpy(split.images).to(dtype), torch.from_numpy(split.labels)
         x = x[:, None].contiguous(memory_format=torch.channels_last) if task["channels"] else x.flatten(1)
-        return x, y.float()[:, None] if binary else y
+        return x.to(device), (y.float()[:, None] if binary else y).to(device)
 
     def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         logits = model(x).float()
@@ -50,13 +51,15 @@ def build(task: dict, train: contender.Images, test: contender.Images) -> conten
     def fit(epochs: int, count: int) -> None:
         model.train()
         for _ in range(epochs):
-            order = torch.randperm(count)
+            order = torch.randperm(count, device=device)
             for start in range(0, count, batch):
                 rows = order[start : start + batch]
                 whole = batch >= len(x)
                 optimizer.zero_grad()
                 step_loss(x if whole else x[rows], y if whole else y[rows]).backward()
                 optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     @torch.no_grad()
     def evaluate() -> None:
