@@ -9,12 +9,17 @@ from mnistjax.report.runs import RunRecord, read_runs
 
 
 def train_seeds(words: Sequence[str], seeds: Sequence[int], folder: Path) -> Sequence[RunRecord]:
+    """Trains the runs of a sweep over seeds that are not done yet, and returns all of them."""
+    return train(["-m", *words, f"seed={','.join(map(str, seeds))}"], folder)
+
+
+def train(words: Sequence[str], folder: Path) -> Sequence[RunRecord]:
     """Trains the runs of a sweep that are not done yet, and returns all of them.
 
     SystemExit, with the exit code of the command, if one of them fails.
     """
     if not (folder / "sweep.json").exists():
-        _call("-m", *words, f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={folder}")
+        _call(*words, f"hydra.sweep.dir={folder}")
     elif any(run.status != "done" for run in read_runs(folder)):
         _call("-m", f"sweep.resume={folder}")
     return read_runs(folder)
