@@ -3,10 +3,11 @@
     python scripts/publish_zoo.py FOLDER [NAME...]
     python scripts/publish_zoo.py --readme
 
-Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The seed that is
-best on the validation images is packaged; its card also lists the other seeds. If the ensemble of all seeds
-is better on those images, it is packaged, too. Ensembles and the models of Fashion-MNIST are rounded to
-float16, which halves their files, before they are measured. `--readme` trains nothing.
+Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The small
+networks are those of scripts/front.py, in FOLDER/front. The seed that is best on the validation images is
+packaged; its card also lists the other seeds. If the ensemble of all seeds is better on those images, it is
+packaged, too. Most models are rounded to float16, which halves their files, before they are measured.
+`--readme` trains nothing.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
+import front
 import mnistjax
 from mnistjax import checkpoints, files, zoo
 from mnistjax.compose import differing_keys
@@ -53,8 +55,10 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "cnn.fashion_mnist": ("experiment=fashion model=cnn", "fashion_mnist", 3),
     "cnn_bn.fashion_mnist": ("experiment=fashion_strong", "fashion_mnist", 3),
 }
+for channels, name in front.PACKAGED.items():
+    MODELS[name] = (f"experiment=small model.channels={channels}", "mnist", 5)
 
-ROUNDED = ("fashion_mnist",)  # data sets
+EXACT = ("cnn.mnist", "cnn_bn.mnist", "lenet5.mnist", "mlp.mnist", "mlp.mnist_zero", "neuron.mnist_zero")
 ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # an ensemble of all seeds of a model
 
 
@@ -63,18 +67,26 @@ def publish(name: str, folder: Path) -> zoo.Card:
     words, data, seeds = MODELS[name]
     words = f"{words} data={data}"
     every = ",".join(map(str, range(seeds)))
-    runs = train_seeds(words.split(), range(seeds), folder / name)
+    if name in front.PACKAGED.values():
+        runs = [run for run in front.train_front(folder / "front") if find_channels(run) in words]
+    else:
+        runs = train_seeds(words.split(), range(seeds), folder / name)
     check_command(words, range(seeds), runs)
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
     run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
     best = dataclasses.replace(best, command=f"mnistjax {words} seed={best.seed}", tried=tried)
-    _write(*(round_model(best, run) if best.data in ROUNDED else (best, zoo.read_variables(run))))
+    _write(*((best, zoo.read_variables(run)) if name in EXACT else round_model(best, run)))
     for together, of in ENSEMBLES.items():
         if of == name:
             command = f"mnistjax -m {words} seed={every}"
             publish_ensemble(dataclasses.replace(best, name=together, command=command), list(cards))
     return zoo.load(name)[2]
+
+
+def find_channels(run: RunRecord) -> str:
+    """The channels of a run as its command gives them."""
+    return f"model.channels={front.show_channels(run.config['model.channels'])}"
 
 
 def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -> None:
@@ -155,6 +167,8 @@ def readme_text() -> str:
     head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epochs", "time"]
     rows = [[*head, "trained by"]]
     for name in zoo.list_models(pretrained=True):
+        if name in front.PACKAGED.values():
+            continue  # scripts/front/README.md has them
         card = zoo.read_card(name)
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
         rows.append(
