@@ -370,6 +370,7 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 3)})
     monkeypatch.setattr(publish_zoo, "ENSEMBLES", {"mlp.digits_ensemble": "mlp.digits"})
+    monkeypatch.setattr(publish_zoo, "EXACT", ("mlp.digits",))
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("mlp.digits", work / "runs")
     assert len(card.tried) == 3
@@ -405,7 +406,6 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
 def test_a_published_model_can_be_rounded_and_is_measured_so(work, monkeypatch, tmp_path):
     words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 2)})
-    monkeypatch.setattr(publish_zoo, "ROUNDED", ("digits",))
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("mlp.digits", work / "runs")
     model, variables, _ = zoo.load("mlp.digits")
@@ -414,3 +414,19 @@ def test_a_published_model_can_be_rounded_and_is_measured_so(work, monkeypatch, 
         np.testing.assert_array_equal(rounded, np.asarray(leaf, np.float16))
     assert publish_zoo.measure_card(card, model, variables) == card
     assert (tmp_path / "weights/mlp.digits.safetensors").stat().st_size < 20_000  # half of 25,800
+
+
+@pytest.mark.slow
+def test_a_small_network_is_published_from_the_sweep_of_all(work, monkeypatch, tmp_path):
+    words = "model=separable train.epochs=1 train.keep=best train.monitor=val/accuracy"
+    sweep = f"-m {words} model.channels=[4],[5] data=digits seed=0,1"
+    monkeypatch.setattr(publish_zoo.front, "WORDS", sweep)
+    monkeypatch.setattr(publish_zoo.front, "PACKAGED", {"[5]": "separable.digits"})
+    command = f"{words} model.channels=[5]"
+    monkeypatch.setattr(publish_zoo, "MODELS", {"separable.digits": (command, "digits", 2)})
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
+    card = publish_zoo.publish("separable.digits", work / "runs")
+    assert card.command == f"mnistjax {command} data=digits seed={card.seed}"
+    assert len(card.tried) == 2
+    assert len([*(work / "runs").iterdir()]) == 1
+    assert zoo.load("separable.digits")[0].channels == (5,)
