@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from test_sweep import wait_until
 
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "squeue") if not shutil.which(name)]
 PATIENCE = 60  # seconds that Slurm has to start or stop
@@ -55,10 +57,10 @@ def running_cluster(folder: Path, cores: int = 2) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         for daemon in ("slurmctld", "slurmd"):
             stack.enter_context(_running([daemon, "-D", "-f", str(config)]))
-        wait_for(lambda: call("sinfo", "-h", "-o", "%T", config=config).strip() == "idle")
+        wait_until(lambda: call("sinfo", "-h", "-o", "%T", config=config).strip() == "idle")
         yield str(config)
         call("scancel", f"--user={_user()}", config=config)
-        wait_for(lambda: not call("squeue", "-h", config=config).strip())
+        wait_until(lambda: not call("squeue", "-h", config=config).strip())
 
 
 @contextlib.contextmanager
@@ -80,17 +82,7 @@ def call(*command: str, config: Path | None = None) -> str:
     return "" if done.returncode else done.stdout
 
 
-def wait_for(holds, seconds: float = PATIENCE) -> None:
-    """Returns once `holds()` is true; AssertionError if that takes too long."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.2)
-
-
 def _user() -> str:
-    import pwd
-
     return pwd.getpwuid(os.getuid()).pw_name
 
 

@@ -1,17 +1,23 @@
 """Sweeps on a real Slurm, which these tests start on this host."""
 
+import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import faulty
 from mnistjax import records
+from mnistjax.cli import main
+from mnistjax.models import MODELS
 from mnistjax.sweeps.slurm import ENDED, LIST
-from slurm_cluster import MISSING, call, running_cluster, wait_for
-from test_sweep import bits, results, without_times
+from slurm_cluster import MISSING, call, running_cluster
+from test_sweep import FAULTY, bits, marks, results, wait_until, without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")]
 
@@ -40,7 +46,7 @@ def place(work, cluster, monkeypatch):
         process.communicate()
     begun.clear()
     assert not left
-    wait_for(lambda: not unfinished())
+    wait_until(lambda: not unfinished())
 
 
 def unfinished():
@@ -102,7 +108,7 @@ def test_four_groups_are_the_tasks_of_one_array(place, by_processes):
 
 def test_a_cancelled_task_is_noticed_and_its_jobs_go_on_later(place, by_processes):
     process = begin(*LONG, SLURM, "hydra.sweep.dir=sweep")
-    wait_for(lambda: len(epochs("sweep")) >= 2 and max(epochs("sweep").values()) > 5)
+    wait_until(lambda: len(epochs("sweep")) >= 2 and max(epochs("sweep").values()) > 5)
     cancelled = min(unfinished())
     call("scancel", cancelled)
     code, told = finish(process)
@@ -113,14 +119,28 @@ def test_a_cancelled_task_is_noticed_and_its_jobs_go_on_later(place, by_processe
     assert_same("sweep", by_processes(LONG))
 
 
-def test_a_task_that_is_out_of_time_is_queued_again(place, by_processes):
-    words = (*WORDS, "train.batch_size=23", "train.epochs=6000", "seed=0")
+def test_a_task_that_is_out_of_time_is_queued_again(place, monkeypatch):
+    monkeypatch.setitem(MODELS, "faulty", faulty.Faulty)
+    monkeypatch.setenv("PYTHONPATH", str(Path(faulty.__file__).parent), prepend=os.pathsep)
+    words = ["-m", *FAULTY, "train.epochs=2000", "seed=0"]
+    assert main([*words, "hydra.sweep.dir=whole"]) == 0
+    faults = Path("faults.json").absolute()
+    monkeypatch.setenv(faulty.FAULTS, str(faults))
+    hanging = json.dumps(dict(zip(marks(range(1)), ["hang"], strict=True)))
+
+    def hang_until_it_is_queued_again():
+        wait_until(lambda: epochs("sweep").get("0", 0) > 3)
+        faults.write_text(hanging)
+        logs = Path("sweep/submitit/0")
+        wait_until(lambda: any("Requeued job" in log.read_text() for log in logs.glob("*_log.out")), 120)
+        faults.unlink()
+
     limits = "sweep.submitit={timeout_min:1,slurm_signal_delay_s:40}"
-    code, told = finish(begin(*words, SLURM, limits, "hydra.sweep.dir=sweep"))
-    assert code == 0, told
-    (log,) = Path("sweep/submitit/0").glob("*_log.out")
-    assert "Requeued job" in log.read_text()
-    assert_same("sweep", by_processes(words))
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(hang_until_it_is_queued_again)
+        assert main([*words, SLURM, limits, "hydra.sweep.dir=sweep"]) == 0
+        hung.result()
+    assert_same("sweep", "whole")
 
 
 def test_tasks_wait_for_a_drained_node_and_a_signal_ends_the_command(place):
@@ -128,13 +148,13 @@ def test_tasks_wait_for_a_drained_node_and_a_signal_ends_the_command(place):
     call("scontrol", "update", f"nodename={host}", "state=drain", "reason=test")
     try:
         process = begin(*FOUR, SLURM, "hydra.sweep.dir=sweep")
-        wait_for(lambda: len(unfinished()) == 4)
+        wait_until(lambda: len(unfinished()) == 4)
         process.send_signal(signal.SIGINT)
         code, told = finish(process)
         assert code == 130, told
         assert not unfinished()
         process = begin("sweep.resume=sweep", SLURM)
-        wait_for(lambda: set(unfinished().values()) == {"PENDING"})
+        wait_until(lambda: set(unfinished().values()) == {"PENDING"})
     finally:
         call("scontrol", "update", f"nodename={host}", "state=resume")
     code, told = finish(process)
@@ -144,7 +164,7 @@ def test_tasks_wait_for_a_drained_node_and_a_signal_ends_the_command(place):
 
 def test_tasks_of_a_killed_command_stop_and_their_jobs_go_on(place, by_processes):
     process = begin(*LONG, SLURM, "sweep.submitit={slurm_array_parallelism:1}", "hydra.sweep.dir=sweep")
-    wait_for(lambda: max(epochs("sweep").values(), default=0) > 5)
+    wait_until(lambda: max(epochs("sweep").values(), default=0) > 5)
     (waiting,) = [number for number, state in unfinished().items() if state == "PENDING"]
     call("scontrol", "hold", waiting)  # it would wait for ever
     process.kill()
