@@ -78,7 +78,7 @@ def time_sweep(name: str, jobs: int, mode: str, data: str) -> list[float]:
 
 
 def attempt(timed: Any, *given: Any) -> dict[str, Any]:
-    """The seconds of a measurement, or the first line of its error: the device's memory may be too small."""
+    """The seconds of a measurement, or the last line of its error: the device's memory may be too small."""
     try:
         found = {"seconds": timed(*given)}
     except (RuntimeError, SystemExit) as error:  # JAX's errors are RuntimeErrors

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import mnistjax
 from mnistjax.backend import processor
-from mnistjax.config import ConfigError, unknown
+from mnistjax.config import unknown
 from mnistjax.loop import fit_runs
 from mnistjax.markdown import format_table
 from mnistjax.programs import make_program
@@ -35,6 +35,7 @@ from mnistjax.run import Run, Snapshot
 from mnistjax.seeds import Spread
 from mnistjax.sweeps.halving import Entrant, Halving, find_pauses
 from sections import write_section
+from training import errors_in_one_line
 
 PLACE = Path(__file__).parent / "searches"
 EPOCHS, FACTOR, SEEDS, REPETITIONS = 27, 3, 2, 5
@@ -330,7 +331,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with errors_in_one_line():
         for step in args.steps:
             if step not in STEPS:
                 raise unknown("step", step, STEPS)
@@ -341,9 +342,6 @@ def main() -> None:
             found = read_trials(folder)
             write_section(PLACE / "README.md", "trials", tabulate_trials(found))
             save(draw_trials(found), PLACE / "trials")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

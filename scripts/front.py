@@ -10,7 +10,6 @@ better than that of all smaller ones; the test images decide nothing.
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mnistjax.report.figures import save
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.report.sweep_figures import parameters
 from sections import write_section
-from training import show_time, train
+from training import errors_in_one_line, show_time, train
 
 PLACE = Path(__file__).parent / "front"
 WORDS = "-m experiment=small data=mnist"
@@ -79,15 +78,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         runs = read_runs(args.folder) if args.readme else train_front(args.folder)
         if waiting := [run for run in runs if run.status != "done"]:
             raise ConfigError(f"{len(waiting)} of {len(runs)} runs are not done")
         write_section(PLACE / "README.md", "table", make_table(runs))
         save(parameters(runs), PLACE / "front.png")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ prepared as for the command `mnistjax`, from data.raw_dir if MNISTJAX_RAW_DIR na
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from mnistjax.checks import show_shape
-from mnistjax.config import ConfigError, unknown
+from mnistjax.config import unknown
 from mnistjax.finished import load_examples, reopen
 from mnistjax.markdown import format_table
 from mnistjax.metrics import area_under_curve
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.seeds import Spread
 from sections import write_section
-from training import show_time, train_seeds
+from training import errors_in_one_line, show_time, train_seeds
 
 README = Path(__file__).parent / "photographs" / "README.md"
 
@@ -114,7 +113,7 @@ def main() -> None:
     parser.add_argument("--signdigits", type=Path, help="photographs, in a folder for each class")
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         for name in args.studies:
             if name not in STUDIES:
                 raise unknown("study", name, STUDIES)
@@ -125,9 +124,6 @@ def main() -> None:
                 place = find_place(name, args.folder.absolute())
                 train_seeds([*study.words.split(), *where], study.seeds, place)
         write_section(README, "table", make_table(args.folder.absolute()))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

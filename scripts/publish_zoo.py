@@ -35,7 +35,7 @@ from mnistjax.report.runs import RunRecord
 from mnistjax.zoo.classify import find_logits
 from mnistjax.zoo.ensemble import ensemble
 from sections import write_section
-from training import show_time, train_seeds
+from training import errors_in_one_line, show_time, train_seeds
 
 README = Path(__file__).parents[1] / "README.md"
 SECTION = "zoo"  # in the README
@@ -55,8 +55,10 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "cnn.fashion_mnist": ("experiment=fashion model=cnn", "fashion_mnist", 3),
     "cnn_bn.fashion_mnist": ("experiment=fashion_strong", "fashion_mnist", 3),
 }
-for channels, name in front.PACKAGED.items():
-    MODELS[name] = (f"experiment=small model.channels={channels}", "mnist", 5)
+MODELS |= {
+    name: (f"experiment=small model.channels={channels}", "mnist", 5)
+    for channels, name in front.PACKAGED.items()
+}
 
 EXACT = ("cnn.mnist", "cnn_bn.mnist", "lenet5.mnist", "mlp.mnist", "mlp.mnist_zero", "neuron.mnist_zero")
 ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # an ensemble of all seeds of a model
@@ -195,7 +197,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         if args.folder is None and not args.readme:
             raise ConfigError("a folder for the runs is missing")
         for name in args.names:
@@ -206,9 +208,6 @@ def main() -> None:
                 card = publish(name, args.folder.absolute())
                 print(f"{name}: seed {card.seed}, epoch {card.epochs}, {card.test_accuracy:.2%}", flush=True)
         write_section(README, SECTION, readme_text())
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ the record and the tables in scripts/lab_report, whose other results stay as the
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from lab_report.page import RECORD
 from lab_report.reproduction import STEPS, Reproduction, reproduce, write_readme
-from mnistjax.config import ConfigError
+from training import errors_in_one_line
 
 
 def main() -> None:
@@ -31,14 +30,11 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--data", default="mnist")
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         if args.readme:
             write_readme(json.loads((args.folder / "report" / RECORD).read_bytes()))
         else:
             reproduce(Reproduction(args.folder.absolute(), args.data, args.quick), args.only)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

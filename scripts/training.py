@@ -1,11 +1,23 @@
-"""Sweeps over seeds that a script trains with the command `mnistjax`."""
+"""Sweeps that a script trains with the command `mnistjax`, and how scripts end at an error."""
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mnistjax.config import ConfigError
 from mnistjax.report.runs import RunRecord, read_runs
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the script at a ConfigError with one line and exit code 2."""
+    try:
+        yield
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def train_seeds(words: Sequence[str], seeds: Sequence[int], folder: Path) -> Sequence[RunRecord]:

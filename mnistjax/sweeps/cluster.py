@@ -155,7 +155,8 @@ class SubmititExecutor(Executor):
         """Takes the assignments that can be submitted now: on this machine one at a time."""
         if self._local:
             return [] if self._submissions or not assignments else [assignments.popleft()]
-        taken = [assignments.popleft() for _ in range(len(assignments))]
+        taken = [*assignments]
+        assignments.clear()
         if isinstance(self._minutes, int | float):
             seconds = 60 * self._minutes * LIMIT_SHARE
             taken = [part for assignment in taken for part in cut(assignment, seconds)]
