@@ -144,8 +144,9 @@ def test_jobs_are_interleaved_beside_other_specs(work, monkeypatch):
 
 @pytest.mark.parametrize("subdir", [".hydra", ".own", "null"])
 def test_the_files_of_hydra_are_those_that_hydra_writes(work, monkeypatch, subdir):
-    words = ["-m", *SMALL, "optimizer=adam,sgd", "seed=0,1", "wandb.tags=['x: y','007']"]
-    words.append(f"hydra.output_subdir={subdir}")
+    tags = f"wandb.tags=['x: y','007','1e3','{'long text ' * 6}','ünï']"
+    words = ["-m", *SMALL, "optimizer=adam,sgd", "seed=0,1", tags, f"+hydra.job.env_set.yes='{'a b ' * 30}'"]
+    words += [f"hydra.output_subdir={subdir}", "hydra.job.env_copy=[PATH]"]
     with monkeypatch.context() as patch:
         patch.setattr(launcher, "run_job", None)
         assert main([*words, "hydra.sweep.dir=sweep"]) == 0
