@@ -187,9 +187,13 @@ def digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
 
 def finite(value: Any) -> Any:
     """`value` as JSON types, with "nan", "inf" and "-inf" for non-finite numbers."""
-    value = to_plain(value)
+    if type(value) is float:
+        return value if math.isfinite(value) else str(value)
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    plain = to_plain(value)
+    return plain if plain is value else finite(plain)

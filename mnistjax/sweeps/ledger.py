@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Ledger:
     def save(self) -> None:
         """Replaces `sweep.json`."""
         content = {name: getattr(self, name) for name in LEDGER_FIELDS if name != "jobs"}
-        content["jobs"] = [asdict(entry) for entry in self.entries.values()]
+        content["jobs"] = [vars(entry) for entry in self.entries.values()]
         records.write_json(self.folder / LEDGER, content)
 
     def job_folder(self, number: int) -> Path:

@@ -38,9 +38,12 @@ class Mirror:
             **options,
         )
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Adds a point to the sweep's curves when the job of this row of `results.csv` has ended."""
-        self._tracker.log(self._point(row, self._count_statuses()))
+    def log(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+        """Adds a point to the sweep's curves when the job of this row of `results.csv` has ended.
+
+        `counts` are all jobs of the sweep by status.
+        """
+        self._tracker.log(self._point(row, counts))
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Sends the points of these jobs, in the order of their ends, that W&B lacks."""

@@ -70,13 +70,20 @@ def read_result(entry: Entry, folder: Path) -> dict[str, Any]:
         pass  # not started
     except (ConfigError, OSError) as error:
         status, reason = ("failed", str(error)) if status == "done" else (status, reason)
+    return {**make_result(entry, rows, summary), "status": status, "reason": reason or ""}
+
+
+def make_result(
+    entry: Entry, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of a job in `results.csv`, from its rows and its summary, which is empty unless it is done."""
     row = records.find_kept_row(rows, summary)
     return {
         "number": entry.number,
         **{key: shown(value) for key, value in entry.config.items()},
         "seed": entry.seed,
-        "status": status,
-        "reason": reason or "",
+        "status": entry.status,
+        "reason": entry.reason or "",
         "epoch": len(rows),
         **{f"{part}/{name}": row.get(f"{part}/{name}", "") for part in ("train", "val") for name in METRICS},
         **{f"test/{name}": summary.get(f"test/{name}", "") for name in (*METRICS, "precision", "recall")},

@@ -28,9 +28,12 @@ from mnistjax.sweeps.halving import Decision, Halving, Rank, make_halving
 from mnistjax.sweeps.ledger import ENDED_WELL, OVER, Entry, Ledger
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
-from mnistjax.sweeps.results import read_result, short_name, varying, write_results
+from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
 
-SAVE_SECONDS = 5.0  # between two saves of the ledger and the results
+SAVE_SECONDS, SAVE_SHARE = (
+    5.0,
+    0.05,
+)  # between two saves of the ledger and the results; most of the time in saves
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Sweep:
         self._over = (*OVER, *["stopped"] * (options.halving is not None))  # statuses that end a job
         self._mirror: Mirror | None = None
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
-        self._saved = 0.0  # time of the last save, seconds
+        self._next_save = 0.0  # time, seconds
+        self._counts: Counter[str] = Counter()  # jobs by status
         self._told = False  # whether the user knows that saving failed
 
     def __enter__(self) -> Sweep:
@@ -117,7 +121,9 @@ class Sweep:
 
     def prepare(self) -> list[Job]:
         """Groups and names the jobs, writes the ledger, and returns the jobs to train."""
+        self._name_jobs()
         self._check_done()
+        self._counts = Counter(entry.status for entry in self.entries)
         self._make_rungs()
         widths = {(group["spec"], tuple(group["data"])): group["width"] for group in self.ledger.groups}
         options = self.options
@@ -127,7 +133,6 @@ class Sweep:
                 self.ledger.entries[number].group = index
         self.ledger.groups = [{**to_plain(asdict(group)), "spec": group.spec} for group in self._groups]
         self.ledger.machine, self.ledger.ended = describe_machine(), None
-        self._name_jobs()
         self.save()
         if not self._mirror and self.jobs:
             job = next(iter(self.jobs.values()))  # they share their W&B options
@@ -139,7 +144,7 @@ class Sweep:
     def _check_done(self) -> None:
         """Marks finished jobs with damaged or foreign files as failed, so that they are trained again.
 
-        Tells which of the others ran under other versions than those that are trained now.
+        Keeps the rows of the others, and tells which ran under other versions than those trained now.
         """
         changes: Counter[str] = Counter()
         for entry in self.entries:
@@ -149,8 +154,10 @@ class Sweep:
                 record = records.read_record(self.ledger.job_folder(entry.number))
                 status = record.status
                 if (status["status"], status["identity"]) == (entry.status, entry.identity):
-                    if change := find_other_versions(record.summary or {}):
+                    summary = record.summary or {}
+                    if change := find_other_versions(summary):
                         changes[describe_values(change)] += 1
+                    self._rows[entry.number] = make_result(entry, record.rows, summary)
                     continue
                 reason = f"its folder has another run, with status {status['status']}"
             except (ConfigError, OSError) as error:
@@ -214,7 +221,8 @@ class Sweep:
             match event:
                 case JobStarted(number):
                     entry = self.ledger.entries[number]
-                    entry.status, entry.attempts = "running", entry.attempts + 1
+                    entry.attempts += 1
+                    self._change(entry, "running", entry.reason)
                 case JobEnded(number, "stopped", reason):
                     self._set(number, "waiting", reason)
                     event = JobPaused(number)
@@ -227,7 +235,7 @@ class Sweep:
                 onward, stopped = self._decide()
                 yield from self._stop(stopped)
                 assignments.extend(self._assign({number: self.jobs[number] for number in onward}))
-            if time.monotonic() - self._saved > SAVE_SECONDS:
+            if time.monotonic() > self._next_save:
                 self._try_save()
         for entry in self.entries:
             if entry.status == "running":
@@ -235,16 +243,21 @@ class Sweep:
 
     def _set(self, number: int, status: str, reason: str | None) -> None:
         """Writes the status of a job into the ledger, and tells the rungs how far it is."""
-        entry = self.ledger.entries[number]
-        entry.status, entry.reason = status, reason
+        self._change(self.ledger.entries[number], status, reason)
         self._rows.pop(number, None)
         self._record(number, status)
+
+    def _change(self, entry: Entry, status: str, reason: str | None) -> None:
+        """Writes a status into the ledger and counts it."""
+        self._counts[entry.status] -= 1
+        self._counts[status] += 1
+        entry.status, entry.reason = status, reason
 
     def _show_end(self, number: int) -> None:
         """Adds the end of a job to the table and the curves of the sweep."""
         self._rows[number] = read_result(self.ledger.entries[number], self.ledger.job_folder(number))
         assert self._mirror
-        self._mirror.log(self._rows[number])
+        self._mirror.log(self._rows[number], self._counts)
 
     def _decide(self) -> Decision:
         """What the rungs decide now."""
@@ -260,9 +273,13 @@ class Sweep:
 
     def save(self) -> None:
         """Writes `sweep.json` and `results.csv`."""
-        self._saved = time.monotonic()
-        self.ledger.save()
-        write_results(self.ledger.folder, self.results())
+        started = time.monotonic()
+        try:
+            self.ledger.save()
+            write_results(self.ledger.folder, self.results())
+        finally:
+            ended = time.monotonic()
+            self._next_save = ended + max(SAVE_SECONDS, (ended - started) / SAVE_SHARE)
 
     def _try_save(self) -> None:
         """Saves during training; warns once if the disk is full."""
