@@ -60,7 +60,7 @@ COLUMNS = {
 
 def command(*words: str) -> tuple[float, float]:
     """Seconds of a command, and the most megabytes that one of its processes had."""
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
@@ -68,7 +68,7 @@ def command(*words: str) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(0)
-            raise SystemExit(f"{' '.join(words)} failed:\n{log.read().decode()}")
+            raise SystemExit(f"{' '.join(words)} failed:\n{log.read()}")
     return seconds, megabytes(usage)
 
 
