@@ -31,6 +31,7 @@ def home(tmp_path, monkeypatch):
     """An empty home folder without key or settings, which wandb reads again."""
     import wandb
 
+    wandb.teardown()  # a session of another test; first, or its dead WANDB_SERVICE comes back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     folder = tmp_path / "home"
@@ -39,7 +40,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("NETRC", raising=False)
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    wandb.teardown()  # another test of this process may have left a session with its own settings
     yield folder
     wandb.teardown()
 

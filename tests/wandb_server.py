@@ -485,6 +485,7 @@ def wandb_server(tmp_path, monkeypatch):
     """The stand-in, and an environment in which W&B's client talks to it."""
     import wandb
 
+    wandb.teardown()  # a session of another test; first, or its dead WANDB_SERVICE comes back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     with serve() as state:
@@ -492,7 +493,6 @@ def wandb_server(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", state.url)
         monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
         monkeypatch.setenv("no_proxy", "*")
-        wandb.teardown()  # another test of this process may have left a session with its own settings
         yield state
         wandb.teardown()  # it keeps the address of the first server that it saw
     assert not state.problems, state.problems
