@@ -29,6 +29,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 import mnistjax
+from accelerator import time_lanes
+from benchmark.measure import DEFAULTS, MLP
 from mnistjax.backend import processor
 from mnistjax.config import Stopping
 from mnistjax.data import Dataset, Split
@@ -87,30 +89,15 @@ def measure_jobs(count: int) -> dict[str, float]:
         resumed, more = command("-m", "mnistjax", "-m", f"sweep.resume={folder}")
         program = "import sys; from mnistjax.cli.report import main; sys.exit(main())"
         report, most = command("-c", program, str(folder))
-        files = {name: path.stat().st_size / MEGABYTE for name, path in find_files(folder).items()}
+        paths = folder / "sweep.json", folder / "results.csv", folder / "report" / "index.html"
+        files = {path.name: path.stat().st_size / MEGABYTE for path in paths}
     return {"train": train, "resume": resumed, "report": report, **files, "memory": max(memory, more, most)}
-
-
-def find_files(folder: Path) -> dict[str, Path]:
-    return {
-        path.name: path
-        for path in (folder / "sweep.json", folder / "results.csv", folder / "report" / "index.html")
-    }
 
 
 def measure_lanes(width: int) -> dict[str, float]:
     """MLP-64 on digits, so many runs as lanes of one program: seconds of an epoch of a run."""
-    data, stopping = mnistjax.load_data("digits"), Stopping(2)
-    plan = make_plan(data, 64)
-    program = mnistjax.make_program(plan.spec, data, width=width)
-    seconds = []
-    for _ in range(1 + ROUNDS):  # the first compiles
-        runs = [mnistjax.Run(plan.hyper, seed, stopping) for seed in range(width)]
-        started = time.perf_counter()
-        for _, result in mnistjax.fit_runs(program, [runs]):
-            assert result.status == "done", result.reason
-        seconds.append((time.perf_counter() - started) / width / stopping.epochs)
-    return {"epoch": statistics.median(seconds[1:])}
+    task = {**DEFAULTS, **MLP}
+    return {"epoch": statistics.median(time_lanes(task, mnistjax.load_data("digits"), width))}
 
 
 def measure_images(count: int) -> dict[str, float]:
@@ -126,18 +113,12 @@ def measure_parameters(hidden: int) -> dict[str, float]:
 
 def measure_epoch(data: Dataset, hidden: int) -> dict[str, float]:
     """The seconds of an epoch of an MLP, with its evaluation, and the number of parameters."""
-    plan = make_plan(data, hidden)
+    options = {"model": "mlp", "model_options": {"hidden": hidden}}
+    plan = mnistjax.make_plan(data, **options, optimizer="sgd", batch_size=64)
     result = mnistjax.fit(plan.spec, plan.hyper, data=data, stopping=Stopping(1 + ROUNDS))
     assert result.status == "done", result.reason
-    inputs, outputs = int(np.prod(data.image_shape)), data.num_classes
-    parameters = (inputs + 1) * hidden + (hidden + 1) * outputs
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"]))
     return {"epoch": statistics.median(row["seconds"] for row in result.rows[1:]), "count": parameters}
-
-
-def make_plan(data: Dataset, hidden: int) -> Any:
-    return mnistjax.make_plan(
-        data, model="mlp", model_options={"hidden": hidden}, optimizer="sgd", batch_size=64
-    )
 
 
 def repeat(part: Split, count: int) -> Split:

@@ -59,8 +59,8 @@ class FusedLauncher(Launcher):
         plain: Any = OmegaConf.to_container(self._shared.hydra, enum_to_str=True)
         self._hydra: dict[str, Any] = plain
         self._texts: dict[
-            tuple[str | int, ...], tuple[str, str]
-        ] = {}  # path of a value -> its repr, and its YAML
+            tuple[Any, ...], tuple[str | None, str]
+        ] = {}  # path of a value -> its repr, its YAML
         self._prepare = Preparer(find_auto(self.sweep.ledger))
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
@@ -166,7 +166,7 @@ class FusedLauncher(Launcher):
         return ours and not self._context.callbacks.callbacks
 
     def _write_files(self, number: int) -> None:
-        """Writes `.hydra/` as `run_job` does, in 2 ms and not 23: that copies the whole config four times."""
+        """Writes `.hydra/` as `run_job` does, in 4 ms, because it does not copy the config four times."""
         hydra, folder = self._hydra, self._folder(number)
         if hydra["output_subdir"] is None:
             return
@@ -190,8 +190,9 @@ class FusedLauncher(Launcher):
         lines, mapping = [], isinstance(content, dict)
         for key, value in content.items() if mapping else enumerate(content):
             inside = mapping and isinstance(value, (dict, list)) and value
-            shown, text = self._texts.get((*path, key), ("", ""))
-            if shown != (shown := "" if inside else repr(value)) or not text:
+            before, text = self._texts.get((*path, key), (None, ""))
+            shown = "" if inside else repr(value)
+            if shown != before:
                 whole: Any = {key: [None] if inside else value} if mapping else [value]
                 for name in reversed(path):  # where a long text is folded depends on its depth
                     whole = {name: whole}

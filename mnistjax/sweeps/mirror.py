@@ -14,7 +14,7 @@ from mnistjax.data import Dataset
 from mnistjax.finished import describe_model, load_examples
 from mnistjax.progress import tell
 from mnistjax.seeds import seeds_table
-from mnistjax.sweeps.ledger import Entry, Ledger
+from mnistjax.sweeps.ledger import Ledger
 from mnistjax.tracking import Tracker, describe_sweep, find_address, find_run_id, keep_safe, make_run_id
 
 BEST = 3  # jobs whose images and models are sent to W&B; those of all jobs would be too many
@@ -72,7 +72,7 @@ class Mirror:
         change = find_sweep_change(self._ledger, ids, self._monitor, **self._place)
         if change:
             self._tracker.save_sweep(change.config, change.runs, change.known)
-        counts = self._count_statuses()
+        counts = Counter(entry.status for entry in self._ledger.entries.values())
         done = counts["done"] + counts["stopped"] == len(self._ledger.entries)
         self._tracker.finish(
             "done" if done else "failed", {f"jobs/{status}": n for status, n in counts.items()}
@@ -81,13 +81,6 @@ class Mirror:
             self._ledger.wandb_sweep = change.describe(*self._tracker.sweep)
         self._find_addresses(self._tracker.address, ids)
         return not self._tracker.failed
-
-    @property
-    def _entries(self) -> list[Entry]:
-        return list(self._ledger.entries.values())
-
-    def _count_statuses(self) -> Counter[str]:
-        return Counter(entry.status for entry in self._entries)
 
     def _point(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
         failed = counts["failed"] + counts["diverged"]
