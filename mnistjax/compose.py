@@ -31,7 +31,7 @@ from mnistjax.checks import (
     whole,
 )
 from mnistjax.config import ConfigError, Plan, Stopping, unknown
-from mnistjax.data import Dataset, list_options, load_data, to_binary
+from mnistjax.data import VALIDATION, Dataset, list_options, load_data, to_binary
 from mnistjax.files import describe
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ SCHEMA: dict[str, Check] = {
     "data.name": TEXT,
     "data.dir": optional(FOLDER),
     "data.raw_dir": optional(Check(TEXT.holds, "a folder, a file")),
+    "data.validation_fraction": VALIDATION,
     "task.name": choice("multiclass", "binary"),
     "train.epochs": whole(1),
     "train.batch_size": whole(1, "all"),
@@ -71,6 +72,7 @@ SCHEMA: dict[str, Check] = {
     "resume": FLAG,
 }
 OLD = {  # values of keys that the configs of older runs lack
+    "data.validation_fraction": None,
     "train.class_weights": None,
     "train.freeze": [],
     "wandb.registry": None,
@@ -224,7 +226,8 @@ def load(settings: Settings) -> Dataset:
     """The data set, which is prepared if necessary; ConfigError if it is unavailable."""
     options = {option: settings[f"data.{option}"] for option in list_options(settings["data.name"])}
     folders = {"data_dir": settings["data.dir"], "raw_dir": settings["data.raw_dir"]}
-    return load_data(settings["data.name"], **folders, **options)
+    fraction = settings["data.validation_fraction"]
+    return load_data(settings["data.name"], **folders, validation_fraction=fraction, **options)
 
 
 def label(dataset: Dataset, settings: Settings) -> Dataset:

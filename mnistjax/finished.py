@@ -25,7 +25,8 @@ def reopen(folder: Path) -> tuple[Plan, Dataset]:
     data = summary.get("data") if summary else None
     if status is None or not isinstance(data, dict):
         raise ConfigError(f"{folder} holds no run that is done")
-    dataset = label(find_data(str(data.get("name")), str(data.get("sha256"))), settings)
+    fraction = settings["data.validation_fraction"]
+    dataset = label(find_data(str(data.get("name")), str(data.get("sha256")), fraction), settings)
     plan = plan_run(settings, dataset)
     if status["identity"] != plan.identity:
         raise ConfigError(f"the records in {folder} belong to different runs: their identities differ")

@@ -118,6 +118,7 @@ def test_balanced_weights_are_part_of_the_identity_only_if_asked_for():
 
 
 NEWER = {
+    "data": ["validation_fraction"],
     "train": ["class_weights"],
     "wandb": ["registry"],
     "augment": ["flip", "crop"],

@@ -986,6 +986,41 @@ def test_split_takes_each_image_once(count):
     np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(count))
 
 
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(60_000, 0.05, 3_000), (100, 0.07, 7), (1_437, 0.2, 288), (9, 1e-9, 1)]
+)
+def test_a_fraction_of_the_training_images_is_held_out(count, fraction, held):
+    train, val = data.split(count, fraction)
+    assert (len(train), len(val)) == (count - held, held)
+    np.testing.assert_array_equal(np.concatenate([train, val]), np.concatenate(data.split(count)))
+
+
+def test_fewer_validation_images_are_some_of_those_held_out_before():
+    usual, few = data.load_data("digits"), data.load_data("digits", validation_fraction=0.1)
+    np.testing.assert_array_equal(few.val.images, usual.val.images[-len(few.val.images) :])
+    assert len(few.val.images) == 144
+    assert len(few.train.images) + 144 == len(usual.train.images) + len(usual.val.images)
+    np.testing.assert_array_equal(few.test.images, usual.test.images)
+    assert data.load_data("digits", validation_fraction=0.2).sha256 == usual.sha256 != few.sha256
+
+
+@pytest.mark.parametrize("fraction", [0, 0.51, -0.1, "0.1", True, float("nan")])
+def test_a_fraction_that_holds_out_nothing_or_most_images_is_refused(fraction):
+    with pytest.raises(
+        ConfigError, match=r"^data.validation_fraction must be a number > 0 and <= 0.5 or nul"
+    ):
+        data.load_data("digits", validation_fraction=fraction)
+
+
+def test_a_validation_part_of_its_own_stays(tmp_path):
+    half = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    arrays = dict(zip(("x_train", "y_train", "x_test", "y_test"), half * 2, strict=True))
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=r"^data.validation_fraction must be null: .* 'npz' is fixed$"):
+        data.load_data("npz", raw_dir=tmp_path, validation_fraction=0.1)
+    assert len(data.load_data("npz", raw_dir=tmp_path).val.images) == 4
+
+
 def test_order_is_a_permutation_of_seed_and_epoch():
     first = data.order(1000, seed=3, epoch=4)
     assert first.dtype == np.int32

@@ -109,6 +109,15 @@ def test_a_report_of_a_run_that_fell_back_to_the_digits_has_images(one, work, ca
     assert (work / "run/report/figures/misclassified.svg").exists()
 
 
+def test_a_run_with_fewer_validation_images_has_images_in_its_report(work, capsys):
+    words = ["data=digits", "data.validation_fraction=0.1", "model=neuron", "train.epochs=1"]
+    assert main([*words, "wandb.mode=disabled", "hydra.run.dir=run"]) == 0
+    assert len(reopen(work / "run")[1].val.images) == 144
+    assert report.main(["run"]) == 0
+    assert "without" not in capsys.readouterr().err
+    assert (work / "run/report/figures/misclassified.svg").exists()
+
+
 def test_a_run_on_other_data_is_not_reopened(one, work):
     shutil.copytree(one, work / "run")
     change(work / "run", name="digits", sha256="0" * 64)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mnistjax.checks import Check, check_value, shorten
+from mnistjax.checks import FINITE, Check, check_value, optional, shorten
 from mnistjax.config import ConfigError, Options, freeze, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
@@ -26,6 +27,8 @@ from mnistjax.data.splits import SPLIT_SEED
 
 AUTO = ("mnist", "digits")  # data sets that "auto" can mean
 SHOWN_FILES = 5  # that could not be used
+FRACTION = 0.2  # of the training images, held out for validation
+VALIDATION = optional(Check(lambda x: FINITE.holds(x) and 0 < x <= 0.5, "a number > 0 and <= 0.5"))
 ENTRY_POINTS = "mnistjax.datasets"
 BANNER = """\
 NOT MNIST: training on the 1,797 small digits embedded in scikit-learn.
@@ -133,25 +136,29 @@ def load_data(
     *,
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
+    validation_fraction: float | None = None,
     **options: Any,
 ) -> Dataset:
     """A data set by name, loaded once per process.
 
     `data_dir`: the folder of prepared data; default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     `raw_dir`: a folder of official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
+    `validation_fraction`: the share of the training images that are held out to choose by, > 0 and <= 0.5.
+    Default 0.2, the only one of data sets with a validation part of their own, and of "folder" and "npz".
     `options`: those of `data=NAME` on the command line, such as `size` for "folder".
     `auto` is MNIST if it is available, else the embedded digits with `banner` set.
     """
+    check_value("data.validation_fraction", validation_fraction, VALIDATION)
     home = _find_home(data_dir)
     if name == "auto" and not raw_dir:
-        return _load_auto(home)
+        return _load_auto(home, validation_fraction)
     name = "mnist" if name == "auto" else name  # `auto` with a folder of files means MNIST
     row = _find_row(name)
     values = _check_options(name, row, options)
     if name == "medmnist" and values["subset"] in SUBSETS:  # they are data sets with names of their own
         name, values = values["subset"], {}
         row = DATASETS[name]
-    return _load(name, row.load, home, _find_raw_dir(row, raw_dir), freeze(values))
+    return _load(name, row.load, home, _find_raw_dir(row, raw_dir), freeze(values), validation_fraction)
 
 
 def _check_options(name: str, row: Row, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +172,8 @@ def _check_options(name: str, row: Row, options: Mapping[str, Any]) -> dict[str,
     return values
 
 
-def find_data(name: str, sha256: str) -> Dataset:
-    """The data set of a record, from the default folders of `load_data`.
+def find_data(name: str, sha256: str, validation_fraction: float | None = None) -> Dataset:
+    """The data set of a record, from the default folders of `load_data`, with its share of validation images.
 
     Nothing is downloaded, prepared or written. DataError if it is missing or has another SHA-256 than
     recorded.
@@ -175,11 +182,11 @@ def find_data(name: str, sha256: str) -> Dataset:
         raise DataError(f"there is no data set {shorten(name)!r} here")
     row, home = _find_row(name), _find_home()
     if row.find:
-        dataset = _find(name, row.find, home, sha256)
+        dataset = _find(name, row.find, home, sha256, validation_fraction)
     elif name == "idx" and not os.environ.get("MNISTJAX_RAW_DIR"):
         raise DataError("idx needs MNISTJAX_RAW_DIR=FOLDER with the four IDX files")
     else:
-        dataset = _load(name, row.load, home, _find_raw_dir(row, None), ())
+        dataset = _load(name, row.load, home, _find_raw_dir(row, None), (), validation_fraction)
     if dataset.sha256 != sha256:
         raise DataError(f"{name} has the SHA-256 {dataset.sha256} here; recorded: {sha256}")
     return dataset
@@ -210,7 +217,7 @@ def _find_folder(source: str, path: str | os.PathLike) -> Path:
         raise DataError(f"{source}={shorten(os.fspath(path))}: {error}") from None
 
 
-def _load_auto(data_dir: Path) -> Dataset:
+def _load_auto(data_dir: Path, fraction: float | None) -> Dataset:
     row = DATASETS["mnist"]
     try:
         raw_dir = _find_raw_dir(row, None)
@@ -219,12 +226,12 @@ def _load_auto(data_dir: Path) -> Dataset:
         raw_dir = None
     try:
         try:
-            return _load("mnist", row.load, data_dir, raw_dir, ())
+            return _load("mnist", row.load, data_dir, raw_dir, (), fraction)
         except Missing:
             log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; ignoring it", raw_dir)
-            return _load("mnist", row.load, data_dir, None, ())
+            return _load("mnist", row.load, data_dir, None, (), fraction)
     except Unreachable:
-        return _load("digits", DATASETS["digits"].load, data_dir, None, (), BANNER)
+        return _load("digits", DATASETS["digits"].load, data_dir, None, (), fraction, BANNER)
 
 
 @functools.cache
@@ -234,21 +241,27 @@ def _load(
     data_dir: Path,
     raw_dir: Path | None,
     options: Options,
+    fraction: float | None,
     banner: str | None = None,
 ) -> Dataset:
     """The checked and split data set, once per process."""
-    return _make_dataset(name, load(data_dir, raw_dir, **dict(options)), banner)
+    return _make_dataset(name, load(data_dir, raw_dir, **dict(options)), fraction, banner)
 
 
 @functools.cache
-def _find(name: str, find: Find, data_dir: Path, sha256: str) -> Dataset:
+def _find(name: str, find: Find, data_dir: Path, sha256: str, fraction: float | None) -> Dataset:
     """The prepared data set, once per process."""
-    return _make_dataset(name, find(data_dir, sha256))
+    return _make_dataset(name, find(data_dir, sha256), fraction)
 
 
-def _make_dataset(name: str, arrays: Arrays, banner: str | None = None) -> Dataset:
+def _make_dataset(name: str, arrays: Arrays, fraction: float | None, banner: str | None = None) -> Dataset:
     arrays = check_arrays(name, arrays)
-    order = () if arrays.val_labels is not None else split(len(arrays.train_labels))
+    if arrays.val_labels is None:
+        order = split(len(arrays.train_labels), FRACTION if fraction is None else fraction)
+    elif fraction is None:
+        order = ()
+    else:
+        raise DataError(f"data.validation_fraction must be null: the validation part of {name!r} is fixed")
     return Dataset(
         name=name,
         **_split_parts(arrays, order),
@@ -286,10 +299,14 @@ def _freeze(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(images, labels)
 
 
-def split(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, val) int32 indices into `count` training images: always the same 80 % and 20 %."""
+def split(count: int, fraction: float = FRACTION) -> tuple[np.ndarray, np.ndarray]:
+    """(train, val) int32 indices into `count` training images: always the same for a fraction.
+
+    The images held out by a smaller fraction are among those of a larger one.
+    """
     shuffled = np.random.RandomState(SPLIT_SEED).permutation(count).astype(np.int32)
-    return shuffled[: count * 4 // 5], shuffled[count * 4 // 5 :]
+    train = count - max(math.ceil(count * fraction - 1e-6), 1)  # 7.000000000000001 images are 7
+    return shuffled[:train], shuffled[train:]
 
 
 def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
