@@ -187,7 +187,7 @@ def digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
 
 def finite(value: Any) -> Any:
     """`value` as JSON types, with "nan", "inf" and "-inf" for non-finite numbers."""
-    if type(value) is float:
+    if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or type(value) in (str, int, bool):
         return value

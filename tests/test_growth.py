@@ -9,7 +9,7 @@ import pytest
 
 import growth
 from mnistjax import records
-from mnistjax.cli import main, stored
+from mnistjax.cli import main, overrides
 from mnistjax.data import Split
 from mnistjax.sweeps import run
 from mnistjax.sweeps.ledger import Ledger
@@ -81,10 +81,10 @@ def test_a_finished_job_is_read_once_when_its_sweep_is_resumed(work, monkeypatch
     assert main(["-m", *SWEEP, "seed=range(5)", "hydra.sweep.dir=sweep"]) == 0
     before = (work / "sweep" / "results.csv").read_bytes()
     reads = count_calls(monkeypatch, records, "read_record")
-    parsed = count_calls(monkeypatch, stored, "parse_overrides")
+    parsed = count_calls(monkeypatch, overrides, "make_parser")
     assert main(["-m", "sweep.resume=sweep"]) == 0
     assert [path.name for path in reads] == ["0", "1", "2", "3", "4"]
-    assert len(parsed) == 2  # the arguments, and the words of all jobs
+    assert len(parsed) < 15  # the 5 words of all jobs and their 5 seeds are parsed once, not 30 words
     assert (work / "sweep" / "results.csv").read_bytes() == before
 
 
@@ -102,6 +102,9 @@ def test_saving_a_sweep_takes_at_most_a_share_of_its_time(tmp_path, monkeypatch)
     monkeypatch.setattr(sweep.ledger, "save", lambda: None)
     sweep.save()
     assert sweep._next_save == 102.0 + run.SAVE_SECONDS
+    monkeypatch.setattr(sweep.ledger, "save", lambda: now.append(now.pop() + 1000.0))
+    sweep.save()
+    assert sweep._next_save == 1102.0 + run.MOST_SECONDS
 
 
 def test_jobs_are_counted_by_status_as_they_change(work, monkeypatch):

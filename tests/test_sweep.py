@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import yaml
 
 import faulty
 from mnistjax import checkpoints, data, records
@@ -159,6 +160,38 @@ def test_the_files_of_hydra_are_those_that_hydra_writes(work, monkeypatch, subdi
     )
     assert len(theirs) == (0 if subdir == "null" else 12)
     assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subdir", [".hydra", ".${hydra.job.name}"])
+def test_the_files_of_hydra_are_those_of_its_basic_launcher(work, subdir):
+    words = [
+        "data=digits",
+        "experiment=single_neuron,fashion",
+        "model=neuron",
+        "optimizer=sgd",
+        "train.epochs=1",
+    ]
+    words += ["data.dir=data", "seed=1,2", "train.batch_size=230", f"hydra.output_subdir={subdir}"]
+    files = {}
+    for name in ("fused", "basic"):
+        assert main(["-m", *words, f"hydra/launcher={name}", f"hydra.sweep.dir={work}/sweep"]) == 0
+        paths = Path("sweep").glob("*/.*/*.yaml")
+        files[name] = {path.relative_to("sweep"): read_hydra_file(path) for path in paths}
+        shutil.rmtree("sweep")
+    assert len(files["basic"]) == 12
+    assert files["fused"] == files["basic"]
+
+
+def read_hydra_file(path):
+    """A file of Hydra's, without its launcher and the folder, which ours makes absolute."""
+    content = yaml.safe_load(path.read_text("utf-8"))
+    if path.name == "hydra.yaml":
+        node = content["hydra"]
+        del node["launcher"], node["runtime"]["choices"]["hydra/launcher"]
+        words, ours = node["overrides"]["hydra"], ("hydra/launcher", "hydra.sweep.dir")
+        node["overrides"]["hydra"] = [word for word in words if not word.startswith(ours)]
+    return content
 
 
 def test_jobs_are_interleaved_if_epochs_are_short_and_jobs_are_many():

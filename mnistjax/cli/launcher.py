@@ -17,14 +17,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from mnistjax.cli.overrides import to_plain_config
+from mnistjax.cli.overrides import parse_overrides, to_plain_config
 from mnistjax.cli.prepare import Preparer
 from mnistjax.cli.search import DEFAULTS, SWEEPERS
 from mnistjax.cli.stored import find_auto
@@ -53,14 +54,10 @@ class FusedLauncher(Launcher):
         self._context, self._config = hydra_context, config
         self._shared = OmegaConf.masked_copy(config, ["hydra"])
         OmegaConf.copy_cache(from_config=config, to_config=self._shared)
-        with read_write(self._shared.hydra):
-            self._shared.hydra.mode = RunMode.RUN
-        self._task: dict[str, Any] = {}  # the part of `_shared` that is not Hydra's
         plain: Any = OmegaConf.to_container(self._shared.hydra, enum_to_str=True)
         self._hydra: dict[str, Any] = plain
-        self._texts: dict[
-            tuple[Any, ...], tuple[str | None, str]
-        ] = {}  # path of a value -> its repr, its YAML
+        # path of a value -> its repr, its YAML
+        self._texts: dict[tuple[Any, ...], tuple[str | None, str]] = {}
         self._prepare = Preparer(find_auto(self.sweep.ledger))
         loader = hydra_context.config_loader
         self._load: Callable[..., DictConfig] = loader.load_sweep_config
@@ -75,7 +72,7 @@ class FusedLauncher(Launcher):
         for number in numbers:
             if number not in returns:
                 end = self.sweep.read_end(number)
-                written = Path(self._folder(number), ".hydra").exists()
+                written = Path(self._folder(number), self._hydra["output_subdir"] or "").exists()
                 returns[number] = (
                     finished(end) if written and end.status in ENDED_WELL else self._run_hydra(end)
                 )
@@ -96,14 +93,17 @@ class FusedLauncher(Launcher):
     def _find_changes(self, number: int) -> dict[str, Any]:
         """The values of Hydra's node that a job has of its own."""
         task, choices = self.sweep.jobs[number].config, self._hydra["runtime"]["choices"]
-        chosen = {
+        words = self.sweep.ledger.entries[number].overrides
+        overrides = parse_overrides(words)
+        chosen = {o.key_or_group: o.value() for o in overrides if o.key_or_group in choices} | {
             group: task[group]["name"]
             for group in choices
             if isinstance(task.get(group), dict) and "name" in task[group]
         }
+        name = get_overrides_dirname(overrides, **self._hydra["job"]["config"]["override_dirname"])
         return {
-            "overrides": {"task": self.sweep.ledger.entries[number].overrides},
-            "job": {"id": str(number), "num": number},
+            "overrides": {"task": words},
+            "job": {"id": str(number), "num": number, "override_dirname": name},
             "runtime": {"choices": chosen},
         }
 
@@ -114,12 +114,9 @@ class FusedLauncher(Launcher):
         """
         task, config = self.sweep.jobs[number].config, self._shared
         with read_write(config), open_dict(config):
-            for key in {**self._task, **task}:
-                if key not in task:
-                    del config[key]
-                elif key not in self._task or self._task[key] != task[key]:
-                    config[key] = task[key]
-            self._task = task
+            for key in config.keys() - {"hydra"}:
+                del config[key]
+            config.update(task)
             with read_write(config.hydra), open_dict(config.hydra):
                 update(config.hydra, self._find_changes(number))
         return config
@@ -158,12 +155,14 @@ class FusedLauncher(Launcher):
     def _is_silent(self) -> bool:
         """Whether Hydra only writes `.hydra/` for a job that ended well.
 
-        So it is without callbacks, and if no log is made that has no message.
+        So it is without callbacks, and if no log is made that has no message. The name of the folder must not
+        need resolving.
         """
         node = OmegaConf.to_container(self._config.hydra.job_logging) or {}
         handlers = cast(dict[str, Any], node).get("handlers", {})
         ours = all(handler.get("class") == LOG_FILE for handler in handlers.values())
-        return ours and not self._context.callbacks.callbacks
+        plain = "${" not in str(self._hydra["output_subdir"])
+        return ours and plain and not self._context.callbacks.callbacks
 
     def _write_files(self, number: int) -> None:
         """Writes `.hydra/` as `run_job` does, in 4 ms, because it does not copy the config four times."""

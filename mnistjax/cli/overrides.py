@@ -285,13 +285,17 @@ def parse_overrides(overrides: list[str]) -> list[Any]:
     """The parsed overrides; ConfigError for a word that is not KEY=VALUE."""
     from hydra.core.global_hydra import GlobalHydra
 
-    parser, parsed = make_parser(GlobalHydra.instance().config_loader()), []
-    for word in overrides:
-        try:
-            parsed += parser.parse_overrides([word])
-        except Exception:  # many types, such as Python's ValueError for a number of 5,000 digits
-            raise unreadable(word) from None
-    return parsed
+    loader = GlobalHydra.instance().config_loader()
+    return [_parse(loader, word) for word in overrides]
+
+
+@functools.lru_cache(10_000)  # the jobs of a sweep share most of their words
+def _parse(loader: ConfigLoader, word: str) -> Any:
+    try:
+        (override,) = make_parser(loader).parse_overrides([word])
+    except Exception:  # many types, such as Python's ValueError for a number of 5,000 digits
+        raise unreadable(word) from None
+    return override
 
 
 def read_resume(cfg: DictConfig) -> str | None:

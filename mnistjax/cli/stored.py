@@ -83,11 +83,10 @@ def take_jobs(ledger: Ledger) -> list[list[str]]:
 
     ConfigError for an override of a job that is not used.
     """
-    words = [*dict.fromkeys(word for entry in ledger.entries.values() for word in entry.overrides)]
-    parsed, jobs = dict(zip(words, parse_overrides(words), strict=True)), []
+    jobs = []
     for entry in ledger.entries.values():
         jobs.append([])
-        for override in map(parsed.__getitem__, entry.overrides):
+        for override in parse_overrides(entry.overrides):
             if is_taken(override):
                 jobs[-1].append(override.input_line)
             elif not override.key_or_group.startswith(("sweep.", "data.dir")):

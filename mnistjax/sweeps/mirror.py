@@ -38,7 +38,7 @@ class Mirror:
             **options,
         )
 
-    def log(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+    def log(self, row: Mapping[str, Any], counts: Counter[str]) -> None:
         """Adds a point to the sweep's curves when the job of this row of `results.csv` has ended.
 
         `counts` are all jobs of the sweep by status.
@@ -82,7 +82,7 @@ class Mirror:
         self._find_addresses(self._tracker.address, ids)
         return not self._tracker.failed
 
-    def _point(self, row: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    def _point(self, row: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
         failed = counts["failed"] + counts["diverged"]
         ended = {"jobs/done": counts["done"], "jobs/stopped": counts["stopped"], "jobs/failed": failed}
         over = {"jobs/over": sum(ended.values()), **ended}

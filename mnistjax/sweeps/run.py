@@ -30,10 +30,8 @@ from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
 from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
 
-SAVE_SECONDS, SAVE_SHARE = (
-    5.0,
-    0.05,
-)  # between two saves of the ledger and the results; most of the time in saves
+SAVE_SECONDS, MOST_SECONDS = 5.0, 600.0  # between two saves of the ledger and the results
+SAVE_SHARE = 0.05  # of the time, in saves
 
 
 @dataclass(frozen=True)
@@ -273,13 +271,14 @@ class Sweep:
 
     def save(self) -> None:
         """Writes `sweep.json` and `results.csv`."""
+        rows = self.results()  # reads the folders of jobs that are not over
         started = time.monotonic()
         try:
             self.ledger.save()
-            write_results(self.ledger.folder, self.results())
+            write_results(self.ledger.folder, rows)
         finally:
             ended = time.monotonic()
-            self._next_save = ended + max(SAVE_SECONDS, (ended - started) / SAVE_SHARE)
+            self._next_save = ended + min(max(SAVE_SECONDS, (ended - started) / SAVE_SHARE), MOST_SECONDS)
 
     def _try_save(self) -> None:
         """Saves during training; warns once if the disk is full."""
