@@ -191,6 +191,6 @@ def describe_start(job: Job, start: RunStart, trained: Start | None = None) -> s
 def find_places(folder: Path, wandb_address: str | None) -> dict[str, str]:
     """The places of the records and of the W&B run, by name."""
     if wandb_address and not wandb_address.startswith("http"):
-        place = path_argument(relative(Path(wandb_address)))
-        wandb_address = f"offline; to upload: {shell_join(['wandb', 'sync', place])}"
+        place = path_argument(relative(folder))
+        wandb_address = f"offline; to upload: {shell_join(['mnistjax-sync', place])}"
     return {"run folder": relative(folder), **({"W&B": wandb_address} if wandb_address else {})}

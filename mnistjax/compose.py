@@ -7,6 +7,7 @@ so that most errors appear without importing JAX.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
-    """The error for an unknown key, with the keys of its section if that exists, else the nearest key."""
+    """The error for an unknown key, with the keys of its section if that exists, else the nearest keys.
+
+    >>> str(unknown_key("epochs", ["seed", "train.epochs", "augment.epochs"]))
+    "unknown key 'epochs'; nearest: train.epochs, augment.epochs"
+    """
     key = str(shorten(key))
     if own := [name for name in known if name.startswith(f"{key}.")]:
         return ConfigError(f"{key!r} is a section, set its keys: {', '.join(sorted(own))}")
@@ -207,6 +212,12 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
         return unknown("key", key, siblings)
     sections = {name.partition(".")[0] for name in known}
     if not section:
+        ends = sorted({name.rpartition(".")[2] for name in known} - sections)
+        if key not in ends and difflib.get_close_matches(key, sections):
+            ends = []
+        if close := difflib.get_close_matches(key, ends, n=1):
+            same = [name for name in known if name.endswith(f".{close[0]}")]
+            return ConfigError(f"unknown key {key!r}; nearest: {', '.join(same)}")
         return unknown("key", key, sections)
     nearest = str(unknown("key", key, known)).partition(" (allowed")[0]
     return ConfigError(f"{nearest} (allowed: {', '.join(sorted(sections))})")

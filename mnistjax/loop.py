@@ -56,7 +56,7 @@ def fit(
 ) -> Result:
     """Trains one run and tests it once at its end: a function of (spec, hyper, seed, data).
 
-    With a `snapshot` and the `rows` up to it, the run continues to the bits of a run that was never stopped.
+    With a `snapshot` and the `rows` up to it, the run continues, and ends bit for bit like one never stopped.
     A run may start from trained variables, nested as by `model.init`; those that are missing are initialised.
     `stop` is called after each segment; if it returns true, the run ends as "interrupted". ConfigError if the
     data does not fit the Spec. Raises what a callback raises.

@@ -28,7 +28,7 @@ def sweep(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Runs:
-    """Trains all combinations of choices, and returns the runs: those of `mnistjax -m`, to the same bits.
+    """Trains all combinations of choices, and returns the runs, bit for bit those of `mnistjax -m`.
 
         choices = {"model": "mlp", "optimizer.learning_rate": [0.01, 0.1], "seed": range(3)}
         runs = mnistjax.sweep(choices, data="mnist", epochs=5)

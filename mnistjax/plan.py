@@ -96,7 +96,7 @@ def make_plan(
     Without a `choice`, `options` are the arguments of `choose`: `model="mlp", model_options={"hidden": 64}`.
     For a binary task, `data` is relabelled by `to_binary`, and `positive` is the positive class.
     `class_weights="balanced"`: each class weighs the same in the gradient, not in the recorded values.
-    `freeze` are patterns of parts that are not trained, "Conv*" or "*/bias"; `start` is of `start_from`.
+    `freeze` are patterns of parts that are not trained, "Conv*" or "*/bias"; `start_from` returns a `start`.
     """
     check_value("train.class_weights", class_weights, CLASS_WEIGHTS)
     check_value("train.freeze", freeze, FREEZE)

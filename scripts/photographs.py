@@ -74,8 +74,14 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
         f"{Spread(tuple(find_auc(run) for run in runs)):.3f}",
         show_time(float(np.mean([sum(row["seconds"] for row in run.rows) for run in runs]))),
         study.published,
-        f"`mnistjax -m {study.words} seed={','.join(str(run.seed) for run in runs)}`",
+        f"`mnistjax -m {_show_words(study)} seed={','.join(str(run.seed) for run in runs)}`",
     ]
+
+
+def _show_words(study: Study) -> str:
+    """The words of a study's command, with a name for the folder of photographs."""
+    experiment, *others = study.words.split()
+    return " ".join([experiment, *["data.raw_dir=PICTURES"] * study.hands, *others])
 
 
 def _spread(runs: Sequence[RunRecord], key: str) -> Spread:

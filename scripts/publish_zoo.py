@@ -166,7 +166,7 @@ def _write(card: zoo.Card, arrays: Mapping[str, np.ndarray]) -> None:
 
 def readme_text() -> str:
     """The table of the packaged models in Markdown."""
-    head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epochs", "time"]
+    head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epoch", "time"]
     rows = [[*head, "trained by"]]
     for name in zoo.list_models(pretrained=True):
         if name in front.PACKAGED.values():

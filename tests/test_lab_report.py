@@ -269,7 +269,7 @@ def test_a_record_replaces_the_readmes_tables(tmp_path, monkeypatch):
         assert "an old table" not in text
         assert text.count(f"{values[0]:.4f} ± 0.0000") == 1
         assert record.HOW_TABLES in text
-        assert "16 networks: 15 too few runs, 1 " in project.read_text()
+        assert "16 results: 15 too few runs, 1 " in project.read_text()
     before = reproduction.RECORD_FILE.read_bytes()
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="has no section"):

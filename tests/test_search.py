@@ -127,7 +127,7 @@ def test_a_grid_with_an_interval_is_told_how_to_search(work, capsys):
 def test_a_search_is_planned_like_a_grid(work, capsys):
     words = ["optimizer.learning_rate=interval(0.1,1)", "seed=0,1", "hydra/sweeper=sobol", "sweep.plan=true"]
     assert main(["-m", *SMALL, *words, "hydra.sweeper.trials=9"]) == 0
-    assert "18 jobs in 1 groups" in capsys.readouterr().out
+    assert "18 jobs in 1 group," in capsys.readouterr().out
 
 
 def test_a_search_gives_the_bits_of_its_words_and_resumes_by_its_folder(work, capsys):

@@ -126,9 +126,9 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         key, value, shown = override.key_or_group, override.value(), shorten(override.input_line)
         options = list_choices(key)
         if override.is_sweep_override():
-            return ConfigError(
-                f"{shown} has several values; add -m to run them all, or write {shorten(key)}=[...]"
-            )
+            takes_list = key.startswith("model.") or (key in SCHEMA and SCHEMA[key].holds([]))
+            one = f", or write {shorten(key)}=[...] for one run" if takes_list else ""
+            return ConfigError(f"{shown} has several values; add -m for a run of each{one}")
         if options and not override.is_delete():
             if not isinstance(value, (dict, list)) and str(value) not in options:
                 return unknown(key, shorten(override.get_value_element_as_str()), options)

@@ -144,7 +144,7 @@ def load_data(
     `data_dir`: the folder of prepared data; default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     `raw_dir`: a folder of official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
     `validation_fraction`: the share of the training images that are held out to choose by, > 0 and <= 0.5.
-    Default 0.2, the only one of data sets with a validation part of their own, and of "folder" and "npz".
+    Default 0.2. It must be left out for "folder", "npz" and data sets with a validation part of their own.
     `options`: those of `data=NAME` on the command line, such as `size` for "folder".
     `auto` is MNIST if it is available, else the embedded digits with `banner` set.
     """

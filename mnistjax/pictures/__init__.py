@@ -34,7 +34,7 @@ class Digit(NamedTuple):
 def read_digits(path: str | Path) -> list[Digit]:
     """The digits in a PNG, JPEG, BMP or WebP file, line by line; an empty list if there is no ink.
 
-    ConfigError if the file is not such a picture, or has more than MOST_MARKS marks.
+    ConfigError if the file is not such a picture, or has more than 300 marks.
     """
     lightness = read_picture(path)
     try:
@@ -46,7 +46,7 @@ def read_digits(path: str | Path) -> list[Digit]:
 def find_digits(lightness: np.ndarray) -> list[Digit]:
     """The digits in a picture's lightness (H, W), from 0 to 1, line by line; an empty list without ink.
 
-    ConfigError if there are more than MOST_MARKS marks.
+    ConfigError if there are more than 300 marks.
     """
     lightness = remove_shadow(lightness)
     inside = np.ones(lightness.shape, bool)

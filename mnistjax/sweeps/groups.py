@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -255,6 +255,11 @@ def cut(assignment: Assignment, seconds: float) -> list[Assignment]:
     return [replace(assignment, jobs=jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
+def _count(things: Sized, name: str) -> str:
+    """ "1 job", "2 jobs"."""
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
 def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: float = 1.0) -> list[str]:
     """Text lines: the size, time and memory of each group, and how it differs from the first one.
 
@@ -262,7 +267,7 @@ def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: flo
     """
     total = sum(estimate_seconds(group, jobs, share) for group in groups)
     lines = [
-        f"{len(jobs)} jobs in {len(groups)} groups, {len(groups)} compiled training programs, "
+        f"{_count(jobs, 'job')} in {_count(groups, 'group')}, {_count(groups, 'compiled training program')}, "
         f"about {_format_time(total)} on {jax.default_backend()}"
     ]
     for index, group in enumerate(groups):
@@ -270,7 +275,7 @@ def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: flo
         spec, seconds = group.spec, estimate_seconds(group, jobs, share)
         memory = lane_bytes(spec) * max(group.width, group.threads) / 2**20
         lines.append(
-            f"group {index}: {len(group.jobs)} jobs ({_ranges(group.jobs)}), {lanes}, about "
+            f"group {index}: {_count(group.jobs, 'job')} ({_ranges(group.jobs)}), {lanes}, about "
             f"{_format_time(seconds)}, {memory:,.0f} MiB; {spec.model}, {spec.optimizer}, batch "
             f"{spec.batch_size}, {group.data[0]}"
         )

@@ -71,7 +71,7 @@ def find_others() -> list[Path]:
 
 @isolated()
 def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
-    """A trained model, its variables and card, by a packaged model's name, a run's folder, or a saved one.
+    """A trained model, its variables and card: from the package, a run, a saved file or folder, or the hub.
 
     `name` is that of a packaged model; the folder of a run; a file that `save`, or a folder that
     `save_pretrained` wrote; or "hf-hub:USER/NAME@REVISION", a model at the hub (install mnistjax[hub]).

@@ -47,8 +47,8 @@ def save_pretrained(
     """Writes a trained model as a folder that `load` and the Hugging Face hub read; returns its path.
 
     `model.safetensors` is a file as `save` writes it, `config.json` has the architecture and the class names,
-    `README.md` a model card with the hub's metadata, among it the `license` ("apache-2.0") if given. Files
-    are replaced only if they were written so, and a README without our first line never. ConfigError, and
+    `README.md` a model card with the hub's metadata, among it the `license` ("apache-2.0") if given. Existing
+    files are replaced only if `save_pretrained` wrote them; a README of your own stays. ConfigError, and
     nothing is written, unless the card and the variables are those of the model.
     """
     folder = Path(folder)

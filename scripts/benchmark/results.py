@@ -84,11 +84,11 @@ def summarize(record: Mapping[str, Any]) -> str:
     for name, result in trainings(record).items():
         ours = seconds_of(result[OURS])
         found = {peer: seconds_of(result.get(peer, {})) for peer in HEADS}
-        theirs = {peer: seconds[0] for peer, seconds in found.items() if seconds and seconds[1]}
+        theirs = sorted((*seconds, peer) for peer, seconds in found.items() if seconds)
         if name in SUMMARIZED and ours and theirs:
             low, high = (
-                f"{ratio(theirs[peer] / ours[0])} ({peer})"
-                for peer in (min(theirs, key=theirs.__getitem__), max(theirs, key=theirs.__getitem__))
+                f"{'' if exact else '~'}{ratio(seconds / ours[0])} ({peer})"
+                for seconds, exact, peer in (theirs[0], theirs[-1])
             )
             lines.append(f"- {name}: {duration(ours[0])} per epoch; others take {low} to {high}")
     return "\n".join(lines)

@@ -129,7 +129,7 @@ def summarize(record: Record) -> str:
     verdicts = Counter(one.verdict for table in TABLES for one in read_rows(record, table))
     opinions = Counter(found["opinion"] for found in record["conclusions"].values())
     lines = []
-    for name, counts in (("networks", verdicts), ("conclusions", opinions)):
+    for name, counts in (("results", verdicts), ("conclusions", opinions)):
         words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
         lines.append(f"- {counts.total()} {name}: {words}")
     return "\n".join(lines)
