@@ -5,8 +5,8 @@
 
 Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The small
 networks are those of scripts/front.py, in FOLDER/front. The seed that is best on the validation images is
-packaged; its card also lists the other seeds. If the ensemble of all seeds is better on those images, it is
-packaged, too. Most models are rounded to float16, which halves their files, before they are measured.
+packaged; its card also lists the other seeds. An ensemble of all seeds must be better than it there. Most
+models are rounded to float16, which halves their files, before they are measured.
 `--readme` trains nothing.
 """
 
@@ -24,14 +24,15 @@ import numpy as np
 import yaml
 
 import front
-import mnistjax
 from mnistjax import checkpoints, files, zoo
 from mnistjax.compose import differing_keys
 from mnistjax.config import ConfigError, unknown
-from mnistjax.data import Split
+from mnistjax.data import Dataset, Split
+from mnistjax.finished import reopen
 from mnistjax.markdown import format_table
 from mnistjax.metrics import batch_sums, summarize
 from mnistjax.report.runs import RunRecord
+from mnistjax.words import shell_join
 from mnistjax.zoo.classify import find_logits
 from mnistjax.zoo.ensemble import ensemble
 from sections import write_section
@@ -61,28 +62,29 @@ MODELS |= {
 }
 
 EXACT = ("cnn.mnist", "cnn_bn.mnist", "lenet5.mnist", "mlp.mnist", "mlp.mnist_zero", "neuron.mnist_zero")
-ENSEMBLES = {"cnn_bn.mnist_ensemble": "cnn_bn.mnist"}  # an ensemble of all seeds of a model
+ENSEMBLES = {"cnn_bn.mnist_ensemble": ("experiment=strong", "mnist", 6)}  # all seeds of a command together
 
 
 def publish(name: str, folder: Path) -> zoo.Card:
-    """Trains and packages a model, and its ensemble if that is better; returns the card of the best seed."""
-    words, data, seeds = MODELS[name]
+    """Trains and packages a model, the best seed or an ensemble; returns its card."""
+    words, data, seeds = (MODELS | ENSEMBLES)[name]
     words = f"{words} data={data}"
-    every = ",".join(map(str, range(seeds)))
     if name in front.PACKAGED.values():
         runs = [run for run in front.train_front(folder / "front") if find_channels(run) in words]
     else:
         runs = train_seeds(words.split(), range(seeds), folder / name)
     check_command(words, range(seeds), runs)
+    _, dataset = reopen(runs[0].folder)  # with the validation images of these runs
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
     tried = tuple((card.seed, card.val_accuracy, card.test_accuracy) for card in cards.values())
     run, best = max(cards.items(), key=lambda pair: pair[1].val_accuracy)  # the first of equals
-    best = dataclasses.replace(best, command=f"mnistjax {words} seed={best.seed}", tried=tried)
-    _write(*((best, zoo.read_variables(run)) if name in EXACT else round_model(best, run)))
-    for together, of in ENSEMBLES.items():
-        if of == name:
-            command = f"mnistjax -m {words} seed={every}"
-            publish_ensemble(dataclasses.replace(best, name=together, command=command), list(cards))
+    flag, seed = (["-m"], ",".join(map(str, range(seeds)))) if name in ENSEMBLES else ([], best.seed)
+    command = shell_join(["mnistjax", *flag, *words.split(), f"seed={seed}"])
+    best = dataclasses.replace(best, command=command, tried=tried)
+    if name in ENSEMBLES:
+        _write(*unite(best, list(cards), dataset))
+    else:
+        _write(*((best, zoo.read_variables(run)) if name in EXACT else round_model(best, run, dataset)))
     return zoo.load(name)[2]
 
 
@@ -102,17 +104,16 @@ def check_command(words: str, seeds: Sequence[int], runs: Sequence[RunRecord]) -
             raise ConfigError(f"the run in {run.folder} is not of this command: {', '.join(different)}")
 
 
-def round_model(card: zoo.Card, run: Path) -> tuple[zoo.Card, dict[str, np.ndarray]]:
+def round_model(card: zoo.Card, run: Path, data: Dataset) -> tuple[zoo.Card, dict[str, np.ndarray]]:
     """The card and the variables of a run, measured when they are rounded to float16."""
     model, variables, _ = zoo.load(run)
     halved = {path: array.astype(np.float16) for path, array in checkpoints.flatten(variables).items()}
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), variables)
-    return measure_card(card, model, rounded), halved
+    return measure_card(card, model, rounded, data), halved
 
 
-def measure_card(card: zoo.Card, model: Any, variables: Any) -> zoo.Card:
+def measure_card(card: zoo.Card, model: Any, variables: Any, data: Dataset) -> zoo.Card:
     """The card with the results of these variables on the validation and the test images."""
-    data = mnistjax.load_data(card.data)
     val, test = (measure(card, model, variables, split) for split in (data.val, data.test))
     return dataclasses.replace(
         card,
@@ -123,21 +124,23 @@ def measure_card(card: zoo.Card, model: Any, variables: Any) -> zoo.Card:
     )
 
 
-def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
-    """Packages the runs' ensemble if it beats the best of them on the validation images; returns its card."""
-    data = mnistjax.load_data(best.data)
+def unite(best: zoo.Card, runs: list[Path], data: Dataset) -> tuple[zoo.Card, dict[str, np.ndarray]]:
+    """The card and the variables, in float16, of the runs' ensemble.
+
+    ConfigError unless it is better on the validation images than the best of them.
+    """
     loaded = [zoo.load(run) for run in runs]
     val_images = data.val.images.reshape(-1, *data.image_shape)
     members = [jax.tree.map(lambda leaf: leaf.astype(jnp.float16), variables) for _, variables, _ in loaded]
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), members)
     model, variables = ensemble(loaded[0][0], rounded, best.task, val_images, data.val.labels)
     found = measure(best, model, variables, data.val)["accuracy"]
-    print(f"{best.name}: {found:.2%} on validation, the best seed {best.val_accuracy:.2%}")
     if found <= best.val_accuracy:
-        (zoo.WEIGHTS / f"{best.name}{zoo.SUFFIX}").unlink(missing_ok=True)
-        return None
+        raise ConfigError(
+            f"{best.name}: {found:.2%} on validation, not better than the best seed, {best.val_accuracy:.2%}"
+        )
     card = dataclasses.replace(
-        measure_card(best, model, variables),
+        measure_card(best, model, variables, data),
         seed=loaded[0][2].seed,
         identity=loaded[0][2].identity,
         members=len(runs),
@@ -147,8 +150,7 @@ def publish_ensemble(best: zoo.Card, runs: list[Path]) -> zoo.Card | None:
     )
     arrays = checkpoints.flatten(variables)
     halved = {path: array.astype(np.float16) for path, array in arrays.items() if "member_" in path}
-    _write(card, {**arrays, **halved})
-    return zoo.load(best.name)[2]
+    return card, {**arrays, **halved}
 
 
 def measure(card: zoo.Card, model: Any, variables: Any, split: Split) -> dict[str, Any]:
@@ -194,17 +196,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS | ENSEMBLES))
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
     with errors_in_one_line():
         if args.folder is None and not args.readme:
             raise ConfigError("a folder for the runs is missing")
         for name in args.names:
-            if name not in MODELS:
-                raise unknown("model of the zoo", name, MODELS)
+            if name not in MODELS | ENSEMBLES:
+                raise unknown("model of the zoo", name, MODELS | ENSEMBLES)
         if args.folder:
-            for name in args.names or MODELS:
+            for name in args.names or MODELS | ENSEMBLES:
                 card = publish(name, args.folder.absolute())
                 print(f"{name}: seed {card.seed}, epoch {card.epochs}, {card.test_accuracy:.2%}", flush=True)
         write_section(README, SECTION, readme_text())

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +343,7 @@ def test_the_readme_lists_the_packaged_models():
 
 def composed(card, capsys):
     """The config that a card's command composes; for an ensemble, that of its first seed."""
-    _, *words = card.command.split()
+    _, *words = shlex.split(card.command)
     if card.members > 1:
         assert words[0] == "-m"
         words = [*words[1:-1], f"seed={card.seed}"]
@@ -369,21 +370,22 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
 ):
     words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 3)})
-    monkeypatch.setattr(publish_zoo, "ENSEMBLES", {"mlp.digits_ensemble": "mlp.digits"})
+    monkeypatch.setattr(publish_zoo, "ENSEMBLES", {"mlp.digits_ensemble": (words, "digits", 3)})
     monkeypatch.setattr(publish_zoo, "EXACT", ("mlp.digits",))
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("mlp.digits", work / "runs")
     assert len(card.tried) == 3
     assert card.val_accuracy == max(validation for _, validation, _ in card.tried)
     assert card.command == f"mnistjax {words} data=digits seed={card.seed}"
+    assert publish_zoo.publish("mlp.digits_ensemble", work / "runs").members == 3
     model, variables, together = zoo.load("mlp.digits_ensemble")
-    assert (together.members, together.tried) == (3, card.tried)
+    assert together.tried == card.tried
     assert together.val_accuracy > card.val_accuracy
     assert together.command == f"mnistjax -m {words} data=digits seed=0,1,2"
     found = publish_zoo.measure(together, model, variables, mnistjax.load_data("digits").test)
     assert found["accuracy"] == together.test_accuracy
     for index in range(3):  # within the precision of float16
-        expected = zoo.load(work / f"runs/mlp.digits/{index}")[1]["params"]
+        expected = zoo.load(work / f"runs/mlp.digits_ensemble/{index}")[1]["params"]
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
             variables["params"][f"member_{index}"],
@@ -404,7 +406,7 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
 
 @pytest.mark.slow
 def test_a_published_model_can_be_rounded_and_is_measured_so(work, monkeypatch, tmp_path):
-    words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
+    words = "model=mlp model.hidden=8 data.validation_fraction=0.1 train.epochs=2"
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 2)})
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("mlp.digits", work / "runs")
@@ -412,7 +414,8 @@ def test_a_published_model_can_be_rounded_and_is_measured_so(work, monkeypatch, 
     _, trained, _ = zoo.load(work / f"runs/mlp.digits/{card.seed}")
     for rounded, leaf in zip(*map(jax.tree.leaves, (variables, trained)), strict=True):
         np.testing.assert_array_equal(rounded, np.asarray(leaf, np.float16))
-    assert publish_zoo.measure_card(card, model, variables) == card
+    data = mnistjax.load_data("digits", validation_fraction=0.1)
+    assert publish_zoo.measure_card(card, model, variables, data) == card
     assert (tmp_path / "weights/mlp.digits.safetensors").stat().st_size < 20_000  # half of 25,800
 
 
@@ -426,7 +429,7 @@ def test_a_small_network_is_published_from_the_sweep_of_all(work, monkeypatch, t
     monkeypatch.setattr(publish_zoo, "MODELS", {"separable.digits": (command, "digits", 2)})
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("separable.digits", work / "runs")
-    assert card.command == f"mnistjax {command} data=digits seed={card.seed}"
+    assert card.command == f"mnistjax {words} 'model.channels=[5]' data=digits seed={card.seed}"
     assert len(card.tried) == 2
     assert len([*(work / "runs").iterdir()]) == 1
     assert zoo.load("separable.digits")[0].channels == (5,)
