@@ -51,6 +51,15 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"this folder can't be made: {describe(error, path)}") from None
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError inside into a ConfigError that names this file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {describe(error, path)}") from None
+
+
 def open_plain(path: str | os.PathLike[str], flags: int, *, follow: bool = False) -> int:
     """Opens a regular file and returns its descriptor; DamagedFile for a link, a device, a pipe, ...
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +97,9 @@ def draw(runs: Runs, wanted: list[tuple[list[str], Path]], metric: str | None) -
 
     figures = [(runs.figure(*what, metric=metric), path) for what, path in wanted]
     for _, path in figures:
-        with naming(path):
+        with files.writing(path):
             check_drawn(path)
     for figure, path in figures:
-        with naming(path):
+        with files.writing(path):
             save(figure, path, [path.suffix[1:]])
         tell(f"figure -> {relative(path)}")
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turns an OSError inside into a ConfigError that names this file."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written: {files.describe(error, path)}") from None

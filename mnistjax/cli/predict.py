@@ -242,7 +242,7 @@ def name_explained(folder: Path, paths: Sequence[str]) -> list[Path]:
         raise ConfigError(f"{folder} is a link; give the folder itself, {folder.resolve()}")
     explained = [folder / f"{index}-{Path(path).stem}.png" for index, path in enumerate(paths)]
     for path in explained:
-        with _naming_folder(folder):
+        with files.writing(folder):
             check_drawn(path)
             check_drawn(path.with_suffix(".svg"))
     return explained
@@ -260,15 +260,6 @@ def explain(target: Path, picture: Picture) -> None:
     if picture.boxes:  # digits, as ink on paper
         images = 255 - images
     figure = picture_figure(read_picture(picture.path), picture.boxes or [], images, titles)
-    with _naming_folder(target.parent):
+    with files.writing(target.parent):
         save(figure, target)
     tell(f"explained -> {relative(target)}")
-
-
-@contextlib.contextmanager
-def _naming_folder(folder: Path) -> Iterator[None]:
-    """Turns an OSError inside into a ConfigError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{folder} can't be written: {files.describe(error, folder)}") from None

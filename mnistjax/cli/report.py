@@ -101,10 +101,8 @@ def run(argv: Sequence[str] | None) -> int:
     data = make_data(runs)
     views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
-    try:
+    with files.writing(out):
         page, missing = write_report(runs, data, out, title=title, comparison=comparison)
-    except OSError as error:
-        raise ConfigError(f"{out} can't be written: {files.describe(error, out)}") from None
     if missing:
         tell(f"without misclassified images: {missing}")
     if comparison:
