@@ -110,30 +110,21 @@ def show_sweep(
 
 
 def draw_in_notebook(tally: Tally) -> Callable[[Event], None]:
-    """A function that shows events by a bar, but not each: a notebook takes few messages a second."""
-    draw, drawn = notebook_bar(), 0.0
-
-    def count(event: Event) -> None:
-        nonlocal drawn
-        line, now = tally.count(event), time.monotonic()
-        if now - drawn >= DRAW_SECONDS or tally.over == tally.total:
-            drawn = now
-            draw(line, tally.over, tally.total)
-
-    return count
-
-
-def notebook_bar() -> Callable[[str, int, int], None]:
-    """A function that redraws a bar below a notebook's cell: its text, and how many of how many are done."""
+    """A function that shows events by a bar below a notebook's cell, which takes few messages a second."""
     import html
 
     from IPython.display import display
 
     handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+    drawn = 0.0
 
-    def draw(text: str, done: int, total: int) -> None:
-        bar = f"<progress value={done} max={total}></progress> {html.escape(text)}"
-        handle.update({"text/plain": text, "text/html": bar}, raw=True)
+    def draw(event: Event) -> None:
+        nonlocal drawn
+        line, now = tally.count(event), time.monotonic()
+        if now - drawn >= DRAW_SECONDS or tally.over == tally.total:
+            drawn = now
+            bar = f"<progress value={tally.over} max={tally.total}></progress> {html.escape(line)}"
+            handle.update({"text/plain": line, "text/html": bar}, raw=True)
 
     return draw
 
