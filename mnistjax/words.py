@@ -23,7 +23,7 @@ PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*([/.-]+[A-Za-z0-9_]+)*/?")  # a pat
 UNQUOTED = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # another text that needs none, unless it is reserved
 RESERVED = ("true", "false", "null", "inf", "nan")
 FUNCTION = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)", re.DOTALL)
-SWEPT = re.compile(r"(choice|range|glob|sort|shuffle|tag|interval)\(.*\)|[^,]+(,[^,]+)+", re.DOTALL)
+SWEPT = re.compile(rf"{FUNCTION.pattern}|[^,]+(,[^,]+)+", re.DOTALL)
 # A text that Hydra reads without quotes.
 BARE = re.compile(r"([\w/+.$%*@?|: \t-]|\\[\\()\[\]{}:=, \t]?)*", re.ASCII)
 # A quoted text, an interpolation, a list, a mapping or a function, possibly with a mistake in it.
@@ -81,8 +81,7 @@ def _read_word(word: str, multirun: bool) -> str:
     name = key.lstrip("+")
     if name not in OUTPUT_KEYS + DATA_KEYS or _is_hydras(name, value, multirun):
         return f"{key}={_quote_texts(value)}" if key else word
-    reserved = ("null", "true", "false", "inf", "nan")
-    if PLAIN.fullmatch(value) and value.lower() not in reserved:
+    if PLAIN.fullmatch(value) and value.lower() not in RESERVED:
         return word
     return f"{key}={quote(value, literal='${' not in value)}"
 
