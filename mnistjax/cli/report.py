@@ -14,7 +14,7 @@ from mnistjax.checks import PROJECT, check_value, optional
 from mnistjax.cli import Parser, check_surroundings, errors_to_code, papers
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import find_answer_code, relative, tell
-from mnistjax.report.runs import RunRecord, Runs, merge_runs, read_runs
+from mnistjax.report.runs import RunRecord, merge_runs, read_runs
 from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.tracking import (
     check_login,
@@ -26,7 +26,6 @@ from mnistjax.tracking import (
 )
 
 if TYPE_CHECKING:
-    from mnistjax.report.comparison import Comparison
     from mnistjax.report.workspace import Place, Views
 
 
@@ -87,6 +86,7 @@ def run(argv: Sequence[str] | None) -> int:
     from mnistjax.backend import import_jax, prepare_backend
 
     import_jax()
+    from mnistjax.report.comparison import compare_runs, find_labels
     from mnistjax.report.comparison_text import show_comparison
     from mnistjax.report.dashboard import make_data, write_report
     from mnistjax.report.output import check_output
@@ -97,7 +97,9 @@ def run(argv: Sequence[str] | None) -> int:
     out = args.out or args.folders[0] / "report"
     check_output(out)
     sides = [read_runs(folder) for folder in args.folders]
-    runs, comparison = merge_runs(itertools.chain(*sides)), compare_two(sides, args)
+    runs, comparison = merge_runs(itertools.chain(*sides)), None
+    if len(sides) == 2:
+        comparison = compare_runs(*sides, metric=args.metric, labels=find_labels(*args.folders))
     data = make_data(runs)
     views = make_views(runs, data, args, title, out) if args.wandb else None
     prepare_backend()
@@ -125,15 +127,6 @@ def watch(args: argparse.Namespace, title: str) -> int:
         tell(f"watching at http://{server.names[0]}/ (Ctrl-C ends it)")
         server.serve_forever()
     return 0
-
-
-def compare_two(sides: Sequence[Runs], args: argparse.Namespace) -> Comparison | None:
-    """The comparison of the runs in two folders; None for one folder, and for more than two."""
-    from mnistjax.report.comparison import compare_runs, find_labels
-
-    if len(sides) != 2:
-        return None
-    return compare_runs(sides[0], sides[1], args.metric, labels=find_labels(*args.folders))
 
 
 def save_sweeps(runs: Sequence[RunRecord], place: Place) -> int:
