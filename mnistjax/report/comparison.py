@@ -58,11 +58,8 @@ class Result:
         """The 95 % confidence interval of the difference, for this comparison alone."""
         if self.verdict is None:
             return None
-        low, high = self.verdict.interval
-        middle = self.verdict.difference
-        return (
-            (low, high) if abs(middle - self.difference) <= abs(middle + self.difference) else (-high, -low)
-        )
+        low, high = self.verdict.interval  # in favour of the better side
+        return (low, high) if self.difference >= 0 else (-high, -low)
 
     @property
     def equal(self) -> bool:
@@ -101,8 +98,7 @@ def compare_runs(
     """
     sides = [check_run(run) for run in before], [check_run(run) for run in after]
     begun = [[(read_values(run), run) for run in side if run.begun] for side in sides]
-    one, other = ([values for values, _ in side] for side in begun)
-    differences = find_differences(one, other)
+    differences = find_differences(*([values for values, _ in side] for side in begun))
     changed = {found.key for found in differences if len(found.before) == len(found.after) == 1}
     known = [{freeze_config(values, changed): values for values, _ in side} for side in begun]
     names = name_configs({**known[0], **known[1]}, changed)
@@ -115,18 +111,18 @@ def compare_runs(
     results = [
         compare_results(*pair, name, names, labels) for name, pair in zip(metrics, values, strict=True)
     ]
-    before_only, after_only = known[0].keys() - known[1].keys(), known[1].keys() - known[0].keys()
+    versions = [[read_versions(run) for run in done(side)] for side in sides]
     return Comparison(
         labels=labels,
         counts=(len(sides[0]), len(sides[1])),
         unfinished=(count_unfinished(sides[0]), count_unfinished(sides[1])),
         config=tuple(differences),
-        versions=tuple(find_differences(list_versions(sides[0]), list_versions(sides[1]))),
+        versions=tuple(find_differences(*versions)),
         metrics=metrics,
         results=tuple(itertools.chain(*results)),
         only=(
-            tuple(name for config, name in names.items() if config in before_only),
-            tuple(name for config, name in names.items() if config in after_only),
+            tuple(name for config, name in names.items() if config not in known[1]),
+            tuple(name for config, name in names.items() if config not in known[0]),
         ),
         lone_seeds=count_lone_seeds(*values[-1]),
         bits=compare_bits(*sides),
@@ -255,13 +251,8 @@ def count_unfinished(runs: Sequence[RunRecord]) -> dict[str, int]:
     return dict(Counter(run.status for run in runs if run.status != "done"))
 
 
-def list_versions(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """What the bits of finished runs depend on besides their configs, as far as their summaries tell."""
-    return [read_versions(run) for run in done(runs)]
-
-
 def read_versions(run: RunRecord) -> dict[str, Any]:
-    """The versions, device and data of a finished run, by name."""
+    """The versions, device and data of a finished run, by name: its bits depend on them, too."""
     summary, data = run.summary, run.summary["data"]
     own = {"data": data["name"], "data.sha256": data["sha256"], "lanes": summary.get("lanes")}
     versions, device = summary.get("versions"), {"device": summary["device"]}
