@@ -49,22 +49,13 @@ def find_apart(one: RunRecord, other: RunRecord) -> list[tuple[int | None, float
     found: list[tuple[int | None, float, str]] = []
     for epoch, (here, there) in [*pairs, (None, tests)]:
         for key in here:
-            if "/" in key and key in there and here[key] != there[key]:
-                found += _measure(epoch, key, here[key], there[key])
+            sides = here[key], there.get(key)
+            if "/" in key and sides[0] != sides[1] and all(map(is_number, sides)):  # a matrix is no number
+                found.append((epoch, abs(float(sides[0]) - float(sides[1])), clean(key)))
     if len(one.rows) != len(other.rows):
         gap = abs(len(one.rows) - len(other.rows))
         found.append((min(len(one.rows), len(other.rows)) + 1, float(gap), "epochs"))
     return found
-
-
-def _measure(epoch: int | None, key: str, one: Any, other: Any) -> list[tuple[int | None, float, str]]:
-    """The difference of two numbers; none for matrices, and for two that are not numbers."""
-    if not (is_number(one) and is_number(other)):
-        return []
-    sides = float(one), float(other)
-    if math.isnan(sides[0]) and math.isnan(sides[1]):
-        return []
-    return [(epoch, abs(sides[0] - sides[1]), clean(key))]
 
 
 def is_number(value: Any) -> bool:
