@@ -24,7 +24,7 @@ class Watched:
     """The page of runs in folders, and its data, read again when someone asks and the last is old."""
 
     def __init__(self, folders: Sequence[Path], title: str) -> None:
-        self._folders, self._title = folders, title
+        self._folders, self.title = folders, title
         self._lock = threading.Lock()
         self._due = 0.0
         self._data: dict[str, object] = {}
@@ -41,14 +41,6 @@ class Watched:
                 end = time.monotonic()
                 self._due = end + max(LEAST, (end - start) / SHARE)
             return self._data, self._text
-
-    def answer(self, path: str) -> tuple[str, str]:
-        """The type and the text of what is at a path of the server; KeyError if nothing is."""
-        make = {
-            "/": lambda data, text: ("text/html", fill_page(data, self._title, watch=tag(text))),
-            "/data.json": lambda _, text: ("application/json", text),
-        }[path]
-        return make(*self.read())
 
 
 def tag(text: str) -> str:
@@ -79,10 +71,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.headers.get("Host") not in self.server.names:
             return self.send_error(HTTPStatus.FORBIDDEN)
-        try:
-            kind, text = self.server.watched.answer(self.path)
-        except KeyError:
+        if self.path not in ("/", "/data.json"):
             return self.send_error(HTTPStatus.NOT_FOUND)
+        watched, kind = self.server.watched, "application/json"
+        try:
+            data, text = watched.read()
+            if self.path == "/":
+                kind, text = "text/html", fill_page(data, watched.title, watch=tag(text))
         except ConfigError as error:
             return self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "no runs", one_line(error))
         content = text.encode()
