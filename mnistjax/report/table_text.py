@@ -33,19 +33,13 @@ LETTERS = "äöüÄÖÜßéèêëáàâåñçîïíóòôúùûøæÉÅØÆ"  # 
 
 
 def format_markdown(table: Table) -> str:
-    head = [" ↓ ".join([table.names[0], ""]).rstrip(), *table.columns]
-    if len(table.keys) == 2:
-        head[0] = f"{head[0]} {table.names[1]} →"
-    else:
-        head[0] = table.names[0]
-    spec = find_format(table.metric)
-    rows = [[*map(escape_markdown, head)]]
+    first = " ↓ ".join(table.names) + " →" * (len(table.names) == 2)
+    rows = [[escape_markdown(text) for text in (first, *table.columns)]]
     for row in table.rows:
         cells = [table.cells[row, column] for column in table.columns]
-        texts = [
-            f"**{text}**" if cell.marked else text for cell in cells for text in [count(cell.spread, spec)]
-        ]
-        rows.append([escape_markdown(row), *texts])
+        texts = [count(cell.spread, find_format(table.metric)) for cell in cells]
+        marked = [f"**{text}**" if cell.marked else text for cell, text in zip(cells, texts, strict=True)]
+        rows.append([escape_markdown(row), *marked])
     notes = "".join(f"\n{escape_markdown(note)}.\n" for note in table.notes)
     return f"{format_table(rows)}{notes}"
 
