@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.progress import printable
-from mnistjax.report.figures import INK, TEST, TRAIN, VAL, new_figure, style
+from mnistjax.report.figures import INK, SLANTED, TEST, TRAIN, VAL, new_figure, style
 from mnistjax.seeds import Spread, find_format
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def is_slanted(labels: Sequence[str], width: float) -> bool:
 
 def tick_options(labels: Sequence[str], width: float) -> dict[str, Any]:
     """Text options for labels below an axis: slanted unless they fit side by side."""
-    if not is_slanted(labels, width):
-        return {}
-    return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    return SLANTED if is_slanted(labels, width) else {}
 
 
 def find_ink(color: tuple[float, float, float, float]) -> str:

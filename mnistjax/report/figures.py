@@ -38,6 +38,7 @@ KINDS = ("png", "svg")  # that a figure is saved as unless told otherwise
 HEAD = 4096  # bytes at the start of a file that contain its mark
 TAIL = 2**16  # bytes at the end of a PDF that contain its mark, before its table of objects
 COLUMNS = 6  # digits in a row below a picture
+SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}  # text below an axis
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
@@ -244,6 +245,4 @@ def draw_errors(figure: Figure | SubFigure, examples: Examples, *, count: int, c
 
 def tick_options(class_names: Sequence[str]) -> dict[str, Any]:
     """Text options for class names below an axis: slanted unless they are short."""
-    if max(map(len, class_names)) <= 5:
-        return {}
-    return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    return SLANTED if max(map(len, class_names)) > 5 else {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from mnistjax import records
 from mnistjax.config import ConfigError
+from mnistjax.progress import printable
 from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS
 from mnistjax.report.runs import RunRecord
 
@@ -60,11 +61,6 @@ def class_names(run: RunRecord) -> list[str]:
     """The class names of the run's task; numbers if the records are too old to have names."""
     data = run.summary.get("data")
     if isinstance(data, Mapping) and data.get("class_names"):
-        return [_visible(name) for name in data["class_names"]]
+        names = [printable(name) for name in data["class_names"]]
+        return [name if len(name) <= MAX_CLASS_NAME else f"{name[: MAX_CLASS_NAME - 1]}…" for name in names]
     return [str(number) for number in range(len(run.summary["test/confusion_matrix"]))]
-
-
-def _visible(name: str) -> str:
-    """A class name for figures and the page: cut if long, with escapes for invisible characters."""
-    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return seen if len(seen) <= MAX_CLASS_NAME else f"{seen[: MAX_CLASS_NAME - 1]}…"
