@@ -50,8 +50,8 @@ function folderOf(run) {
   return href ? element("a", RUNS[run].folder, { href, className: "folder" }) : RUNS[run].folder;
 }
 
-const nameOf = (values) => values.map(([key, value]) => (key.endsWith(".name") ? "" : `${short(key)}=`) + text(value)).join(" ");
-const configurationName = (one) => nameOf(DATA.keys.filter((key) => key in RUNS[one.runs[0]].values).map((key) => [key, RUNS[one.runs[0]].values[key]])) || "all runs";
+const nameOf = (values) => DATA.keys.filter((key) => key in values).map((key) => (key.endsWith(".name") ? "" : `${short(key)}=`) + text(values[key])).join(" ");
+const configurationName = (one) => nameOf(RUNS[one.runs[0]].values) || "all runs";
 
 // The address holds what was chosen, so that a view can be sent to someone: #at=curves&curve-metric=val/loss&search=adam
 

@@ -8,11 +8,9 @@ function rowsOf(metric, run) {
 }
 
 const groupName = (run, key) => {
-  if (key === "(run)") return RUNS[run].name;
-  const keys = key === "(all but seed)" ? DATA.keys : [key];
-  const known = keys.filter((k) => k in RUNS[run].values);
-  const label = (k) => (key === k || k.endsWith(".name") ? "" : `${short(k)}=`);
-  return known.map((k) => label(k) + text(RUNS[run].values[k])).join(" ") || "all runs";
+  const { name, values } = RUNS[run];
+  if (key === "(run)") return name;
+  return (key === "(all but seed)" ? nameOf(values) : text(values[key])) || "all runs";
 };
 
 function groupsOf(runs, key) {
