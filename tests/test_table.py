@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mnistjax.config import ConfigError
 from mnistjax.report.configurations import group_runs, sort_values
+from mnistjax.report.dashboard import distinct_rows, make_data
 from mnistjax.report.runs import RunRecord, Runs
 from mnistjax.report.table_text import escape_latex
 from mnistjax.verdicts import compare
@@ -183,8 +184,15 @@ def test_only_runs_that_are_done_count_and_a_repeated_one_counts_once():
     assert any("1 diverged, 1 waiting (sgd" in note for note in table.notes)
     assert table.cells["adam", "test/accuracy"].spread.n == 0
     assert "| adam | - |" in table.to_markdown()
+    rows = distinct_rows(make_data(runs))  # of seeds.csv
+    assert [(row["seed"], row["status"]) for row in rows[:3]] == [(0, "done"), (1, "done"), (2, "diverged")]
     with pytest.raises(ConfigError, match="none of the 2 runs is done"):
         Runs(runs[4:]).table("optimizer")
+
+
+def test_a_number_of_a_summary_that_no_float_holds_is_no_metric():
+    runs = [replace(one, summary={**one.summary, "own": 10**400}) for one in grid(FOUR)]
+    assert Runs(runs).table("optimizer").to_csv() == grid(FOUR).table("optimizer").to_csv()
 
 
 def test_jobs_that_have_not_started_are_in_the_row_that_their_sweep_says():

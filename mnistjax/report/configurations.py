@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnistjax.config import ConfigError, badness, unknown
+from mnistjax.report import bits
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs, read_numbers
 from mnistjax.report.sanitize import check_run
 from mnistjax.seeds import Spread, describe_value, short_key
@@ -89,7 +90,7 @@ def find_metrics(run: RunRecord) -> dict[str, float]:
     """The metrics of the kept epoch and the numbers of `summary.json`."""
     row = {name: value for name, value in run.kept_row.items() if "/" in name}
     numbers = read_numbers({**run.summary, **row})
-    return {k: float(v) for k, v in numbers.items() if k != "seed" and type(v) is not bool}
+    return {k: float(v) for k, v in numbers.items() if k != "seed" and bits.is_number(v)}
 
 
 def check_metric(metric: str, configurations: Iterable[Configuration]) -> None:

@@ -84,9 +84,10 @@ def list_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def distinct_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows with each identity once, because a repeated run is not another seed."""
-    rows = list_rows(data)
-    once = {run.get("identity") or number: number for number, run in reversed([*enumerate(data["runs"])])}
+    """The rows with each identity once, because a repeated run is not another seed; done runs come first."""
+    rows, runs = list_rows(data), data["runs"]
+    last_counts = sorted(range(len(runs)), key=lambda number: (runs[number]["status"] == "done", -number))
+    once = {runs[number].get("identity") or number: number for number in last_counts}
     return [rows[number] | {"epoch": rows[number]["epochs"]} for number in sorted(once.values())]
 
 
