@@ -85,7 +85,7 @@ def pin(name, content, monkeypatch, url="https://example.org/"):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(cifar.Cifar10, "_counts", lambda self: COUNTS)
+    monkeypatch.setattr(cifar.Cifar10, "counts", COUNTS)
     ids = {name: start_git_id(len(content)) for name, content in files("cifar10").items()}
     for name, content in files("cifar10").items():
         ids[name].update(content)
@@ -155,7 +155,7 @@ def test_official_checksums_and_counts(monkeypatch):
             ((url, info),) = builder.url_infos.items()
             assert url == f"https://www.cs.toronto.edu/~kriz/{ARCHIVES[name]}"
             assert len(info.checksum) == 64
-            assert builder._counts(None) == (50_000, 10_000)
+            assert builder.counts == (50_000, 10_000)
 
 
 @pytest.mark.parametrize("place", ["", "cifar10", PREFIXES["cifar10"], f"cifar10/{PREFIXES['cifar10']}"])

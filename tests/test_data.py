@@ -95,8 +95,7 @@ def pin(folder: Path, setattr, *, builder: str = "MNIST", url: str | None = None
     setattr(cls, "url_infos", {base + path.name: info(path) for path in files})
     if url:
         setattr(cls, "URL", url)
-    setattr(builders.stock, "_TRAIN_EXAMPLES", COUNTS["train"])
-    setattr(builders.stock, "_TEST_EXAMPLES", COUNTS["test"])
+    setattr(builders._IdxBuilder, "counts", (COUNTS["train"], COUNTS["test"]))
     setattr(prepared, "SHA256", {**prepared.SHA256, "mnist": None})
 
 
@@ -640,7 +639,7 @@ def test_wrong_files_with_a_right_checksum_are_refused(file, content, expected, 
 def test_another_number_of_images_than_pinned(small, monkeypatch):
     from mnistjax.data import builders
 
-    monkeypatch.setattr(builders.stock, "_TRAIN_EXAMPLES", 51)
+    monkeypatch.setattr(builders._IdxBuilder, "counts", (51, COUNTS["test"]))
     with pytest.raises(DataError, match=rf"{IMAGES}: 51 images expected, found 50"):
         data.load_data("mnist", raw_dir=small)
 

@@ -50,7 +50,7 @@ def pin(folder, monkeypatch):
         info = UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), path.name)
         infos[f"http://example.org/{path.name}"] = info
     monkeypatch.setattr(svhn.SvhnCropped, "url_infos", infos)
-    monkeypatch.setattr(svhn.SvhnCropped, "_counts", lambda self: tuple(COUNTS.values()))
+    monkeypatch.setattr(svhn.SvhnCropped, "counts", tuple(COUNTS.values()))
 
 
 def prepare(folder, home):
@@ -80,7 +80,7 @@ def test_official_checksums_and_counts_without_the_extra_images():
     infos = svhn.SvhnCropped.url_infos
     assert [info.filename for info in infos.values()] == ["test_32x32.mat", "train_32x32.mat"]
     assert all(url.startswith("http://ufldl.stanford.edu/housenumbers/t") for url in infos)
-    assert svhn.SvhnCropped._counts(None) == (73_257, 26_032)  # type: ignore # needs no builder
+    assert svhn.SvhnCropped.counts == (73_257, 26_032)
 
 
 def test_a_missing_half_is_named(tmp_path, monkeypatch):

@@ -43,9 +43,6 @@ CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in
 class _IdxBuilder(WithoutTensorFlow, skip_registration=True):
     """A data set in four IDX files."""
 
-    def _counts(self) -> tuple[int, int]:
-        return stock._TRAIN_EXAMPLES, stock._TEST_EXAMPLES
-
     def read_archive(self, path: Path, filename: str) -> Parts:
         (part,) = (part for part, stem in idx.FILES.items() if filename.startswith(stem))
         return {part: (idx.read_file(path, idx.ITEMS[part]), str(path))}
@@ -93,10 +90,12 @@ class EMNIST(_IdxBuilder, stock.EMNIST, skip_registration=True):
     def first_label(self) -> int:
         return int(self.builder_config.name == "letters")
 
-    def _label(self, info: Any) -> tfds.features.ClassLabel:
-        return tfds.features.ClassLabel(names=list(CLASSES[self.builder_config.name]))
+    @property
+    def class_names(self) -> str:
+        return CLASSES[self.builder_config.name]
 
-    def _counts(self) -> tuple[int, int]:
+    @property
+    def counts(self) -> tuple[int, int]:
         return self.builder_config.train_examples, self.builder_config.test_examples
 
     def read_archive(self, path: Path, filename: str) -> Parts:

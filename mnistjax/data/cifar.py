@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar as stock
 
 from mnistjax.data import idx
@@ -46,15 +45,10 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
     """CIFAR-10."""
 
     url_infos = load_pinned("url_checksums/cifar10.txt")
+    counts = 50_000, 10_000
     image_shape = SHAPE
     class_names = NAMES
     pickles = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-
-    def _label(self, info: Any) -> tfds.features.ClassLabel:
-        return tfds.features.ClassLabel(names=list(self.class_names))
-
-    def _counts(self) -> tuple[int, int]:
-        return 50_000, 10_000
 
     @property
     def _record(self) -> int:
@@ -63,7 +57,7 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
 
     def _list_sizes(self) -> dict[str, int]:
         """The sizes of the files in bytes by name, in the official order."""
-        halves = zip((self._cifar_info.train_files, self._cifar_info.test_files), self._counts(), strict=True)
+        halves = zip((self._cifar_info.train_files, self._cifar_info.test_files), self.counts, strict=True)
         return {name: count // len(names) * self._record for names, count in halves for name in names}
 
     def read_archive(self, path: Path, filename: str) -> Parts:

@@ -27,10 +27,8 @@ class SvhnCropped(WithoutTensorFlow, stock.Builder, skip_registration=True):
         for url, info in load_pinned(f"{FOLDER}/checksums.tsv").items()
         if info.filename.startswith(("train", "test"))
     }
+    counts = 73_257, 26_032
     image_shape = SHAPE
-
-    def _counts(self) -> tuple[int, int]:
-        return 73_257, 26_032
 
     def read_archive(self, path: Path, filename: str) -> Parts:
         half = filename.partition("_")[0]

@@ -22,6 +22,8 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     """A builder whose other base is one of TFDS's."""
 
     code_path = None  # else TFDS looks for checksums with importlib_resources, which it does not require
+    counts = 60_000, 10_000  # training and test images
+    class_names = ()  # empty for those of TFDS
     first_label = 0
     image_shape = (SIDE, SIDE, 1)
     url_infos: Any  # TFDS's size, checksum and file name for each URL
@@ -31,18 +33,17 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         stock: Any = super()
         info = stock._info()
         image = tfds.features.Tensor(shape=self.image_shape, dtype=np.uint8, encoding="bytes")
+        names = self.class_names
+        label = tfds.features.ClassLabel(names=list(names)) if names else info.features["label"]
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": self._label(info)}),
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
             supervised_keys=("image", "label"),
             homepage=info.homepage,
             citation=info.citation,
             disable_shuffling=True,  # keeps the official order in every version of TFDS
         )
-
-    def _label(self, info: Any) -> tfds.features.ClassLabel:
-        return info.features["label"]
 
     def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
         """TFDS's, without unzipping; its record of sizes is the same for files from a user's folder."""
@@ -56,15 +57,11 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             urls = {info.filename: url for url, info in self.url_infos.items()}
             for filename, path in dl_manager.download(urls).items():
                 parts |= self.read_archive(Path(path), filename)
-        halves = zip(("train", "test"), self._counts(), strict=True)
+        halves = zip(("train", "test"), self.counts, strict=True)
         return {
             half: self._list_examples(count, *parts[f"{half}_images"], *parts[f"{half}_labels"])
             for half, count in halves
         }
-
-    def _counts(self) -> tuple[int, int]:
-        """The numbers of training and test images."""
-        raise NotImplementedError
 
     def read_archive(self, path: Path, filename: str) -> Parts:
         """The parts in an official file, which has this name in TFDS."""
