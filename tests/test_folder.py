@@ -692,21 +692,6 @@ def test_what_the_user_may_not_read_is_an_error(open_folder):
     assert text == f"{open_folder / 'cats'}: Permission denied"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": 0}, "data.size must be a side > 0, [height,width] or null; got 0"),
-        ({"size": (3, 4, 5)}, "data.size must be a side > 0, [height,width] or null; got (3, 4, 5)"),
-        ({"size": (3, -4)}, "data.size must be a side > 0, [height,width] or null; got (3, -4)"),
-        ({"size": "32"}, "data.size must be a side > 0, [height,width] or null; got '32'"),
-        ({"size": True}, "data.size must be a side > 0, [height,width] or null; got True"),
-        ({"channels": 2}, "data.channels must be 1, 3 or null; got 2"),
-    ],
-)
-def test_a_wrong_option_is_an_error(tmp_path, options, message):
-    assert error_of(make(tmp_path), **options) == message
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="only Linux tells its free memory")
 def test_images_that_do_not_fit_in_memory_are_refused_before_they_are_read(tmp_path):
     make(tmp_path)

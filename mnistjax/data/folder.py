@@ -13,13 +13,13 @@ import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnistjax import files
 from mnistjax.backend import cores, free_memory
-from mnistjax.checks import shorten, show_shape
+from mnistjax.checks import show_shape
 from mnistjax.data.arrays import TITLES, Arrays, DataError
 from mnistjax.data.listing import Listing, Picture, list_pictures, show
 from mnistjax.data.listing import fingerprint as fingerprint
@@ -54,12 +54,10 @@ def load_folder(
     `channels`: 1 for grey images (N, H, W), 3 for RGB; None: RGB unless all pictures are grey.
     `group`: a regular expression that finds, in CLASS/NAME, the group that stays in one part: its own group 1
     if it has one, else all that it matches.
-    `skip_bad`: leave out damaged files. `threads` change no image. DataError, in one line, for all that is
-    wrong.
+    `skip_bad`: leave out damaged files. `threads` change no image. `load_data` has checked the types of all
+    options; DataError, in one line, for all else that is wrong.
     """
-    sides = _read_size(size)
-    if channels not in (None, 1, 3):
-        raise DataError(f"data.channels must be 1, 3 or null; got {shorten(channels)!r}")
+    sides = (size, size) if isinstance(size, int) else size
     listing = list_pictures(root)
     parts = _assign(root, listing, group)
     reader = Reader(root, skip_bad, threads or cores())
@@ -90,16 +88,6 @@ def load_folder(
 
 def _join(parts: Parts) -> list[Picture]:
     return [*itertools.chain(*parts.values())]
-
-
-def _read_size(size: Any) -> tuple[int, int] | None:
-    """The sides (H, W); DataError for anything but None, a whole number > 0, or two of them."""
-    if size is None:
-        return None
-    sides = (size, size) if type(size) is int else tuple(size) if isinstance(size, (list, tuple)) else ()
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise DataError(f"data.size must be a side > 0, [height,width] or null; got {shorten(size)!r}")
-    return sides[0], sides[1]
 
 
 def _assign(root: Path, listing: Listing, group: str | None) -> Parts:

@@ -92,7 +92,7 @@ def read_array(
         return read_npy(stream, item, np.dtype(dtype), most)
 
 
-def load_npz(path: Path | None, group: str | None = None) -> Arrays:
+def load_npz(path: Path, group: str | None = None) -> Arrays:
     """The user's own data set in a file of `np.savez`, or in the only .npz file of a folder.
 
     The arrays have Keras's names (x_train, y_train, x_test, ...) or MedMNIST's (train_images, train_labels,
@@ -129,9 +129,7 @@ def fingerprint(path: Path) -> str:
         return f"{file.name} {status.st_size} {status.st_mtime_ns}"
 
 
-def _find_file(path: Path | None) -> Path:
-    if path is None:
-        raise DataError("data set 'npz' needs data.raw_dir=FILE, or a folder with one .npz file")
+def _find_file(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
     with idx.readable(str(path), "folder"):
