@@ -255,16 +255,21 @@ def _find(name: str, find: Find, data_dir: Path, sha256: str, fraction: float | 
 
 
 def _make_dataset(name: str, arrays: Arrays, fraction: float | None, banner: str | None = None) -> Dataset:
+    """The data set; its validation part is a share of the training images unless it has one of its own."""
     arrays = check_arrays(name, arrays)
-    if arrays.val_labels is None:
-        order = split(len(arrays.train_labels), FRACTION if fraction is None else fraction)
+    train, order = _freeze(arrays.train_images, arrays.train_labels), ()
+    if arrays.val_images is None or arrays.val_labels is None:
+        order = split(len(train.labels), FRACTION if fraction is None else fraction)
+        train, val = (_freeze(train.images[rows], train.labels[rows]) for rows in order)
     elif fraction is None:
-        order = ()
+        val = _freeze(arrays.val_images, arrays.val_labels)
     else:
         raise DataError(f"data.validation_fraction must be null: the validation part of {name!r} is fixed")
     return Dataset(
         name=name,
-        **_split_parts(arrays, order),
+        train=train,
+        val=val,
+        test=_freeze(arrays.test_images, arrays.test_labels),
         class_names=arrays.class_names,
         sha256=digest(arrays, order),
         banner=banner or _describe_left_out(arrays.left_out),
@@ -280,16 +285,6 @@ def _describe_left_out(left_out: Sequence[str]) -> str | None:
         [f"{len(left_out)} files could not be used and are left out:", *left_out[:SHOWN_FILES]]
         + ([f"... and {more} more"] if more > 0 else [])
     )
-
-
-def _split_parts(arrays: Arrays, order: Sequence[np.ndarray]) -> dict[str, Split]:
-    """The read-only parts: those of the arrays, or with the training part split by `order`."""
-    test = _freeze(arrays.test_images, arrays.test_labels)
-    if arrays.val_images is not None and arrays.val_labels is not None:
-        train = _freeze(arrays.train_images, arrays.train_labels)
-        return {"train": train, "val": _freeze(arrays.val_images, arrays.val_labels), "test": test}
-    train, val = (_freeze(arrays.train_images[rows], arrays.train_labels[rows]) for rows in order)
-    return {"train": train, "val": val, "test": test}
 
 
 def _freeze(images: np.ndarray, labels: np.ndarray) -> Split:
