@@ -61,21 +61,14 @@ def _slice(own: Mapping[str, Any]) -> dict[str, Any]:
     return {"start": own["start_indices"], "limit": own["limit_indices"], "strides": strides}
 
 
-def _nothing(own: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
-
-
-def _axes(own: Mapping[str, Any]) -> dict[str, Any]:
-    return {"axes": own["axes"]}
-
-
 SIMPLE = (
     "abs add add_any and ceil clamp copy cos div eq erf exp expand_dims expm1 floor ge gt is_finite le log "
     "log1p logistic lt max min mul ne neg not or pow reshape rsqrt select_n sign sin sqrt square squeeze "
     "stop_gradient sub tanh"
 )
 OPERATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    **dict.fromkeys(SIMPLE.split(), _nothing),
+    **dict.fromkeys(SIMPLE.split(), lambda own: {}),
+    **dict.fromkeys(("reduce_max", "reduce_min", "reduce_sum"), lambda own: {"axes": own["axes"]}),
     "broadcast_in_dim": lambda own: {"axes": own["broadcast_dimensions"]},
     "concatenate": lambda own: {"axis": own["dimension"]},
     "conv_general_dilated": _conv,
@@ -83,9 +76,6 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "dot_general": _dot,
     "integer_pow": lambda own: {"power": own["y"]},
     "pad": lambda own: {"sides": own["padding_config"]},
-    "reduce_max": _axes,
-    "reduce_min": _axes,
-    "reduce_sum": _axes,
     "reduce_window_max": _windows,
     "reduce_window_sum": _windows,
     "slice": _slice,
