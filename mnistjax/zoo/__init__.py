@@ -81,18 +81,10 @@ def load(name: str | Path) -> tuple[nn.Module, dict[str, Any], Card]:
     ConfigError for an unknown name, a folder without a finished run, and damaged or unreadable files.
     """
     try:
-        if str(name).startswith(HUB):
-            from mnistjax.zoo.hub import download
-
-            card, arrays = _read_weights(download(str(name)))
-        elif _is_file(name):
-            card, arrays = _read_weights(Path(name))
-        elif _is_folder(name) and os.path.lexists(Path(name, MODEL)):
-            card, arrays = _read_weights(Path(name, MODEL))
-        elif _is_folder(name):
-            card, arrays = describe_run(Path(name)), read_variables(Path(name))
+        if path := _find_file(name):
+            card, arrays = _read_weights(path)
         else:
-            card, arrays = _read_weights(_find_weights(str(name)))
+            card, arrays = describe_run(Path(name)), read_variables(Path(name))
     except OSError as error:
         raise ConfigError(f"{name} can't be read: {error.strerror}") from None
     model = _create(card)
@@ -157,17 +149,22 @@ def check_replaceable(path: Path) -> None:
         raise ConfigError(f"{path} is no model that was saved here, so it is not replaced") from None
 
 
-def _is_file(name: str | Path) -> bool:
-    """Whether a name means a file that `save` wrote: it ends in its suffix, and is no folder."""
-    return Path(name).suffix == SUFFIX and not Path(name).is_dir()
+def _find_file(name: str | Path) -> Path | None:
+    """The file of a trained model, by any name that `load` takes; None if that is the folder of a run.
 
+    A Path means a file or folder; so does a path as text, unless a packaged model has this name.
+    """
+    if str(name).startswith(HUB):
+        from mnistjax.zoo.hub import download
 
-def _is_folder(name: str | Path) -> bool:
-    """Whether a name means a run's folder: a Path, or a path as text that is not a packaged model's name."""
-    if isinstance(name, Path):
-        return True
-    folder = Path(name)
-    return name not in ("", *find_packaged()) and (folder.is_dir() or len(folder.parts) > 1)
+        return download(str(name))
+    path = Path(name)
+    if path.suffix == SUFFIX and not path.is_dir():
+        return path
+    is_path = path.is_dir() or len(path.parts) > 1
+    if isinstance(name, Path) or (is_path and name not in ("", *find_packaged())):
+        return path / MODEL if os.path.lexists(path / MODEL) else None
+    return _find_weights(str(name))
 
 
 def read_card(name: str) -> Card:
