@@ -228,6 +228,8 @@ def test_a_set_of_medmnist_must_be_named(home):
         mnistjax.load_data("medmnist")
     with pytest.raises(ConfigError, match=r"unknown data.subset 'retina'; nearest is 'retinamnist'"):
         mnistjax.load_data("medmnist", subset="retina")
+    with pytest.raises(DataError, match=r"needs data.subset=NAME"):  # no run writes such a record
+        data.find_data("medmnist", "0" * 64)
 
 
 def test_an_error_names_the_users_files(home, tmp_path):

@@ -109,7 +109,7 @@ def _official(read: Callable[..., Arrays]) -> Recipe:
     return Recipe(lambda folder, downloads, raw_dir: read(raw_dir=raw_dir, downloads=downloads))
 
 
-def _refuse_medmnist(data_dir: Path, raw_dir: Path | None, subset: str | None) -> Arrays:
+def _refuse_medmnist(data_dir: Path, raw_dir: Path | None, subset: str | None = None) -> Arrays:
     """Raises the error for a subset that is no data set."""
     return medmnist.read(subset, raw_dir=raw_dir, downloads=data_dir)
 
