@@ -11,6 +11,10 @@ that CNN with pooling and for four 3 x 3 layers (8, 8, pool, 32, 32, pool):
     patches only, then pooling     340   272
     with tiles                     223
     with tiles and Winograd        170   228
+
+Measured alone, patches are up to 3 times as fast for few channels in and 32 out, more so with AVX2 than with
+AVX-512 (an Intel Xeon, also with XLA limited to AVX2). In whole epochs a 32-64 CNN then took 2 % (AVX-512) to
+5 % (AVX2) less, but the default CNN 1 % and one of 5 x 5 kernels 12 % more. So the limits below stay.
 """
 
 import contextlib
