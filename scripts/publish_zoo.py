@@ -67,12 +67,16 @@ ENSEMBLES = {"cnn_bn.mnist_ensemble": ("experiment=strong", "mnist", 6)}  # all 
 
 def publish(name: str, folder: Path) -> zoo.Card:
     """Trains and packages a model, the best seed or an ensemble; returns its card."""
-    words, data, seeds = (MODELS | ENSEMBLES)[name]
+    known = MODELS | ENSEMBLES
+    words, data, seeds = known[name]
     words = f"{words} data={data}"
     if name in front.PACKAGED.values():
         runs = [run for run in front.train_front(folder / "front") if find_channels(run) in words]
     else:
-        runs = train_seeds(words.split(), range(seeds), folder / name)
+        first = next(
+            other for other, made in known.items() if made == known[name]
+        )  # an ensemble shares its runs
+        runs = train_seeds(words.split(), range(seeds), folder / first)
     check_command(words, range(seeds), runs)
     _, dataset = reopen(runs[0].folder)  # with the validation images of these runs
     cards = {run.folder: zoo.describe_run(run.folder, name=name) for run in runs}
@@ -125,7 +129,7 @@ def measure_card(card: zoo.Card, model: Any, variables: Any, data: Dataset) -> z
 
 
 def unite(best: zoo.Card, runs: list[Path], data: Dataset) -> tuple[zoo.Card, dict[str, np.ndarray]]:
-    """The card and the variables, in float16, of the runs' ensemble.
+    """The card and the variables of the runs' ensemble, whose members are in float16.
 
     ConfigError unless it is better on the validation images than the best of them.
     """

@@ -385,13 +385,14 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     found = publish_zoo.measure(together, model, variables, mnistjax.load_data("digits").test)
     assert found["accuracy"] == together.test_accuracy
     for index in range(3):  # within the precision of float16
-        expected = zoo.load(work / f"runs/mlp.digits_ensemble/{index}")[1]["params"]
+        expected = zoo.load(work / f"runs/mlp.digits/{index}")[1]["params"]
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
             variables["params"][f"member_{index}"],
             expected,
         )
     before = sorted((work / "runs").rglob("*"))
+    assert not (work / "runs/mlp.digits_ensemble").exists()  # the same runs are not trained twice
     assert publish_zoo.publish("mlp.digits", work / "runs") == card  # nothing is trained again
     assert sorted((work / "runs").rglob("*")) == before
     other = words.replace("hidden=8", "hidden=9")
