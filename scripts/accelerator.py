@@ -8,13 +8,13 @@ the same device, an eager loop over images in its memory, and evaluates nothing.
 width that does not fit in the memory has an error instead of a time.
 """
 
-import argparse
 import importlib.util
 import json
 import statistics
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def attempt(timed: Any, *given: Any) -> dict[str, Any]:
     return found
 
 
-def measure_all(args: argparse.Namespace) -> dict[str, Any]:
+def measure_all(args: Namespace) -> dict[str, Any]:
     """Everything, by workload or sweep and then by what was timed."""
     data = mnistjax.load_data(args.data)
     device = jax.devices()[0]
@@ -137,9 +137,7 @@ def show(found: Mapping[str, Any], kind: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--only", nargs="*", default=[*WORKLOADS], choices=WORKLOADS, metavar="NAME")

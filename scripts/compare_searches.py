@@ -9,13 +9,13 @@ them; `trials` runs each way to draw trials several times. `--readme` trains not
 the figure in scripts/searches. The MNIST data set is prepared as for the command `mnistjax`.
 """
 
-import argparse
 import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from mnistjax.run import Run, Snapshot
 from mnistjax.seeds import Spread
 from mnistjax.sweeps.halving import Entrant, Halving, find_pauses
 from sections import write_section
-from training import errors_in_one_line
+from training import errors_in_one_line, train
 
 PLACE = Path(__file__).parent / "searches"
 EPOCHS, FACTOR, SEEDS, REPETITIONS = 27, 3, 2, 5
@@ -77,9 +77,7 @@ def run_step(step: str, folder: Path) -> None:
     """Runs a step unless it is done; SystemExit if its command fails."""
     place = folder / step
     if step == "grid":
-        seeds = range(SEEDS * REPETITIONS)
-        resumed = (place / "sweep.json").exists()
-        command(*([f"sweep.resume={place}"] if resumed else [*grid_words(seeds), f"hydra.sweep.dir={place}"]))
+        train(["-m", *grid_words(range(SEEDS * REPETITIONS))], place)
     elif step == "trials":
         for method, seed in itertools.product(METHODS, range(REPETITIONS)):
             one = place / method / str(seed)
@@ -134,10 +132,8 @@ def run_hyperband() -> None:
             batch_size=config["train.batch_size"],
             stopping=mnistjax.Stopping(EPOCHS, monitor=MONITOR),
         )
-        program, runs = (
-            make_program(plan.spec, data),
-            [Run(plan.hyper, seed, plan.stopping) for seed in range(SEEDS)],
-        )
+        program = make_program(plan.spec, data)
+        runs = [Run(plan.hyper, seed, plan.stopping) for seed in range(SEEDS)]
         for epochs in find_rungs():
             results = []
             for run in runs:
@@ -165,10 +161,8 @@ def loop_hyperband(train: Any, seed: int) -> tuple[int, int]:
     sampler = optuna.samplers.GridSampler({"number": [*range(len(configurations()))]}, seed=seed)
     pruner = optuna.pruners.HyperbandPruner(1, EPOCHS, FACTOR)
     name = f"grid {seed}"  # Hyperband chooses brackets by the hash of the name, which is random unless given
-    study, spent = (
-        optuna.create_study(study_name=name, direction="maximize", sampler=sampler, pruner=pruner),
-        0,
-    )
+    study = optuna.create_study(study_name=name, direction="maximize", sampler=sampler, pruner=pruner)
+    spent = 0
 
     def objective(trial: Any) -> float:
         nonlocal spent
@@ -322,9 +316,7 @@ STEPS = ("grid", "full", "halved", "hyperband", "trials")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--readme", action="store_true")

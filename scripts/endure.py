@@ -9,13 +9,13 @@ must end by itself, with exit code 1 or 2 and no traceback, and only a run whose
 the status "done".
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,9 +182,7 @@ def _measure_all(pid: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["kills", "disks", "jobs"])
     parser.add_argument("--count", type=int, default=1000, help="jobs")
     parser.add_argument("--step", type=int, default=1, help="test every STEP-th write or disk size")

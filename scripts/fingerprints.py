@@ -7,13 +7,13 @@ A run's fingerprint is its identity, the SHA-256 of its checkpoint, its rows and
 the names of its files. Bits depend on the processor and the versions, so use the same machine for both.
 """
 
-import argparse
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,7 @@ def take(words: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(COMMANDS), choices=COMMANDS, metavar="NAME")

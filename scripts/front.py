@@ -8,8 +8,8 @@ nothing: it writes what the runs in FOLDER have. A network is on the front if it
 better than that of all smaller ones; the test images decide nothing.
 """
 
-import argparse
 import statistics
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,9 +72,7 @@ def count_parameters(network: Configuration) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()

@@ -7,7 +7,6 @@ Each point is measured in a process of its own and kept in scripts/growth/growth
 figure beside it are made from that; `--readme` measures nothing.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -188,9 +188,7 @@ def draw(curves: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[*POINTS], choices=POINTS, metavar="CURVE")
     parser.add_argument("--jobs", type=int, default=10_000, help="of the largest sweep")
     parser.add_argument("--readme", action="store_true")

@@ -9,10 +9,10 @@ program. The last two columns are for runs that read the images in one order (on
 `shared` is `vmap`.
 """
 
-import argparse
 import concurrent.futures
 import statistics
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
 import mnistjax
@@ -61,9 +61,7 @@ def ways(name: str, data: Dataset, count: int) -> tuple[dict[str, Callable[[], N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)

@@ -10,8 +10,8 @@ The page is FOLDER/report/report.html. `--readme` trains nothing: it copies the 
 the record and the tables in scripts/lab_report, whose other results stay as they are.
 """
 
-import argparse
 import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lab_report.page import RECORD
@@ -20,9 +20,7 @@ from training import errors_in_one_line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true")
     one_of = ", ".join(STEPS)

@@ -3,7 +3,7 @@
 python scripts/result_figure.py [--data mnist] [--out .github/result.png]
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,7 @@ def result_figure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="auto")
     parser.add_argument("--out", type=Path, default=Path(".github/result.png"))
     args = parser.parse_args()

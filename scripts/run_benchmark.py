@@ -17,7 +17,7 @@ only if `--only` names it. `--show` writes the newest record to the tables in sc
 to .github/benchmark.png. `--pythons` times mnistjax alone under several Pythons, to compare versions.
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from benchmark import results, versions
@@ -27,9 +27,7 @@ PICTURE = Path(__file__).parents[1] / ".github" / "benchmark.png"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], choices=[*WORKLOADS, *OTHERS], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=Path("~/.cache/mnistjax/peers").expanduser())

@@ -6,12 +6,12 @@ One run is trained, on digits. The page gets so many copies of it with other con
 keys and five seeds, 20 epochs each.
 """
 
-import argparse
 import itertools
 import random
 import shutil
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,9 +66,7 @@ def time_page(runs: list[RunRecord], folder: Path, browser: Browser) -> list[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("counts", type=int, nargs="+", metavar="RUNS")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

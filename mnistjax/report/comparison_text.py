@@ -209,11 +209,8 @@ def show_comparison(comparison: Comparison) -> None:
                 table.add_column(Text(name, overflow="fold"), justify="right", no_wrap=True)
         for row in rows[:MOST_ROWS]:
             table.add_row(*(Text(row[place].partition(", p =")[0]) for place in kept))
-        console.print(
-            f"\nBy {printable(metric)}, mean and standard deviation over seeds:",
-            highlight=False,
-            markup=False,
-        )
+        title = f"\nBy {printable(metric)}, mean and standard deviation over seeds:"
+        console.print(title, highlight=False, markup=False)
         console.print(table)
         if len(rows) > MOST_ROWS:
             console.print(f"the first {MOST_ROWS} of {len(rows):,}", highlight=False)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import os
@@ -131,19 +132,14 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     classes: dict[tuple[str, ...], int] = {}  # the index of each list of class names
     listed = []
     for run, (name, values) in zip(runs, named, strict=True):
-        facts = {
-            "name": name,
-            "values": values,
-            "config": {k: run.config.get(k) for k in ("seed", *config_keys)},
-        }
-        listed.append({**facts, **_describe_run(run, classes)})
+        config = {key: run.config.get(key) for key in ("seed", *config_keys)}
+        listed.append({"name": name, "values": values, "config": config, **_describe_run(run, classes)})
     metrics = [name for name in (*TESTED, *CURVES, *TIMES) if any(name in run["metrics"] for run in listed)]
     monitor = find_monitor(runs)
     ranked = [i for i, run in enumerate(listed) if run["status"] == "done" and monitor in run["metrics"]]
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
     compared = [name for name in dict.fromkeys((monitor, target)) if name in metrics]
     configurations = list_configurations(listed, metrics, compared)
-    lengths = [len(run.rows) for run in runs]
     return {
         "runs": listed,
         "keys": keys,
@@ -156,7 +152,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "verdict": describe_best(listed, configurations, monitor),
         "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
-        "starts": np.concatenate([[0], np.cumsum(lengths)])[:-1].tolist() if lengths else [],
+        "starts": [0, *itertools.accumulate(len(run.rows) for run in runs)][:-1],
         "curves": {name: _pack(runs, name) for name in CURVES},
         "importance": {name: importance(runs, keys, name) for name in dict.fromkeys((target, monitor))},
     }

@@ -272,13 +272,10 @@ def draw_cells(axes: Axes, table: Table, find_ink: Callable[[int, int], str], li
             spread, spec = cell.spread, find_format(table.metric)
             ink = find_ink(row, column) if spread.n else "black"
             mean, _, deviation = f"{spread:{spec}}".replace("%", "").partition(" ± ")
-            text = (
-                f"{mean}\n{f'± {deviation} ' * bool(deviation)}({spread.n})"
-                if lines == 2 and spread.n
-                else mean
-            )
+            if lines == 2 and spread.n:
+                mean += f"\n{f'± {deviation} ' * bool(deviation)}({spread.n})"
             weight = "bold" if cell.marked else "normal"
-            axes.text(column, row, text, ha="center", va="center", color=ink, weight=weight, fontsize=8)
+            axes.text(column, row, mean, ha="center", va="center", color=ink, weight=weight, fontsize=8)
             if cell.marked:
                 corner = column - 0.46, row - 0.46
                 axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=ink, linewidth=1.4))

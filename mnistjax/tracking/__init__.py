@@ -31,7 +31,7 @@ from mnistjax.tracking.login import find_server
 from mnistjax.tracking.login import resolve_mode as resolve_mode
 from mnistjax.tracking.media import Examples as Examples
 from mnistjax.tracking.media import make_images, make_table
-from mnistjax.tracking.private import QUIET, release_service, use_new_artifact
+from mnistjax.tracking.private import QUIET, kept_environment, release_service, use_new_artifact
 from mnistjax.tracking.private import save_sweep as save_sweep
 from mnistjax.tracking.sweeps import describe_sweep as describe_sweep
 from mnistjax.tracking.sweeps import find_tags as find_tags
@@ -335,11 +335,8 @@ def _files_below(folder: Path) -> Iterator[None]:
 
     wandb reads them from the environment only.
     """
-    with _environment:
-        missing = {"WANDB_DATA_DIR", "WANDB_CACHE_DIR"} - os.environ.keys()
-        os.environ.update(dict.fromkeys(missing, str(folder / "wandb")))
-        try:
-            yield
-        finally:
-            for name in missing:
-                os.environ.pop(name, None)
+    names = "WANDB_DATA_DIR", "WANDB_CACHE_DIR"
+    with _environment, kept_environment(*names):
+        for name in names:
+            os.environ.setdefault(name, str(folder / "wandb"))
+        yield
