@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from mnistjax.config import ConfigError, unknown
 from mnistjax.config import shorten as shorten
 
-LARGEST = 1.7e308  # the largest number that a float can hold, rounded
+LARGEST = 1e300  # the largest number; a million of them have a sum that a float can hold
+MOST_CLASSES = 1000  # of a data set; a confusion matrix has this squared
 
 
 class Check(NamedTuple):

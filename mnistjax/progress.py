@@ -157,8 +157,10 @@ def show_banner(text: str) -> None:
     """Prints a conspicuous panel to stderr."""
     from rich.console import Console
     from rich.panel import Panel
+    from rich.text import Text
 
-    Console(stderr=True).print(Panel(text, title="PLEASE NOTE", border_style="bold red", padding=(1, 2)))
+    panel = Panel(Text(text), title="PLEASE NOTE", border_style="bold red", padding=(1, 2))
+    Console(stderr=True).print(panel)
 
 
 @contextlib.contextmanager
@@ -270,6 +272,7 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
     """The confusion matrix as a table, with true classes in rows; only its largest entries if it is wide."""
     from rich.box import SIMPLE
     from rich.table import Table
+    from rich.text import Text
 
     if len(matrix) > MATRIX_CLASSES:
         table = Table(
@@ -277,15 +280,15 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
         )
         cells = ((count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j)
         for count, i, j in sorted(cells, reverse=True)[:CONFUSIONS]:
-            table.add_row(class_names[i], class_names[j], str(count))
+            table.add_row(Text(class_names[i]), Text(class_names[j]), str(count))
         return table
     table = Table(title="Confusion matrix", caption="rows: true, columns: predicted", box=SIMPLE)
     table.add_column("")
     for name in class_names:
-        table.add_column(name[:5], justify="right")
+        table.add_column(Text(name[:5]), justify="right")
     for i, (name, row) in enumerate(zip(class_names, matrix, strict=True)):
         cells = [f"[bold]{count}[/]" if i == j else str(count or ".") for j, count in enumerate(row)]
-        table.add_row(name[:11], *cells)
+        table.add_row(Text(name[:11]), *cells)
     return table
 
 

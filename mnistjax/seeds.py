@@ -67,7 +67,7 @@ class Seeds:
     """The runs of one configuration."""
 
     config: dict[str, str]  # by dotted key
-    spreads: dict[str, Spread]  # of the runs that are done, by metric; of all, if it was stopped
+    spreads: dict[str, Spread]  # of the runs that are done, or else stopped, by metric
     not_done: int
     stopped: int | None = None  # epochs after which a rung of successive halving stopped it
 
@@ -88,8 +88,8 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
     found = []
     for config, runs in groups.items():
         done, stopped = ([run for run in runs if run["status"] == status] for status in ("done", "stopped"))
-        spreads = {metric: spread([*done, *stopped], metric) for metric in (monitor, *TESTED)}
-        epochs = min((int(run["epoch"]) for run in stopped), default=None)
+        spreads = {metric: spread(done or stopped, metric) for metric in (monitor, *TESTED)}
+        epochs = None if done else min((int(run["epoch"]) for run in stopped), default=None)
         found.append(Seeds(dict(config), spreads, len(runs) - len(done), epochs))
 
     def order(seeds: Seeds) -> tuple[bool, int, float]:

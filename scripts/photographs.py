@@ -5,10 +5,10 @@
 
 Each study is a sweep over seeds in FOLDER; the same command continues one that was stopped. The data sets are
 prepared as for the command `mnistjax`, from data.raw_dir if MNISTJAX_RAW_DIR names a folder with them.
-`--readme` trains nothing: it writes the table of the studies in FOLDER.
+`--readme` trains nothing: it writes the rows of the studies in FOLDER.
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -74,14 +74,14 @@ def describe(name: str, runs: Sequence[RunRecord]) -> list[str]:
         f"{Spread(tuple(find_auc(run) for run in runs)):.3f}",
         show_time(float(np.mean([sum(row["seconds"] for row in run.rows) for run in runs]))),
         study.published,
-        f"`mnistjax -m {_show_words(study)} seed={','.join(str(run.seed) for run in runs)}`",
+        f"`{_show_command(study)}{','.join(str(run.seed) for run in runs)}`",
     ]
 
 
-def _show_words(study: Study) -> str:
-    """The words of a study's command, with a name for the folder of photographs."""
+def _show_command(study: Study) -> str:
+    """The command of a study up to its seeds, with a name for the folder of photographs."""
     experiment, *others = study.words.split()
-    return " ".join([experiment, *["data.raw_dir=PICTURES"] * study.hands, *others])
+    return " ".join(["mnistjax -m", experiment, *["data.raw_dir=PICTURES"] * study.hands, *others, "seed="])
 
 
 def _spread(runs: Sequence[RunRecord], key: str) -> Spread:
@@ -99,7 +99,8 @@ def find_auc(run: RunRecord) -> float:
 
 
 def make_table(folder: Path) -> str:
-    """The table of the studies in a folder whose runs are all done, in Markdown."""
+    """The table in Markdown: the studies in a folder whose runs are all done, and the other rows so far."""
+    so_far = [line.strip("|\n ").split(" | ") for line in README.read_text("utf-8").splitlines()]
     head = ["data", "image", "classes", "train images", "network", "parameters", "test accuracy"]
     rows = [[*head, "balanced", "AUC", "time a run", "published", "command"]]
     for name in STUDIES:
@@ -107,13 +108,13 @@ def make_table(folder: Path) -> str:
         runs = read_runs(place) if place.exists() else []
         if runs and all(run.status == "done" for run in runs):
             rows.append(describe(name, runs))
+        else:
+            rows += [row for row in so_far if row[-1].startswith(f"`{_show_command(STUDIES[name])}")]
     return format_table(rows, left=["image", "network", "published", "command"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     parser.add_argument("--signdigits", type=Path, help="photographs, in a folder for each class")

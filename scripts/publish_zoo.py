@@ -10,10 +10,10 @@ models are rounded to float16, which halves their files, before they are measure
 `--readme` trains nothing.
 """
 
-import argparse
 import dataclasses
 import subprocess
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,9 +196,7 @@ def readme_text() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS | ENSEMBLES))
     parser.add_argument("--readme", action="store_true")
@@ -209,7 +207,7 @@ def main() -> None:
         for name in args.names:
             if name not in MODELS | ENSEMBLES:
                 raise unknown("model of the zoo", name, MODELS | ENSEMBLES)
-        if args.folder:
+        if args.folder and not args.readme:
             for name in args.names or MODELS | ENSEMBLES:
                 card = publish(name, args.folder.absolute())
                 print(f"{name}: seed {card.seed}, epoch {card.epochs}, {card.test_accuracy:.2%}", flush=True)

@@ -55,6 +55,16 @@ def test_a_confusion_matrix_of_any_size_shows_its_counts(tmp_path, names):
         figures.save(figure, tmp_path / "matrix")
 
 
+def test_a_confusion_matrix_of_many_classes_is_of_bounded_size(tmp_path):
+    names = [f"class {k}" for k in range(300)]
+    figure = figures.confusion_matrix_figure((np.eye(300, dtype=int) * 7).tolist(), names)
+    assert max(figure.get_size_inches()) < 25
+    shown = texts(figure)
+    assert "7" not in shown
+    assert [name for name in names if name in shown] == names[::4]
+    figures.save(figure, tmp_path / "matrix", ["png"])
+
+
 def test_no_errors_at_all(tmp_path):
     images, labels, _ = drawn()
     right = Examples(images, labels, np.eye(10)[labels], DIGITS)

@@ -1,4 +1,4 @@
-"""The script that trains small networks: its table, its figure, and what it refuses."""
+"""The scripts that train and write tables: their rows, their figures, and what they refuse."""
 
 import dataclasses
 import sys
@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import front
+import photographs
+import publish_zoo
 from mnistjax.report import runs as report_runs
 from small import made_run, write_run
 
@@ -54,3 +56,27 @@ def test_the_page_has_a_table_and_a_figure(tmp_path, monkeypatch):
     front.main()
     assert "| 900 |" in (tmp_path / "README.md").read_text("utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "front.png", "front.svg"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_rows_of_studies_that_a_folder_lacks_stay(there, tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text(before := photographs.README.read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(photographs, "README", page)
+    monkeypatch.setattr(photographs, "describe", lambda *_: ["ours"] * 12)
+    if there:
+        write_run(tmp_path / "runs/fashion_mlp/0")
+    monkeypatch.setattr(sys, "argv", ["photographs.py", str(tmp_path / "runs"), "--readme"])
+    photographs.main()
+    pairs = zip(before.splitlines(), page.read_text("utf-8").splitlines(), strict=True)
+    old, new = zip(*[pair for pair in pairs if len(set(pair)) > 1] or [("", "")], strict=True)
+    assert ("model=mlp" in old[0], new[0].count("ours"), len(new)) == (there, 12 * there, 1)
+
+
+def test_the_table_of_the_zoo_is_written_without_training(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(publish_zoo, "publish", lambda *args: trained.append(args))
+    monkeypatch.setattr(publish_zoo, "write_section", lambda *args: trained.append("table"))
+    monkeypatch.setattr(sys, "argv", ["publish_zoo.py", str(tmp_path), "--readme"])
+    publish_zoo.main()
+    assert trained == ["table"]

@@ -8,7 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from mnistjax import progress, records
 from mnistjax.cli import errors_to_code, main
@@ -147,6 +149,20 @@ def log(text, name="mnistjax.log"):
     handler = progress.LogFile(name)
     handler.emit(logging.makeLogRecord({"msg": text}))
     handler.close()
+
+
+@pytest.mark.parametrize("more", [0, 30])
+def test_names_of_classes_and_files_are_printed_as_they_are(more, capsys):
+    """They are no markup, which "[/a]" would end."""
+    names = ["[/a]", "[b]", *map(str, range(more))]
+    matrix = np.zeros((len(names), len(names)), int)
+    matrix[0, 1] = 3
+    Console(width=200).print(progress.confusion_table(matrix.tolist(), names))
+    progress.show_banner("skipped: cat/photo[copy].png, [/c].png")
+    out, err = capsys.readouterr()
+    assert "[/a]" in out
+    assert "[b]" in out
+    assert "skipped: cat/photo[copy].png, [/c].png" in err
 
 
 def test_a_log_is_utf_8_and_is_appended_to(work):

@@ -6,7 +6,7 @@ import pytest
 
 from mnistjax import records
 from mnistjax.config import ConfigError
-from mnistjax.report.runs import name_runs, read_runs
+from mnistjax.report.runs import name_runs, read_run, read_runs
 from mnistjax.sweeps.ledger import Entry, Ledger
 from small import write_run
 
@@ -56,6 +56,29 @@ def test_a_copied_folder_is_the_same_run(tmp_path):
     write_run(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert len(read_runs(tmp_path)) == 1
+
+
+def test_of_copies_the_one_that_came_farthest_counts(tmp_path):
+    """A backup of a run that was stopped, and then continued, is found first."""
+    write_run(tmp_path / "a", "interrupted", epochs=1)
+    write_run(tmp_path / "b")
+    write_run(tmp_path / "c", "interrupted", epochs=1)
+    (run,) = read_runs(tmp_path)
+    assert (run.folder, run.status) == (tmp_path / "b", "done")
+
+
+def test_a_run_that_ends_while_it_is_read_is_done(tmp_path, monkeypatch):
+    write_run(tmp_path / "a", "running")
+    write_run(tmp_path / "b")
+    read_config = records.read_config
+
+    def read_slowly(folder):
+        for name in ("status.json", "summary.json"):
+            shutil.copy(tmp_path / "b" / name, folder)
+        return read_config(folder)
+
+    monkeypatch.setattr(records, "read_config", read_slowly)
+    assert read_run(tmp_path / "a").status == "done"
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from mnistjax.checks import LARGEST
 from mnistjax.seeds import Spread, group_seeds, seeds_table
 
 VALUES = st.lists(st.integers(-1000, 1000).map(lambda x: x / 1000), min_size=2, max_size=8, unique=True)
 
 
 def row(rate, accuracy, status="done"):
-    return {"optimizer.learning_rate": rate, "status": status, "val/accuracy": accuracy}
+    return {"optimizer.learning_rate": rate, "status": status, "val/accuracy": accuracy, "epoch": 3}
 
 
 ROWS = [
@@ -72,6 +73,21 @@ def test_the_table_leaves_unknown_deviations_empty():
     assert best["val/accuracy std"] == pytest.approx(0.2 / 2**0.5)
     assert (second["val/accuracy mean"], second["val/accuracy std"]) == (0.5, None)
     assert none["val/accuracy 95 % +-"] is None
+
+
+def test_a_stopped_seed_does_not_count_beside_one_that_is_done():
+    """The one was stopped at a rung, the other ended before by early stopping, or is of another sweep."""
+    one, other = group_seeds(
+        [row("0.1", "0.9"), row("0.1", "0.5", "stopped"), row("0.2", "0.7", "stopped")], "val/accuracy"
+    )
+    assert (one.spreads["val/accuracy"].values, one.stopped, one.not_done) == ((0.9,), None, 1)
+    assert (other.spreads["val/accuracy"].values, other.stopped, other.not_done) == ((0.7,), 3, 1)
+
+
+def test_the_largest_numbers_of_a_record_have_a_spread():
+    spread = Spread((LARGEST,) * 1000 + (-LARGEST,))
+    assert spread.mean == pytest.approx(LARGEST * 999 / 1001)
+    assert spread.std > 0
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf"])

@@ -95,6 +95,8 @@ def test_a_group_can_be_chosen_by_the_name_in_its_config():
         "+hydra.callbacks.evil._target_=os.system",
         "hydra.run.dir=/",
         "data.raw_dir=/etc",
+        "+data.raw_dir=/etc",
+        "+model=../x",
         "experiment=../../x",
         "model=../x",
         "train.epochs=${oc.env:HOME}",

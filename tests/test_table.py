@@ -190,6 +190,12 @@ def test_only_runs_that_are_done_count_and_a_repeated_one_counts_once():
         Runs(runs[4:]).table("optimizer")
 
 
+def test_runs_without_a_config_have_no_key_for_a_table():
+    runs = Runs([replace(run(0, accuracy=0.5), config={})])
+    with pytest.raises(ConfigError, match=r"unknown key 'optimizer\.name'"):
+        runs.table("optimizer.name")
+
+
 def test_a_number_of_a_summary_that_no_float_holds_is_no_metric():
     runs = [replace(one, summary={**one.summary, "own": 10**400}) for one in grid(FOUR)]
     assert Runs(runs).table("optimizer").to_csv() == grid(FOUR).table("optimizer").to_csv()

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from mnistjax.checks import MOST_CLASSES
 from mnistjax.config import ConfigError
 
 SIDE = 28  # pixels, of MNIST and the data sets in its format
@@ -58,6 +59,8 @@ def check_arrays(name: str, arrays: Arrays) -> Arrays:
     names = tuple(map(str, arrays.class_names))
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"data set {name!r}: at least 2 different class names expected, found {list(names)}")
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"data set {name!r}: at most {MOST_CLASSES:,} classes expected, found {len(names):,}")
     checked: dict[str, np.ndarray] = {}
     for part, (title, least) in TITLES.items():
         images, labels = (getattr(arrays, f"{part}_{kind}") for kind in ("images", "labels"))

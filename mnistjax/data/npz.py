@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnistjax.checks import MOST_CLASSES
 from mnistjax.config import shorten
 from mnistjax.data import idx
 from mnistjax.data.arrays import PARTS, VAL_PARTS, Arrays, DataError, check_labels, read_npy, read_npy_header
 from mnistjax.data.splits import hold_out
 
 LARGEST = 2**32  # bytes of an array
-MOST_CLASSES = 10_000
 CLASS_NAMES = "class_names"
 HALVES = "train_", "test_", "val_", "valid"  # how the names of parts begin
 log = logging.getLogger(__name__)
@@ -184,8 +184,6 @@ def _read_names(archive: zipfile.ZipFile, file: Path) -> tuple[str, ...]:
     wrong = [name for name in names if not name or not name.isprintable()]
     if wrong:
         raise DataError(f"{where}: printable names expected, found {shorten(wrong[0])!r}")
-    if len(names) > MOST_CLASSES:
-        raise DataError(f"{where}: at most {MOST_CLASSES:,} names expected, found {len(names):,}")
     return names
 
 

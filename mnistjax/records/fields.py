@@ -12,13 +12,12 @@ STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "stoppe
 
 METRICS = ("loss", "accuracy", "f1")
 CURVES = tuple(f"{part}/{name}" for part in ("train", "val") for name in METRICS)
-MOST_CLASSES = 1000
 EXACT = 2**53  # a browser represents all whole numbers up to this one exactly
 
 
 def is_square(matrix: Any) -> bool:
     """Whether a value is a square matrix of counts, as a list of lists."""
-    if type(matrix) is not list or not 1 < len(matrix) <= MOST_CLASSES:
+    if type(matrix) is not list or not 1 < len(matrix) <= checks.MOST_CLASSES:
         return False
     return all(
         type(row) is list and len(row) == len(matrix) and all(type(x) is int and 0 <= x <= EXACT for x in row)

@@ -61,7 +61,8 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Configuration]:
     for run, (_, own) in zip(runs, name_runs(runs), strict=True):
         groups.setdefault(tuple((key, shown(value)) for key, value in own.items()), []).append(run)
     begun = [run.config for run in runs if run.begun and run.config]
-    common = {key: value for key, value in begun[0].items() if all(c.get(key) == value for c in begun)}
+    keys = begun[0].items() if begun else ()
+    common = {key: value for key, value in keys if all(c.get(key) == value for c in begun)}
     found = []
     for own, members in groups.items():
         first = next((run for run in members if run.begun), members[0])
@@ -111,9 +112,7 @@ def find_monitor(configurations: Iterable[Configuration]) -> str:
 
 def choose(configurations: Iterable[Configuration], monitor: str) -> Configuration | None:
     """The best configuration by validation, the first one of equals; None if none has a run that is done."""
-    return min(
-        (one for one in configurations if one.runs), key=lambda one: one.badness(monitor), default=None
-    )
+    return next(iter(rank(configurations, monitor)), None)
 
 
 def rank(configurations: Iterable[Configuration], monitor: str) -> list[Configuration]:

@@ -38,6 +38,7 @@ KINDS = ("png", "svg")  # that a figure is saved as unless told otherwise
 HEAD = 4096  # bytes at the start of a file that contain its mark
 TAIL = 2**16  # bytes at the end of a PDF that contain its mark, before its table of objects
 COLUMNS = 6  # digits in a row below a picture
+MOST_NAMES = 80  # of classes at a side of a confusion matrix
 SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}  # text below an axis
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -78,7 +79,7 @@ def misclassified_grid(examples: Examples, *, count: int = 24, columns: int = 8)
 def confusion_matrix_figure(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """The counts (K, K), coloured by their share of the true class."""
     cell, size = (0.52, 9.0) if len(class_names) <= 20 else (0.27, 6.0)  # inches, points
-    side = max(3.6, cell * len(class_names) + 1.4)
+    side = max(3.6, cell * min(len(class_names), MOST_NAMES) + 1.4)
     figure = new_figure(side + 0.4, side)
     with style():
         draw_confusion(figure.add_subplot(), matrix, class_names, size)
@@ -201,17 +202,17 @@ def draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> No
 def draw_confusion(
     axes: Axes, matrix: Sequence[Sequence[int]], class_names: Sequence[str], size: float
 ) -> None:
-    """Draws counts and names at `size` points; only colours if the counts would be too small to read."""
-    counts = np.asarray(matrix)
+    """Draws counts and names at `size` points; only colours and some of the names if there is no room."""
+    counts, step = np.asarray(matrix), -(-len(matrix) // MOST_NAMES)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)  # the root makes rare errors visible
     for (row, column), count in np.ndenumerate(counts):
-        if count and size >= 6:
+        if count and size >= 6 and step == 1:
             color = "white" if share[row, column] > 0.4 else INK
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=size)
-    places = range(len(counts))
-    axes.set(xticks=places, yticks=places, yticklabels=class_names, xlabel="predicted", ylabel="true")
-    axes.set_xticklabels(class_names, **tick_options(class_names))
+    places, names = range(0, len(counts), step), class_names[::step]
+    axes.set(xticks=places, yticks=places, yticklabels=names, xlabel="predicted", ylabel="true")
+    axes.set_xticklabels(names, **tick_options(names))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=size)

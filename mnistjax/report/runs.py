@@ -181,9 +181,14 @@ def merge_runs(found: Iterable[RunRecord]) -> Runs:
     for run in found:
         begun = (run.identity, run.started) if run.identity else run.folder.resolve()
         known = runs.setdefault(begun, run)
-        if run.sweep and not known.sweep:  # it was first found as a single run
+        if _rank(run) > _rank(known):
             runs[begun] = run
     return Runs(runs.values())
+
+
+def _rank(run: RunRecord) -> tuple[bool, int, bool]:
+    """Of copies the one that came farthest counts; of equal ones the one that was found in its sweep."""
+    return run.status == "done", len(run.rows), run.sweep is not None
 
 
 def _read(top: Path) -> Iterator[RunRecord]:
@@ -223,6 +228,8 @@ def read_run(folder: Path) -> RunRecord:
         reason = reason if state == "failed" and reason else str(error)
         return RunRecord(folder, "failed", reason, config, [], {}, *facts, damaged=True)
     if state == "running" and not files.is_locked(folder / records.LOCK):
+        if records.read_status(folder) != status:  # it has ended meanwhile
+            return read_run(folder)
         state, reason = "interrupted", "its process is gone"
     return RunRecord(folder, state, reason, config, record.rows, record.summary or {}, *facts)
 

@@ -47,8 +47,8 @@ def keep_safe(words: Iterable[str]) -> list[str]:
     """The overrides that only describe a job; an agent would obey others, which may come from a stranger."""
     safe = []
     for word in words:
-        key, _, text = word.partition("=")
-        known = re.fullmatch(rf"\+?({'|'.join(KEYS)})(\.\w+)*", key)
+        key, _, text = word.removeprefix("+").partition("=")
+        known = re.fullmatch(rf"({'|'.join(KEYS)})(\.\w+)*", key)
         path = key in (*GROUPS, "experiment") and not re.fullmatch(r"\w[\w-]*", text)
         if known and not path and "${" not in text and not key.startswith(("data.dir", "data.raw_dir")):
             safe.append(word)
