@@ -40,7 +40,7 @@ WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
 
 def forward(spec: Spec, variables: Any, images: Shaped[Array | np.ndarray, "B ..."]) -> Float32[Array, "B K"]:
     """The logits (B, K) of images (B, ...) in evaluation mode."""
-    return cast(Array, build_model(spec).apply(variables, images.reshape(-1, *spec.image_shape)))
+    return cast(Array, build_model(spec).apply(variables, images.reshape(len(images), *spec.image_shape)))
 
 
 def evaluate_batch(spec: Spec, variables: Any, batch: Batch) -> Sums:

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def read_yaml(path: str | os.PathLike[str], *, limit: int) -> Any:
                 raise ValueError(TOO_DEEP)
         value = yaml.load(content, _Loader)
         check_plain(value)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         reason = _shorten_error(error)
         raise DamagedFile(f"{path} is damaged: not the YAML that we write ({reason})") from None
     return value
@@ -241,7 +242,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with open(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _flock(file, wait)
         except BlockingIOError:
             owner = file.read(20).decode(errors="replace").strip()
             owner = owner if owner.isdecimal() else "unknown"
@@ -257,6 +258,14 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 file.truncate(0)
             fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the same open file
+
+
+def _flock(file, wait):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        time.sleep(0.05)  # `is_locked` holds it for an instant
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool:

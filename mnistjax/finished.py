@@ -22,11 +22,10 @@ def reopen(folder: Path) -> tuple[Plan, Dataset]:
     """
     status, summary = records.read_status(folder), records.read_summary(folder)
     settings = read_settings(records.read_config(folder))
-    data = summary.get("data") if summary else None
-    if status is None or not isinstance(data, dict):
+    if status is None or summary is None:
         raise ConfigError(f"{folder} holds no run that is done")
-    fraction = settings["data.validation_fraction"]
-    dataset = label(find_data(str(data.get("name")), str(data.get("sha256")), fraction), settings)
+    data, fraction = summary["data"], settings["data.validation_fraction"]
+    dataset = label(find_data(data["name"], data["sha256"], fraction), settings)
     plan = plan_run(settings, dataset)
     if status["identity"] != plan.identity:
         raise ConfigError(f"the records in {folder} belong to different runs: their identities differ")

@@ -90,7 +90,8 @@ def fit_runs(
                 yield lane.run, lane.result(program, number)
                 program.remove(number)
             while not stopped and program.has_room(len(lanes)) and (group := waiting.take(lanes)):
-                for lane, number in zip(group, _free(lanes), strict=False):
+                for lane in group:
+                    number = next(number for number in itertools.count() if number not in lanes)
                     lanes[number] = lane
                     program.put(number, lane.run.hyper, lane.run.seed, lane.start)
             if not lanes:
@@ -134,11 +135,6 @@ class _Waiting:
             return []
         group, self._next = self._next, []
         return group
-
-
-def _free(lanes: Mapping[int, Any]) -> Iterator[int]:
-    """The numbers of the lanes that no run has."""
-    return (number for number in itertools.count() if number not in lanes)
 
 
 class _Lane:

@@ -78,14 +78,8 @@ def depthwise(images: Array, kernel: Array) -> Array:
     side, _, channels = kernel.shape
     if _for_cpu():
         return _depthwise_by_shifts(images, kernel, (side - 1) // 2)
-    return lax.conv_general_dilated(
-        _pad(images, kernel, "same"),
-        kernel.reshape(side, side, 1, channels),
-        (1, 1),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=channels,
-    )
+    padded = _pad(images, kernel, "same")
+    return _conv_by_xla(padded, kernel.reshape(side, side, 1, channels), groups=channels)
 
 
 @contextlib.contextmanager
@@ -138,9 +132,10 @@ def _pad(images: Array, kernel: Array, padding: Padding) -> Array:
     return jnp.pad(images, ((0, 0), (before, after), (before, after), (0, 0)))
 
 
-def _conv_by_xla(images: Array, kernel: Array, stride: int = 1) -> Array:
+def _conv_by_xla(images: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
+    axes = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, kernel, (stride, stride), "VALID", dimension_numbers=axes, feature_group_count=groups
     )
 
 

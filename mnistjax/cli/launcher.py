@@ -14,7 +14,6 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -72,7 +71,7 @@ class FusedLauncher(Launcher):
         for number in numbers:
             if number not in returns:
                 end = self.sweep.read_end(number)
-                written = Path(self._folder(number), self._hydra["output_subdir"] or "").exists()
+                written = (self.sweep.jobs[number].folder / (self._hydra["output_subdir"] or "")).exists()
                 returns[number] = (
                     finished(end) if written and end.status in ENDED_WELL else self._run_hydra(end)
                 )
@@ -166,12 +165,12 @@ class FusedLauncher(Launcher):
 
     def _write_files(self, number: int) -> None:
         """Writes `.hydra/` as `run_job` does, in 4 ms, because it does not copy the config four times."""
-        hydra, folder = self._hydra, self._folder(number)
+        hydra, folder = self._hydra, self.sweep.jobs[number].folder
         if hydra["output_subdir"] is None:
             return
         update(hydra, self._find_changes(number))
-        hydra["runtime"]["output_dir"] = folder
-        place = Path(folder, hydra["output_subdir"])
+        hydra["runtime"]["output_dir"] = os.path.abspath(folder)
+        place = folder / hydra["output_subdir"]
         place.mkdir(parents=True, exist_ok=True)
         texts = {
             "config.yaml": self._to_yaml(self.sweep.jobs[number].config),
@@ -202,10 +201,6 @@ class FusedLauncher(Launcher):
             if inside:
                 lines.append(self._to_yaml(value, *path, key))
         return "".join(lines)
-
-    def _folder(self, number: int) -> str:
-        """The folder of a job."""
-        return os.path.abspath(Path(self._config.hydra.sweep.dir, str(number)))
 
 
 def train(sweep: Sweep, *, progress: bool = True) -> Iterator[JobEnded]:

@@ -9,6 +9,7 @@ import fnmatch
 import functools
 import importlib.metadata
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from jax import Array
 
 from mnistjax.backend import isolated
 from mnistjax.checks import check_value
-from mnistjax.config import ConfigError, freeze, shorten, unknown
+from mnistjax.config import ConfigError, freeze, one_line, shorten, unknown
 from mnistjax.models.calls import trace_layers
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet, Separable
 from mnistjax.models.dense import MLP, Neuron
@@ -60,7 +61,10 @@ def register_model(name: str, module: type[nn.Module]) -> None:
 def _load_entry_points() -> None:
     """Adds the models that installed packages declare in the entry-point group `mnistjax.models`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.models"):
-        register_model(entry.name, entry.load())
+        try:
+            register_model(entry.name, entry.load())
+        except Exception as error:  # the code of others
+            warnings.warn(f"the model {entry.name} is left out: {one_line(error)}", stacklevel=2)
 
 
 def list_models(pattern: str = "*") -> list[str]:

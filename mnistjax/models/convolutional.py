@@ -195,6 +195,8 @@ class Separable(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.channels:
+            raise ConfigError("channels must be one number or more; got []")
         check_layers("blocks x repeats", len(self.channels) * self.blocks * self.repeats)
 
     @nn.compact

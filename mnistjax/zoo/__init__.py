@@ -126,7 +126,10 @@ def encode_model(model: nn.Module, variables: Mapping[str, Any], card: Card, nam
 
 def _create(card: Card) -> nn.Module:
     """The model that a card describes."""
-    model = models.create_model(card.model, num_classes=card.num_classes, **dict(card.options))
+    options = dict(card.options)
+    if wrong := options.keys() - models.model_options(card.model).keys():
+        raise unknown(f"option of model {card.model}", min(wrong), models.model_options(card.model))
+    model = models.create_model(card.model, num_classes=card.num_classes, **options)
     if card.members > 1:
         from mnistjax.zoo.ensemble import Ensemble
 
@@ -136,7 +139,7 @@ def _create(card: Card) -> nn.Module:
 
 def _find_shapes(model: nn.Module, card: Card) -> Any:
     """The shapes of the variables of a card's model."""
-    images = jnp.zeros((1, *card.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, *card.image_shape), jnp.uint8)
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 

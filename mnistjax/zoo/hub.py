@@ -15,7 +15,7 @@ from mnistjax.zoo import MODEL
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import README, is_ours, save_pretrained
 
-NAME = r"[\w.-]+/[\w.-]+"  # of a repository
+NAME = r"[\w.-]+/\w[\w.-]*"  # of a repository
 REVISION = r"[\w./-]+"  # a branch, a tag, or the id of a commit
 
 
@@ -50,6 +50,8 @@ def has_own_readme(hub: Any, name: str) -> bool:
     """Whether a repository has a README that `save_pretrained` did not write."""
     try:
         return not is_ours(Path(hub.hf_hub_download(name, README)).resolve())
+    except hub.errors.LocalEntryNotFoundError:  # the hub does not answer
+        raise
     except hub.errors.EntryNotFoundError:
         return False
 

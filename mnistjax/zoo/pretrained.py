@@ -1,5 +1,6 @@
 """A trained model as a folder, in the layout of the Hugging Face hub."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ def save_pretrained(
     folder = Path(folder)
     name = folder.resolve().name
     content = encode_model(model, variables, card, name)
+    card = dataclasses.replace(card, name=name, sha256="")
     if os.path.lexists(folder / MODEL):
         check_replaceable(folder / MODEL)
     elif os.path.lexists(folder / CONFIG):
@@ -93,16 +95,14 @@ def make_config(card: Card) -> dict[str, Any]:
 
 def make_readme(card: Card, name: str, license: str | None) -> str:
     """The model card: metadata in YAML, then what the model is, and how it is used."""
-    metrics = [
-        {"type": "accuracy", "value": card.test_accuracy},
-        {"type": "f1", "value": card.test_f1, "args": {"average": "macro"}},
-    ]
+    average = {"args": {"average": "macro"}} if card.task == "multiclass" else {}
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": card.data, "type": card.data, "split": "test"},
-        "metrics": metrics
-        if card.task == "multiclass"
-        else [metrics[0], {"type": "f1", "value": card.test_f1}],
+        "metrics": [
+            {"type": "accuracy", "value": card.test_accuracy},
+            {"type": "f1", "value": card.test_f1, **average},
+        ],
     }
     meta = {
         **({"license": license} if license else {}),

@@ -27,11 +27,6 @@ BODIES = {  # of the primitives that only call one, its parameter
 IMAGE = "image"  # name of the input
 
 
-def _dot(own: Mapping[str, Any]) -> dict[str, Any]:
-    contract, batch = own["dimension_numbers"]
-    return {"contract": contract, "batch": batch}
-
-
 def _conv(own: Mapping[str, Any]) -> dict[str, Any]:
     if own["batch_group_count"] != 1 or {*own["lhs_dilation"]} != {1} or len(own["window_strides"]) != 2:
         raise ConfigError(
@@ -73,7 +68,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "concatenate": lambda own: {"axis": own["dimension"]},
     "conv_general_dilated": _conv,
     "convert_element_type": lambda own: {"whole": np.issubdtype(own["new_dtype"], np.integer)},
-    "dot_general": _dot,
+    "dot_general": lambda own: dict(zip(("contract", "batch"), own["dimension_numbers"], strict=True)),
     "integer_pow": lambda own: {"power": own["y"]},
     "pad": lambda own: {"sides": own["padding_config"]},
     "reduce_window_max": _windows,
