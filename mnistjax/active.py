@@ -16,7 +16,7 @@ from mnistjax.compose import find_start, flatten
 from mnistjax.config import ConfigError, one_line
 from mnistjax.finished import describe_model, find_collection, find_examples
 from mnistjax.job import Job, Outcome, find_outcome
-from mnistjax.progress import relative, show_progress, show_results, tell
+from mnistjax.progress import make_console, relative, show_progress, show_results, tell
 from mnistjax.recorder import INSIDE_SEGMENT, Recorder, RunEnd, RunStart, describe_change, open_run
 from mnistjax.run_summary import describe_data, summarize_run
 from mnistjax.signals import stop_signals
@@ -122,12 +122,10 @@ def run_job(job: Job) -> Outcome:
 
 def train_job(job: Job, start: RunStart) -> Outcome:
     """Trains a job in its locked folder until its end or a signal; shows progress and results."""
-    from rich.console import Console
-
     from mnistjax.loop import fit_runs
     from mnistjax.programs import make_program
 
-    console, examples = Console(), None
+    console, examples = make_console(), None
     active = ActiveRun(job, start)
     print(describe_start(job, start, active.trained), flush=True)
     for change in start.continued:

@@ -288,7 +288,8 @@ def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     Keys that don't change a run, such as paths, are left out. Older configs lack keys whose default is false.
     """
     here, there = (
-        {key: value for key, value in flatten(one) if value is not False} for one in (config, other)
+        {key: value for key, value in (OLD | dict(flatten(one))).items() if value is not False}
+        for one in (config, other)
     )
     own = ("data.dir", "data.raw_dir", "resume")
     return [

@@ -95,7 +95,6 @@ def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> Non
     If it may `choose` the executor, it trains in this process where another one could not.
     """
     from mnistjax.cli import launcher, multirun
-    from mnistjax.cli.folders import owning
     from mnistjax.sweeps.ledger import LEDGER, load_ledger
     from mnistjax.sweeps.view import report_jobs
 
@@ -105,8 +104,7 @@ def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> Non
         raise ConfigError(f"{multirun.find_sweeper(found)} chooses jobs while it runs: use the command")
     if choose and must_stay():
         found.options["executor"] = "inline"
-    jobs = multirun.make_sweep(found)
-    with owning(place), jobs:
+    with multirun.open_sweep(found) as jobs:
         for _ in launcher.train(jobs, progress=progress):
             pass
     report_jobs(jobs)

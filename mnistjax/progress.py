@@ -153,14 +153,19 @@ class LogFile(logging.FileHandler):
             super().close()
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """A console of `rich` that prints names as they are: they have no markup and no codes of emoji."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def show_banner(text: str) -> None:
     """Prints a conspicuous panel to stderr."""
-    from rich.console import Console
     from rich.panel import Panel
-    from rich.text import Text
 
-    panel = Panel(Text(text), title="PLEASE NOTE", border_style="bold red", padding=(1, 2))
-    Console(stderr=True).print(panel)
+    panel = Panel(text, title="PLEASE NOTE", border_style="bold red", padding=(1, 2))
+    make_console(stderr=True).print(panel)
 
 
 @contextlib.contextmanager
@@ -172,7 +177,7 @@ def live_bar(console: Console) -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Bar(*columns, console=console, refresh_per_second=5, expand=True) as bar:
         yield functools.partial(bar.update, bar.add_task("", total=None, text="compiling"))
@@ -265,7 +270,7 @@ def show_results(
     table.add_row(*(f"{float(summary[f'test/{name}']):{form}}" for name, form in columns.items()))
     console.print(table, confusion_table(summary["test/confusion_matrix"], class_names))
     for name, place in places.items():
-        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"{name:<10} {place}", soft_wrap=True)
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Any:
@@ -280,15 +285,15 @@ def confusion_table(matrix: Sequence[Sequence[int]], class_names: Sequence[str])
         )
         cells = ((count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j)
         for count, i, j in sorted(cells, reverse=True)[:CONFUSIONS]:
-            table.add_row(Text(class_names[i]), Text(class_names[j]), str(count))
+            table.add_row(class_names[i], class_names[j], str(count))
         return table
     table = Table(title="Confusion matrix", caption="rows: true, columns: predicted", box=SIMPLE)
     table.add_column("")
     for name in class_names:
-        table.add_column(Text(name[:5]), justify="right")
+        table.add_column(name[:5], justify="right")
     for i, (name, row) in enumerate(zip(class_names, matrix, strict=True)):
-        cells = [f"[bold]{count}[/]" if i == j else str(count or ".") for j, count in enumerate(row)]
-        table.add_row(Text(name[:11]), *cells)
+        cells = [Text(str(count), "bold") if i == j else str(count or ".") for j, count in enumerate(row)]
+        table.add_row(name[:11], *cells)
     return table
 
 

@@ -70,6 +70,7 @@ BAD = {  # words -> texts that the error must have
     "model.hiden=3": ["nearest is 'model.hidden'"],
     "model.activation=rleu": ["unknown model.activation 'rleu'", "nearest is 'relu'", "tanh"],
     "data=digits model=cnn model.channels=[8,8,8,8,8]": ["error: model.channels: 5 blocks are too many"],
+    "data=digits model=separable model.channels=[]": ["model.channels", "one number or more", "[]"],
     "data=digits model=cnn model.kernel=40 train.micro_batch=32": [
         "error: model.channels: 2 blocks are too many"
     ],
@@ -101,6 +102,7 @@ BAD = {  # words -> texts that the error must have
     "--resolve": ["--cfg"],
     "-m model=mlp,cnm": ["job 1", "'cnm'", "nearest is 'cnn'"],
     "-m data=digits train.epochs=1,0": ["job 1", "whole number >= 1"],
+    "-m --cfg job seed=0,1": ["Only one of --run, --multirun, --cfg"],
     "--cfg job model=cnm": ["nearest is 'cnn'"],
     "--help model=cnm": ["nearest is 'cnn'"],
 }

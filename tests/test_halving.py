@@ -57,6 +57,14 @@ def play(losses, order, *, early, halving=None, epochs=9, done=10**9, factor=3):
     return stopped, reached
 
 
+def test_the_rung_is_that_of_a_competition_with_rungs():
+    """Beside nine configurations, which are halved, is a single one of another data set."""
+    alone = {100: Entrant("other", 0, 9)}
+    nine = {trial: Entrant("data", trial, 9) for trial in range(9)}
+    assert Halving({**alone, **nine}, 3, monitor="val/loss").describe_rung() == "rung 1 of 3"
+    assert Halving(alone, 3, monitor="val/loss").describe_rung() == ""
+
+
 CURVES = st.lists(
     st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, float("nan")]), min_size=9, max_size=9),
     min_size=1,

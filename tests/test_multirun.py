@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import mnistjax
-from mnistjax import checkpoints, files, records, tracking
-from mnistjax.cli import main
+from mnistjax import checkpoints, files, programs, records, tracking
+from mnistjax.cli import RUNNING, main, multirun
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
@@ -263,6 +263,8 @@ EVIL = [
     "experiment=../../../tmp/x",
     "wandb.tags=['${oc.env:HOME}']",
     "data.dir=/tmp/nowhere",
+    "data.dir='~nobody-of-that-name/x'",
+    f"data.dir={'x' * 300}",
 ]
 ASKED = [
     "hydra/sweeper=optuna",
@@ -373,3 +375,74 @@ def test_the_runs_of_a_sweep_share_one_wait_for_a_hanging_wandb(work, monkeypatc
     assert own == 0.0  # of the sweep's own run
     assert len(others) == 2
     assert all(1.0 <= waited < 2.0 for waited in others)
+
+
+# Two commands, several launches
+
+
+def test_a_sweep_that_another_command_has_changed_is_not_overwritten(sweep, capsys, monkeypatch):
+    """The other one ends between the reading of the ledger and the lock."""
+    words = ["-m", "sweep.resume=sweep", "optimizer.learning_rate=0.3"]
+    read = multirun.read_multirun
+
+    def read_slowly(*given):
+        found = read(*given)
+        monkeypatch.setattr(multirun, "read_multirun", read)
+        RUNNING.release()
+        try:
+            assert main([*words[:2], "optimizer.learning_rate=0.2"]) == 0
+        finally:
+            RUNNING.acquire()
+        return found
+
+    monkeypatch.setattr(multirun, "read_multirun", read_slowly)
+    assert main(words) == 2
+    assert "error: another command has just changed sweep; give this one again" in capsys.readouterr().err
+    rates = [entry["config"].get("optimizer.learning_rate") for entry in ledger_of(sweep)["jobs"]]
+    assert rates[-1] == 0.2
+    assert 0.3 not in rates
+    assert main(words) == 0
+    assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * len([*rates, 0.3])
+
+
+def refuse(*args, **kwargs):
+    """As a device whose memory has no room for the images."""
+    raise RuntimeError("RESOURCE_EXHAUSTED: no memory for the images")
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_a_job_that_failed_is_not_trained_again_by_the_next_launch(fail_fast, work, monkeypatch):
+    monkeypatch.setattr(programs, "make_program", refuse)
+    search = ["hydra/sweeper=tpe", "hydra.sweeper.trials=3", "hydra.sweeper.batch=1"]
+    more = ["optimizer.learning_rate=interval(0.01,1)", f"sweep.fail_fast={fail_fast}", INLINE]
+    assert main(["-m", *SMALL, *search, *more, "hydra.sweep.dir=sweep"]) == 1
+    found = [(job["status"], job["attempts"]) for job in ledger_of(Path("sweep"))["jobs"]]
+    assert found == ([("failed", 1), ("waiting", 0), ("waiting", 0)] if fail_fast else [("failed", 1)] * 3)
+
+
+def test_words_for_wandb_are_no_job_of_a_resumed_sweep(sweep, capsys):
+    edit_ledger(sweep, lambda ledger: ledger["jobs"][1].update(status="interrupted"))
+    assert main(["-m", "sweep.resume=sweep", "wandb.mode=disabled", "sweep.plan=true"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("1 job in 1 group")
+    assert "group 0: 1 job (1)" in out
+    assert main(["-m", "sweep.resume=sweep", "wandb.mode=disabled"]) == 0
+    assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
+
+
+def test_a_job_whose_program_can_not_be_made_has_failed(work, monkeypatch):
+    monkeypatch.setattr(programs, "make_program", refuse)
+    assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 1
+    for number, job in enumerate(ledger_of(Path("sweep"))["jobs"]):
+        assert (job["status"], "RESOURCE_EXHAUSTED" in job["reason"]) == ("failed", True)
+        status = records.read_status(Path(f"sweep/{number}"))
+        assert status is not None
+        assert status["status"] == "failed"
+
+
+def test_values_of_a_config_are_printed_as_they_are(work, capsys):
+    words = ["train.freeze='Dense_[0-9]/bias','Dense_0[/]bias'", "train.epochs=1", INLINE]
+    assert main(["-m", *SMALL, *words, "hydra.sweep.dir=:fire:"]) == 0
+    out = capsys.readouterr().out
+    assert "Dense_0[/]bias" in out
+    assert ":fire:/results.csv" in out

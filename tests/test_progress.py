@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from mnistjax import progress, records
 from mnistjax.cli import errors_to_code, main
@@ -157,7 +156,7 @@ def test_names_of_classes_and_files_are_printed_as_they_are(more, capsys):
     names = ["[/a]", "[b]", *map(str, range(more))]
     matrix = np.zeros((len(names), len(names)), int)
     matrix[0, 1] = 3
-    Console(width=200).print(progress.confusion_table(matrix.tolist(), names))
+    progress.make_console().print(progress.confusion_table(matrix.tolist(), names))
     progress.show_banner("skipped: cat/photo[copy].png, [/c].png")
     out, err = capsys.readouterr()
     assert "[/a]" in out

@@ -1,14 +1,17 @@
 """Searches: what the words of a space mean, and sweeps whose trials are drawn."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnistjax import records
 from mnistjax.cli import main
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.search import Dimension, draw, read_space
@@ -169,7 +172,7 @@ TPE = ["hydra/sweeper=tpe", "hydra.sweeper.trials=20", "hydra.sweeper.batch=4", 
 RATE = "optimizer.learning_rate=tag(log, interval(1e-5, 0.1))"
 
 
-def test_tpe_learns_from_the_means_over_seeds_and_repeats_its_trials(work):
+def test_tpe_learns_from_the_means_over_seeds_and_repeats_its_trials(work, monkeypatch):
     assert main(["-m", *SMALL, *TPE, RATE, "seed=0,1", "hydra.sweep.dir=search"]) == 0
     rows = results("search")
     assert len(rows) == 40
@@ -180,8 +183,21 @@ def test_tpe_learns_from_the_means_over_seeds_and_repeats_its_trials(work):
     before = without_times("search")
     for number in (5, 11, 30):
         Path(f"search/{number}/summary.json").unlink()
+    with open("search/sweep.json") as file:
+        ledger = json.load(file)
+    ledger["jobs"][7]["status"] = "running"  # of a killed process, after the job was done
+    Path("search/sweep.json").write_text(json.dumps(ledger))
+    told, tell = [], optuna.study.Study.tell
+    monkeypatch.setattr(optuna.study.Study, "tell", lambda *given: (told.append(given[2]), tell(*given))[1])
     assert main(["-m", "sweep.resume=search", "sweep.executor=inline"]) == 0
     assert without_times("search") == before
+    assert np.isfinite(told).all()
+
+
+def test_tpe_serves_the_launcher_of_hydra(work):
+    words = ["hydra/launcher=basic", "hydra/sweeper=tpe", "hydra.sweeper.trials=2", "hydra.sweeper.batch=1"]
+    assert main(["-m", *SMALL, *words, RATE, "train.epochs=1", "hydra.sweep.dir=search"]) == 0
+    assert {records.read_record(Path(f"search/{n}")).status["status"] for n in (0, 1)} == {"done"}
 
 
 def test_tpe_with_halving_counts_stopped_trials_as_pruned(work):

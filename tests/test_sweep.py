@@ -295,6 +295,7 @@ def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
         (["sweep.mode=vmpa", "seed=0,1"], "unknown sweep.mode 'vmpa'; nearest is 'vmap'"),
         (["sweep.timeout=0", "seed=0,1"], "sweep.timeout must be a whole number >= 1; got 0"),
         (["seed=0,1", "train.epochs=-1"], "job 0 "),
+        ([f"seed=range(1{'0' * 400},0)"], "has no values, so there is no job"),
     ],
 )
 def test_a_wrong_sweep_is_one_line_and_writes_nothing(work, capsys, words, error):

@@ -127,7 +127,7 @@ def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:
     """Answers a question such as --help with Hydra's own command, and returns the exit code."""
     if args.help or args.cfg or args.info:
         with composing():
-            compose(words)  # for our error messages instead of Hydra's
+            compose(base_overrides(words) if args.multirun else words)  # for our errors instead of Hydra's
     else:
         add_rows()
     return call_hydra([*words, *flags]) or find_answer_code()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
-from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, load_ledger
+from mnistjax.sweeps.ledger import LEDGER, OVER, Ledger, check_unused, load_ledger
 from mnistjax.tracking import describe_sweep, leave_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
@@ -75,7 +76,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
     """Composes and validates the jobs of these words and those of the ledger to resume."""
     with composing():
         given = parse_overrides(words)
-        shared = [o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in given]
+        shared = [o.is_hydra_override() or o.key_or_group.startswith(("sweep.", "wandb.")) for o in given]
         plain = [o for o in given if o.key_or_group in DATA_KEYS and not o.is_sweep_override()]
         moved = {o.key_or_group: o.input_line for o in plain}
         if ledger and sum(shared) + len(moved) == len(given):  # no word describes jobs: the ledger does
@@ -134,7 +135,7 @@ def check_subdir(cfg: DictConfig) -> None:
 
 
 def print_groups(multirun: Multirun) -> int:
-    """Prints how the sweep would group its jobs; returns the exit code."""
+    """Prints how the sweep would group the jobs that are left; returns the exit code."""
     from mnistjax.sweeps.groups import describe_groups, make_groups
     from mnistjax.sweeps.halving import make_halving
 
@@ -144,11 +145,13 @@ def print_groups(multirun: Multirun) -> int:
     if not multirun.tasks:
         print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
         return find_answer_code()
-    jobs = {number: multirun.jobs[task] for number, task in enumerate(multirun.tasks)}
+    jobs = dict(enumerate({job.plan.identity: job for job in multirun.jobs.values()}.values()))
+    entries = multirun.ledger.entries if multirun.ledger else {}
+    left = {n: job for n, job in jobs.items() if n not in entries or entries[n].status not in OVER}
     with errors_about("the plan"):  # a model may be too large to be traced
-        groups = make_groups(jobs, mode=options["mode"], lanes=options["lanes"])
+        groups = make_groups(left, mode=options["mode"], lanes=options["lanes"])
         halving = make_halving(jobs, options["halving"], options["rank"])
-        lines = describe_groups(groups, jobs, halving.share if halving else 1.0)
+        lines = describe_groups(groups, left, halving.share if halving else 1.0)
         print("\n".join([*lines, *(halving.describe() if halving else [])]))
     return find_answer_code()
 
@@ -177,20 +180,19 @@ def run_fused(multirun: Multirun) -> int:
     from mnistjax.sweeps.view import report_sweep
 
     folder, resume_command = multirun.folder, find_resume_command(multirun.folder)
-    sweep = FusedLauncher.sweep = make_sweep(multirun)
     try:
-        with owning(folder), sweep:
+        with open_sweep(multirun) as FusedLauncher.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
             code = call_hydra(argv, folder=folder)
     except OSError as error:
         tell(f"the sweep could not be saved: {files.describe(error, folder)}")
-        report_sweep(sweep)
+        report_sweep(FusedLauncher.sweep)
         tell(f"to continue: {resume_command}")
         return 1
     except KeyboardInterrupt as stop:  # with the number of the signal
         tell(f"interrupted; to continue: {resume_command}")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    return code or int(report_sweep(sweep) > 0 or sweep.refused)
+    return code or int(report_sweep(FusedLauncher.sweep) > 0 or FusedLauncher.sweep.refused)
 
 
 def find_resume_command(folder: Path) -> str:
@@ -198,14 +200,24 @@ def find_resume_command(folder: Path) -> str:
     return shell_join(["mnistjax", "-m", folder_word("sweep.resume", relative(folder))])
 
 
-def make_sweep(multirun: Multirun) -> Sweep:
-    """The sweep with its jobs; ConfigError if its folder is in use."""
+@contextlib.contextmanager
+def open_sweep(multirun: Multirun) -> Iterator[Sweep]:
+    """The sweep with its jobs, in its locked folder.
+
+    ConfigError if the folder is in use, or if another command has changed it since the jobs were composed.
+    """
     from mnistjax.sweeps.run import Options, Sweep
 
-    sweep = Sweep(multirun.ledger or start_ledger(multirun), Options(**multirun.options))
-    for task, job in multirun.jobs.items():
-        sweep.add(job, task)
-    return sweep
+    folder = multirun.folder
+    ledger = multirun.ledger or start_ledger(multirun)
+    with owning(folder):
+        if (load_ledger(folder) if (folder / LEDGER).exists() else None) != multirun.ledger:
+            raise ConfigError(f"another command has just changed {relative(folder)}; give this one again")
+        sweep = Sweep(ledger, Options(**multirun.options))
+        for task, job in multirun.jobs.items():
+            sweep.add(job, task)
+        with sweep:
+            yield sweep
 
 
 def start_ledger(multirun: Multirun) -> Ledger:

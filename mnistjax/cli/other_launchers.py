@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnistjax import records
 from mnistjax.active import run_job
 from mnistjax.cli.launcher import JobFailed
 from mnistjax.cli.overrides import call_hydra, to_plain_config
@@ -44,10 +46,10 @@ class JobTask:
         """Pickles without the jobs: another process validates its own, and reports failures to Hydra only."""
         return JobTask, ()
 
-    def __call__(self, cfg: DictConfig) -> None:
+    def __call__(self, cfg: DictConfig) -> float:
         from hydra.core.hydra_config import HydraConfig
 
-        node, elsewhere = HydraConfig.get(), self._jobs is None
+        node, elsewhere, value = HydraConfig.get(), self._jobs is None, math.nan
         words = list(node.overrides.task)
         name = f"job {node.job.num} ({' '.join(words)})"
         print(name, flush=True)
@@ -55,6 +57,9 @@ class JobTask:
             job = (self._jobs or {}).get(tuple(words))
             job = job or Preparer()(to_plain_config(cfg), words)
             outcome = run_job(replace(job, folder=Path(node.runtime.output_dir)))
+            if outcome.code == 0:
+                record = records.read_record(node.runtime.output_dir, whole=False)
+                value = records.find_kept_row(record.rows, record.summary or {})[cfg.train.monitor]
         except ConfigError as error:
             outcome = Outcome(2, str(error))
         self.outcomes.append((name, outcome))
@@ -62,3 +67,4 @@ class JobTask:
             raise KeyboardInterrupt
         if outcome.code and elsewhere:
             raise JobFailed(f"{name}: {outcome.reason}")
+        return float(value)

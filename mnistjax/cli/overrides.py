@@ -96,7 +96,7 @@ def hydra_errors(folder: Path | None = None) -> Iterator[None]:
 
 
 def call_hydra(
-    argv: list[str], task: Callable[[DictConfig], None] = lambda cfg: None, folder: Path | None = None
+    argv: list[str], task: Callable[[DictConfig], Any] = lambda cfg: None, folder: Path | None = None
 ) -> int:
     """Runs Hydra's own command, which calls the task for each job; returns the exit code."""
     import hydra
@@ -238,7 +238,8 @@ def count_values(override: Any) -> int | float:
     match value:
         case RangeSweep(start=start, stop=stop, step=step):
             start, stop = start or 0, stop or 0
-            endless = step == 0 or not all(map(math.isfinite, (start, stop, step)))
+            ends = (start, stop, step)
+            endless = step == 0 or any(isinstance(x, float) and not math.isfinite(x) for x in ends)
             count = math.inf if endless else math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
         case ChoiceSweep():
             count = len(value.list)

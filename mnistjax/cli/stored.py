@@ -7,6 +7,7 @@ folders and no interpolations are taken from it.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def is_taken(override: Any) -> bool:
         return False
     text = line.partition("=")[2]
     if key == "data.dir":
-        return (Path(text.strip("'\"")).expanduser() / "mnistjax").is_dir()
+        return os.path.isdir(os.path.join(os.path.expanduser(text.strip("'\"")), "mnistjax"))
     if key == "init_from":  # a sweep from a stranger downloads nothing
         return HUB not in text
     if list_choices(key):

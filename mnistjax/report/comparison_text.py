@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnistjax.markdown import format_table
-from mnistjax.progress import printable
+from mnistjax.progress import make_console, printable
 from mnistjax.report.comparison import Comparison, Difference, Result
 from mnistjax.report.output import TEXT_MARK
 
@@ -188,14 +188,13 @@ def _escape(text: str) -> str:
 def show_comparison(comparison: Comparison) -> None:
     """Prints the comparison: lines on what differs, then a table of each metric."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console, lines = Console(), list_lines(comparison)
+    console, lines = make_console(), list_lines(comparison)
     width = max(len(heading) for heading, _ in lines)
     for heading, text in lines:
-        console.print(f"{heading:<{width}}  {text}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"{heading:<{width}}  {text}", soft_wrap=True)
     for metric in comparison.metrics:
         head, *rows = list_rows(comparison, metric)
         if not rows:
@@ -208,11 +207,10 @@ def show_comparison(comparison: Comparison) -> None:
             else:
                 table.add_column(Text(name, overflow="fold"), justify="right", no_wrap=True)
         for row in rows[:MOST_ROWS]:
-            table.add_row(*(Text(row[place].partition(", p =")[0]) for place in kept))
-        title = f"\nBy {printable(metric)}, mean and standard deviation over seeds:"
-        console.print(title, highlight=False, markup=False)
+            table.add_row(*(row[place].partition(", p =")[0] for place in kept))
+        console.print(f"\nBy {printable(metric)}, mean and standard deviation over seeds:")
         console.print(table)
         if len(rows) > MOST_ROWS:
-            console.print(f"the first {MOST_ROWS} of {len(rows):,}", highlight=False)
+            console.print(f"the first {MOST_ROWS} of {len(rows):,}")
     if comparison.results:
-        console.print("comparison.md has the intervals, the p-values and all rows", highlight=False)
+        console.print("comparison.md has the intervals, the p-values and all rows")

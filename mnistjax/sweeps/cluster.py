@@ -157,7 +157,7 @@ class SubmititExecutor(Executor):
             return [] if self._submissions or not assignments else [assignments.popleft()]
         taken = [*assignments]
         assignments.clear()
-        if isinstance(self._minutes, int | float):
+        if isinstance(self._minutes, int | float) and self._minutes > 0:  # 0 is no limit
             seconds = 60 * self._minutes * LIMIT_SHARE
             taken = [part for assignment in taken for part in cut(assignment, seconds)]
         return taken

@@ -151,10 +151,10 @@ class Halving:
         behind = [
             (min(trial.passed for trial in going_on), len(trials[0].pauses))
             for trials in self._competitions
-            if (going_on := [trial for trial in trials if not trial.stopped])
+            if trials[0].pauses and (going_on := [trial for trial in trials if not trial.stopped])
         ]
         passed, rungs = min(behind, default=(0, 0))
-        return f"rung {passed + 1} of {rungs + 1}" if rungs else ""
+        return f"rung {passed + 1} of {rungs + 1}" if behind else ""
 
     def describe(self) -> list[str]:
         """Text lines: how many configurations go on to how many epochs, and what that saves."""

@@ -66,6 +66,7 @@ class Sweep:
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
         self._next_save = 0.0  # time, seconds
         self._counts: Counter[str] = Counter()  # jobs by status
+        self._failed: set[int] = set()  # numbers of jobs that failed in this command
         self._told = False  # whether the user knows that saving failed
 
     def __enter__(self) -> Sweep:
@@ -175,7 +176,8 @@ class Sweep:
 
     def _waiting(self) -> dict[int, Job]:
         entries = self.ledger.entries
-        return {number: job for number, job in self.jobs.items() if entries[number].status not in self._over}
+        left = {number: job for number, job in self.jobs.items() if number not in self._failed}
+        return {number: job for number, job in left.items() if entries[number].status not in self._over}
 
     def _make_rungs(self) -> None:
         """Makes the rungs of the sweep, as far as the records are."""
@@ -186,7 +188,7 @@ class Sweep:
 
     def _record(self, number: int, status: str) -> None:
         """Tells the rungs how far a job is, by its records."""
-        if self.halving:
+        if self.halving and number in self.jobs:
             with contextlib.suppress(ConfigError, OSError):  # a damaged job is trained again
                 self.halving.record(number, status, records.read_rows(self.jobs[number].folder))
 
@@ -207,13 +209,12 @@ class Sweep:
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Trains the prepared jobs that are not over and yields their events."""
-        failed = False
         yield from self._stop(self._decide().stopped)
         assignments = deque(self._assign(self._waiting()))
         datasets = {data_key(job.data, job.plan.positive): job.data for job in self.jobs.values()}
 
         def stopping() -> bool:
-            return stop() or (failed and self.options.fail_fast)
+            return stop() or (bool(self._failed) and self.options.fail_fast)
 
         for event in self._executor.run(assignments, datasets, stopping):
             match event:
@@ -227,7 +228,10 @@ class Sweep:
                 case JobEnded(number, status, reason):
                     self._set(number, status, reason)
                     self._show_end(number)
-                    failed = failed or status in ("failed", "diverged")
+                    if status in ("failed", "diverged"):
+                        self._failed.add(number)
+                    elif status == "done" and event.value is None:  # it was done already
+                        event = self.read_end(number)
             yield event
             if self.halving and isinstance(event, JobPaused | JobEnded):
                 onward, stopped = self._decide()

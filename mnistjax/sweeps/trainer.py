@@ -73,10 +73,9 @@ class JobQueue:
                 return None
             self._training += 1
             compiling = {spec for spec, compiled in self._compiled.items() if not compiled.is_set()}
-            free = (i for i, jobs in enumerate(self._jobs) if jobs[0].plan.spec not in compiling)
-            index = next(free, 0)
-            jobs = self._jobs[index]
-            del self._jobs[index]
+            free = (jobs for jobs in self._jobs if jobs[0].plan.spec not in compiling)
+            jobs = next(free, self._jobs[0])
+            self._jobs.remove(jobs)
             return jobs
 
     def take_more(self, spec: Spec) -> list[Job] | None:
@@ -172,6 +171,8 @@ class Trainer:
                 ended = active.pop(run)
                 self._close(ended, ended.end(result), result)
         except Exception as error:
+            for job in () if active else first:  # its program could not be made
+                self._start(job, active)
             if not active:
                 raise
             self._fail(list(active.values()), error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.job import Job
-from mnistjax.progress import Pace, live_bar, relative, tell
+from mnistjax.progress import Pace, live_bar, make_console, relative, tell
 from mnistjax.seeds import by_seed, find_format, group_seeds, short_key
 from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobProgress, JobStarted
 from mnistjax.sweeps.halving import Halving
@@ -85,9 +85,7 @@ def show_sweep(
     jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None
 ) -> Iterator[Callable[[Event], None]]:
     """Shows the events of a sweep: a live line at a terminal or in a notebook, else one every two seconds."""
-    from rich.console import Console
-
-    console, tally = Console(), Tally(jobs, ledger, halving)
+    console, tally = make_console(), Tally(jobs, ledger, halving)
     if console.is_jupyter:
         yield draw_in_notebook(tally)
         return
@@ -142,7 +140,7 @@ def show_table(console: Console, sweep: Sweep) -> None:
     ranked = group_seeds(rows, monitor)
     keys = list(dict.fromkeys(key for seeds in ranked for key in seeds.config))
     metrics = [monitor, "test/accuracy", *(["test/f1"] if binary else [])]  # the interval is the last one's
-    console.print(f"\nBy {monitor}, mean and standard deviation over seeds:", highlight=False)
+    console.print(f"\nBy {monitor}, mean and standard deviation over seeds:")
     table = Table(box=SIMPLE, pad_edge=False)
     for key in keys:
         widest = max(len(seeds.config.get(key, "")) for seeds in ranked[:SHOWN])
@@ -168,7 +166,7 @@ def show_table(console: Console, sweep: Sweep) -> None:
     values = by_seed(rows, monitor)
     for verdict in compare(values, monitor, most=1) if len(values) <= MOST_COMPARED else ():
         words = f"{verdict:{find_format(monitor)}}"
-        console.print(f"verdict    {words}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"verdict    {words}", soft_wrap=True)
 
 
 def find_places(ledger: Ledger) -> dict[str, str]:
@@ -186,14 +184,11 @@ def find_places(ledger: Ledger) -> dict[str, str]:
 
 def report_sweep(sweep: Sweep) -> int:
     """Prints the table of results and why jobs are not done; returns the number that did not end well."""
-    from rich.console import Console
-
-    console = Console()
+    console = make_console()
     show_table(console, sweep)
-    place = f"{relative(sweep.ledger.folder)}/{RESULTS}"
-    console.print(f"results    {place}", highlight=False, soft_wrap=True, markup=False)
-    for name, place in find_places(sweep.ledger).items():
-        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
+    places = {"results": f"{relative(sweep.ledger.folder)}/{RESULTS}", **find_places(sweep.ledger)}
+    for name, place in places.items():
+        console.print(f"{name:<10} {place}", soft_wrap=True)
     return report_jobs(sweep)
 
 
