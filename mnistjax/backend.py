@@ -61,7 +61,7 @@ def keep_settings() -> Iterator[None]:
 def prepare_backend() -> None:
     """Starts JAX's backend with each core of a CPU as a device, and caches compiled programs in a folder.
 
-    Call it before JAX's first array: if the backend has started, nothing is changed. Variables of the
+    Call it before JAX's first array: a backend that has started keeps its devices. Variables of the
     environment override the devices, the threads and the cache (JAX_NUM_CPU_DEVICES, PJRT_NPROC,
     JAX_COMPILATION_CACHE_DIR), but not the settings in PLAIN. ConfigError if JAX refuses the environment.
     """

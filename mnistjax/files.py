@@ -138,7 +138,7 @@ def read_yaml(path: str | os.PathLike[str], *, limit: int) -> Any:
                 raise ValueError(TOO_DEEP)
         value = yaml.load(content, _Loader)
         check_plain(value)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+    except Exception as error:  # PyYAML passes on what its constructors raise
         reason = _shorten_error(error)
         raise DamagedFile(f"{path} is damaged: not the YAML that we write ({reason})") from None
     return value
@@ -242,7 +242,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with open(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
-            _flock(file, wait)
+            fcntl.flock(file, fcntl.LOCK_EX) if wait else _take_lock(file)
         except BlockingIOError:
             owner = file.read(20).decode(errors="replace").strip()
             owner = owner if owner.isdecimal() else "unknown"
@@ -260,11 +260,12 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may hold the same open file
 
 
-def _flock(file, wait):
+def _take_lock(file: Any) -> None:
+    """Takes the lock of a file; BlockingIOError if a process holds it for longer than `is_locked` does."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        time.sleep(0.05)  # `is_locked` holds it for an instant
+        time.sleep(0.05)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import optax
 from jax import Array
 
 from mnistjax.checks import Check
-from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, shorten, unknown
+from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, one_line, shorten, unknown
 from mnistjax.parts import train_parts
 
 
@@ -106,7 +107,10 @@ def register_optimizer(
 def _load_entry_points() -> None:
     """Adds the rows that installed packages declare under the entry-point group `mnistjax.optimizers`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.optimizers"):
-        OPTIMIZERS.setdefault(entry.name, entry.load())
+        try:
+            OPTIMIZERS.setdefault(entry.name, entry.load())
+        except Exception as error:  # the code of others
+            warnings.warn(f"the optimizer {entry.name} is left out: {one_line(error)}", stacklevel=2)
 
 
 def list_optimizers() -> list[str]:

@@ -35,6 +35,17 @@ def test_evaluation_counts_every_image_once(count):
     assert summarize("multiclass", sums)["loss"] == pytest.approx(summary["loss"], rel=1e-6)
 
 
+def test_images_of_another_shape_are_not_cut_into_pieces():
+    """Five images in colour are not fifteen grey ones."""
+    data = made_up_data()
+    plan, _ = small_plan(data=data)
+    variables = variables_of(init(plan.spec, plan.hyper, jax.random.key(0)))
+    grey = data.test.images[:5]
+    assert predict(plan.spec, variables, grey).shape == (5, data.num_classes)
+    with pytest.raises(TypeError, match="cannot reshape"):
+        predict(plan.spec, variables, np.stack([grey] * 3, axis=-1))
+
+
 def test_the_test_set_is_touched_only_at_the_end(monkeypatch):
     plan, data = small_plan(epochs=2)
     seen = []

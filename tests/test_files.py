@@ -80,6 +80,9 @@ BOMBS = {
     "a number of 5,000 digits": "a: " + "9" * 5000,
     "a lonely surrogate": 'a: "\\ud800"',
     "infinity": "a: [.inf]",
+    "no whole number": 'a: !!int ""',
+    "no number": 'a: !!float ""',
+    "a time of many parts": f"a: {'1:' * 200}1.0",
 }
 
 

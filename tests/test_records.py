@@ -1,10 +1,12 @@
 """The records of a run survive kills, full disks, second owners and damage."""
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -188,6 +190,19 @@ def test_a_living_owner_is_named_and_a_killed_one_replaced(tmp_path):
             pass
     with records.lock(folder):
         pass
+
+
+def test_a_reader_that_looks_for_an_owner_is_none(tmp_path):
+    """`is_locked` holds the lock for an instant."""
+    with records.lock(tmp_path):
+        pass
+    with open(tmp_path / records.LOCK) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        release = threading.Timer(0.02, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        with records.lock(tmp_path):
+            pass
+        release.join()
 
 
 def test_a_stopped_owner_still_owns(tmp_path):

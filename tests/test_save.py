@@ -4,7 +4,13 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
+import types
+import unittest.mock
+from typing import Any
 
+import huggingface_hub
+import huggingface_hub.errors
 import jax
 import numpy as np
 import pytest
@@ -13,9 +19,10 @@ import safetensors.numpy
 import yaml
 
 import mnistjax
-from mnistjax import checkpoints, zoo
+from mnistjax import checkpoints, models, optim, zoo
 from mnistjax.cli import main, predict
 from mnistjax.config import ConfigError, to_plain
+from mnistjax.zoo.hub import has_own_readme
 
 PACKAGED = mnistjax.list_models(pretrained=True)
 FEW = ["neuron.mnist_zero", "mlp.mnist"]  # the others are slow
@@ -149,6 +156,8 @@ def test_no_card_of_a_stranger_does_anything_but_cost_a_line(run, work):
     fields, arrays = to_plain(card), checkpoints.flatten(variables)
     tried = [{key: odd} for key in fields for odd in ODD]
     tried += [{"options": [["hidden", odd]]} for odd in ODD] + [{"options": [[odd, 1]]} for odd in ODD]
+    tried += [{"options": [[name, 10]]} for name in ("num_classes", "name", "parent", "cpu_micro_batch")]
+    tried += [{"image_shape": [2**16, 2**16, channels]} for channels in (1, 2**16)]
     for change in tried:
         (work / "x.safetensors").write_bytes(checkpoints.encode_checkpoint(arrays, {**fields, **change}))
         lines = ["fine"]
@@ -183,6 +192,8 @@ def test_a_folder_for_the_hub_comes_back_and_says_what_it_is(tmp_path, capsys):
     }
     assert 'mnistjax.load("FOLDER")' in text
     assert f"{card.parameters:,} parameters" in text
+    assert "neuron.mnist_zero" not in text  # its name is that of the folder
+    assert card.sha256[:8] not in text
 
 
 def test_a_readme_of_ones_own_and_other_models_stay(run, tmp_path):
@@ -201,18 +212,58 @@ def test_a_readme_of_ones_own_and_other_models_stay(run, tmp_path):
         with pytest.raises(ConfigError, match="so it is not replaced"):
             mnistjax.save_pretrained(other, *run)
         assert [path.name for path in other.iterdir()] == [name]
+    beside = tmp_path / "beside"
+    mnistjax.save(beside / "model.safetensors", *run)
+    (beside / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(ConfigError, match=r"config\.json is of another model, so it is not replaced"):
+        mnistjax.save_pretrained(beside, *run)
+    assert (beside / "config.json").read_text() == '{"mine": 1}'
     with pytest.raises(ConfigError, match="another model"):
         mnistjax.save_pretrained(tmp_path / "new", mnistjax.create_model("mlp", hidden=[9]), *run[1:])
     assert not (tmp_path / "new").exists()
 
 
+def test_nothing_goes_to_a_repository_whose_readme_is_unknown():
+    """A hub that does not answer is no hub without a README, although the client's errors are related."""
+    hub: Any = types.SimpleNamespace(errors=huggingface_hub.errors)
+    silent = hub.errors.LocalEntryNotFoundError("no answer, and nothing in the cache")
+    hub.hf_hub_download = unittest.mock.Mock(side_effect=silent)
+    with pytest.raises(hub.errors.LocalEntryNotFoundError):
+        has_own_readme(hub, "user/name")
+
+
+def test_a_repository_is_not_named_after_a_folder_above(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("user/..", "user/.", "user/.git"):
+        with pytest.raises(ConfigError, match="the name of a repository at the hub is USER/NAME"):
+            mnistjax.push_to_hub(name, *run)
+    assert not [path for path in tmp_path.iterdir() if path.name != "work"]
+
+
+def install(folder, points):
+    """Packages in a folder, as installed: {name: (group, target)} of their entry points."""
+    for name, (group, target) in points.items():
+        (folder / f"{name}.dist-info").mkdir()
+        (folder / f"{name}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        text = f"[mnistjax.{group}]\n{name} = {target}\n"
+        (folder / f"{name}.dist-info/entry_points.txt").write_text(text)
+
+
+@pytest.mark.parametrize(("group", "module"), [("models", models), ("optimizers", optim)])
+def test_a_package_that_can_not_be_imported_is_left_out(group, module, tmp_path, monkeypatch):
+    install(tmp_path, {"broken": (group, "no_such_package:Model")})
+    monkeypatch.syspath_prepend(tmp_path)
+    load = module._load_entry_points.__wrapped__
+    monkeypatch.setattr(module, "_load_entry_points", functools.cache(load))
+    with pytest.warns(UserWarning, match="broken is left out: ModuleNotFoundError"):
+        names = getattr(module, f"list_{group}")()
+    assert "broken" not in names
+    assert {"mlp", "adam"} & {*names}
+
+
 def test_the_models_of_an_installed_package_are_in_the_zoo(tmp_path, monkeypatch):
     """And a package that can't be imported, or takes our name, does no harm."""
-    for name, target in {"lab": "lab.weights", "broken": "no_such_package"}.items():
-        (tmp_path / f"{name}.dist-info").mkdir()
-        (tmp_path / f"{name}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 1\n")
-        points = f"[mnistjax.pretrained]\n{name} = {target}\n"
-        (tmp_path / f"{name}.dist-info/entry_points.txt").write_text(points)
+    install(tmp_path, {"lab": ("pretrained", "lab.weights"), "broken": ("pretrained", "no_such_package")})
     weights = tmp_path / "lab" / "weights"
     model, variables, card = mnistjax.load("mlp.mnist_zero")
     for name in ("mlp.ours", "mlp.mnist"):

@@ -30,7 +30,7 @@ class Card:
     test_f1: float  # macro for a multiclass task
     test_confusion_matrix: tuple[tuple[int, ...], ...]  # rows are the true class
     parameters: int
-    seconds: float  # of all epochs, with validation
+    seconds: float  # of training in all epochs
     device: tuple[tuple[str, Any], ...]  # used for training: platform, kind, processor, ...
     identity: str  # of the run with these settings and data, SHA-256
     command: str | None = None  # trains the model; None for the folder of a run

@@ -15,7 +15,7 @@ from mnistjax.zoo import MODEL
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import README, is_ours, save_pretrained
 
-NAME = r"[\w.-]+/\w[\w.-]*"  # of a repository
+NAME = r"\w[\w.-]*/\w[\w.-]*"  # of a repository
 REVISION = r"[\w./-]+"  # a branch, a tag, or the id of a commit
 
 

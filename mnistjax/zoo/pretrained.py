@@ -1,5 +1,6 @@
 """A trained model as a folder, in the layout of the Hugging Face hub."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,9 +17,9 @@ from mnistjax.config import ConfigError, to_plain
 from mnistjax.zoo import MODEL, check_replaceable, encode_model
 from mnistjax.zoo.card import Card
 
-CONFIG, README = "config.json", "README.md"
+CONFIG, README, LIBRARY = "config.json", "README.md", "mnistjax"
 MARK = "<!-- written by mnistjax: without this line it is not replaced -->"
-LARGEST = files.MIB  # of a README that is looked at
+LARGEST = files.MIB  # of a README or a config that is looked at
 TEXT = """# {name}
 
 {model} with {parameters:,} parameters, trained on {data}: {accuracy:.2%} of the test images right.
@@ -58,7 +59,7 @@ def save_pretrained(
     card = dataclasses.replace(card, name=name, sha256="")
     if os.path.lexists(folder / MODEL):
         check_replaceable(folder / MODEL)
-    elif os.path.lexists(folder / CONFIG):
+    if os.path.lexists(folder / CONFIG) and not is_config(folder / CONFIG):
         raise ConfigError(f"{folder / CONFIG} is of another model, so it is not replaced")
     kept = os.path.lexists(folder / README) and not is_ours(folder / README)
     files.make_folder(folder)
@@ -67,6 +68,14 @@ def save_pretrained(
     if not kept:
         files.replace(folder / README, make_readme(card, name, license).encode())
     return folder
+
+
+def is_config(path: Path) -> bool:
+    """Whether `save_pretrained` wrote a config."""
+    with contextlib.suppress(OSError, files.DamagedFile):
+        found = files.read_json(path, limit=LARGEST)
+        return isinstance(found, dict) and found.get("library_name") == LIBRARY
+    return False
 
 
 def is_ours(path: Path) -> bool:
@@ -80,7 +89,7 @@ def is_ours(path: Path) -> bool:
 def make_config(card: Card) -> dict[str, Any]:
     """The content of `config.json`: the architecture, and the class names in the hub's form."""
     return {
-        "library_name": "mnistjax",
+        "library_name": LIBRARY,
         "architectures": [card.model],
         "model_type": card.model,
         "options": to_plain(dict(card.options)),
@@ -106,7 +115,7 @@ def make_readme(card: Card, name: str, license: str | None) -> str:
     }
     meta = {
         **({"license": license} if license else {}),
-        "library_name": "mnistjax",
+        "library_name": LIBRARY,
         "pipeline_tag": "image-classification",
         "tags": ["jax", "flax"],
         "datasets": [card.data],
