@@ -25,6 +25,7 @@ TEMPORARY = ".tmp"  # suffix of a file that is being written; its name is random
 DEEPEST = 50  # levels of lists and mappings in a JSON or YAML file
 TOO_DEEP = f"more than {DEEPEST} levels of lists and mappings"
 MIB = 2**20  # bytes
+PATIENCE = 0.3  # seconds until a locked file counts as owned
 
 
 class DamagedFile(ConfigError):
@@ -262,11 +263,14 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 def _take_lock(file: Any) -> None:
     """Takes the lock of a file; BlockingIOError if a process holds it for longer than `is_locked` does."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
         time.sleep(0.05)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool:

@@ -104,7 +104,7 @@ def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> Non
         raise ConfigError(f"{multirun.find_sweeper(found)} chooses jobs while it runs: use the command")
     if choose and must_stay():
         found.options["executor"] = "inline"
-    with multirun.open_sweep(found) as jobs:
+    with multirun.make_sweep(found) as jobs, jobs:
         for _ in launcher.train(jobs, progress=progress):
             pass
     report_jobs(jobs)

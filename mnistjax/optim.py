@@ -108,7 +108,10 @@ def _load_entry_points() -> None:
     """Adds the rows that installed packages declare under the entry-point group `mnistjax.optimizers`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.optimizers"):
         try:
-            OPTIMIZERS.setdefault(entry.name, entry.load())
+            row = entry.load()
+            if not isinstance(row, Optimizer):
+                raise TypeError(f"{entry.value} is no row of the table of optimizers")
+            OPTIMIZERS.setdefault(entry.name, row)
         except Exception as error:  # the code of others
             warnings.warn(f"the optimizer {entry.name} is left out: {one_line(error)}", stacklevel=2)
 

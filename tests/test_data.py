@@ -939,6 +939,17 @@ def test_a_data_set_from_an_entry_point(table, monkeypatch, tmp_path):
     assert data.load_data("striped").num_classes == 3
 
 
+def test_a_data_set_of_a_package_that_can_not_be_used_is_one_line(table, monkeypatch, tmp_path):
+    (tmp_path / "broken.dist-info").mkdir()
+    (tmp_path / "broken.dist-info/METADATA").write_text("Name: broken\nVersion: 1\n")
+    points = "[mnistjax.datasets]\nlost = no_such_package:load\n"
+    (tmp_path / "broken.dist-info/entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"^data set 'lost': ModuleNotFoundError: .*no_such_package") as error:
+        data.load_data("lost")
+    one_line(error)
+
+
 @pytest.mark.parametrize(
     "returned", [None, 3, (), (1, 2, 3), ((1, 2), (3, 4)), ((1, 2), (3, 4), 5)], ids=repr
 )

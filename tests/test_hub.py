@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN, Hub, Repository
 
 pytestmark = pytest.mark.slow
 PUSH = 'mnistjax.push_to_hub("someone/zeros", *mnistjax.load("neuron.mnist_zero"), license="mit")'
@@ -61,6 +61,14 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub, call):
     one, other = call(LOAD.format("", "sha256"), LOAD.format(f"@{first}", "sha256")).splitlines()
     assert len(one) == 64
     assert one == other
+
+    hub.repositories["someone/bert"] = others = Repository()
+    others.commit({})
+    theirs = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"}
+    others.commit(theirs)
+    refused = "error: someone/bert at the hub holds another model, so it is not replaced"
+    assert call(PUSH.replace("someone/zeros", "someone/bert")) == refused
+    assert others.commits[-1][1] == theirs
 
     repository.commit({"README.md": b"my own words"})
     call(PUSH.replace("neuron.mnist_zero", "mlp.mnist_zero"))

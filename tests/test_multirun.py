@@ -1,6 +1,7 @@
 """The folder of a sweep: full disks, damaged jobs, folders with other files, stored arguments."""
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -21,6 +22,8 @@ from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
+from mnistjax.sweeps.ledger import load_ledger
+from mnistjax.sweeps.processes import ProcessExecutor
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
 INLINE = "sweep.executor=inline"  # no process to start
@@ -420,14 +423,50 @@ def test_a_job_that_failed_is_not_trained_again_by_the_next_launch(fail_fast, wo
     assert found == ([("failed", 1), ("waiting", 0), ("waiting", 0)] if fail_fast else [("failed", 1)] * 3)
 
 
-def test_words_for_wandb_are_no_job_of_a_resumed_sweep(sweep, capsys):
+def test_a_failed_job_does_not_hold_up_the_rungs_of_a_search(work, monkeypatch):
+    make, made = programs.make_program, []
+
+    def fail_once(*args, **kwargs):
+        made.append(args)
+        return refuse() if len(made) == 1 else make(*args, **kwargs)
+
+    monkeypatch.setattr(programs, "make_program", fail_once)
+    search = ["hydra/sweeper=tpe", "hydra.sweeper.trials=6", "hydra.sweeper.batch=2", "sweep.halving=2"]
+    more = ["optimizer.learning_rate=interval(0.01,1)", "train.epochs=4", INLINE, "hydra.sweep.dir=sweep"]
+    assert main(["-m", *SMALL, *search, *more]) == 1
+    statuses = [job["status"] for job in ledger_of(Path("sweep"))["jobs"]]
+    assert statuses[0] == "failed"
+    assert {*statuses[1:]} == {"done", "stopped"}
+
+
+@pytest.mark.parametrize("words", [["wandb.mode=disabled", "wandb.tags=[x]"], ["resume=true"]])
+def test_words_that_describe_no_job_reach_those_of_a_resumed_sweep(words, sweep, capsys):
     edit_ledger(sweep, lambda ledger: ledger["jobs"][1].update(status="interrupted"))
-    assert main(["-m", "sweep.resume=sweep", "wandb.mode=disabled", "sweep.plan=true"]) == 0
+    assert main(["-m", "sweep.resume=sweep", *words, "sweep.plan=true"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("1 job in 1 group")
     assert "group 0: 1 job (1)" in out
-    assert main(["-m", "sweep.resume=sweep", "wandb.mode=disabled"]) == 0
+    found = multirun.read_multirun(words, load_ledger(sweep))
+    assert {tuple(job.settings["wandb.tags"]) for job in found.jobs.values()} == {("x",) * (len(words) > 1)}
+    assert main(["-m", "sweep.resume=sweep", *words]) == 0
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
+
+
+def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):
+    rates = ["optimizer.learning_rate=0.01,0.1,0.2,0.3", "train.epochs=4", "sweep.halving=2", INLINE]
+    assert main(["-m", *SMALL, *rates, "hydra.sweep.dir=sweep"]) == 0
+    capsys.readouterr()
+    assert main(["-m", "sweep.resume=sweep", "sweep.plan=true"]) == 0
+    assert capsys.readouterr().out.startswith("0 jobs in 0 groups")
+
+
+def test_a_worker_that_can_not_be_started_is_one_line(work, monkeypatch, capsys):
+    def start(self):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(ProcessExecutor, "start", start)
+    assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
+    assert "to continue: mnistjax -m sweep.resume=sweep" in capsys.readouterr().err
 
 
 def test_a_job_whose_program_can_not_be_made_has_failed(work, monkeypatch):

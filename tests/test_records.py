@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -192,17 +191,15 @@ def test_a_living_owner_is_named_and_a_killed_one_replaced(tmp_path):
         pass
 
 
-def test_a_reader_that_looks_for_an_owner_is_none(tmp_path):
+def test_a_reader_that_looks_for_an_owner_is_none(tmp_path, monkeypatch):
     """`is_locked` holds the lock for an instant."""
     with records.lock(tmp_path):
         pass
     with open(tmp_path / records.LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        release = threading.Timer(0.02, fcntl.flock, (file, fcntl.LOCK_UN))
-        release.start()
+        monkeypatch.setattr(files.time, "sleep", lambda _: fcntl.flock(file, fcntl.LOCK_UN))
         with records.lock(tmp_path):
             pass
-        release.join()
 
 
 def test_a_stopped_owner_still_owns(tmp_path):

@@ -67,6 +67,18 @@ def test_of_copies_the_one_that_came_farthest_counts(tmp_path):
     assert (run.folder, run.status) == (tmp_path / "b", "done")
 
 
+def test_a_backup_of_a_sweep_adds_no_waiting_jobs(tmp_path):
+    sweep = Ledger(tmp_path / "now", "id", "2026-01-01", [])
+    for number in range(3):
+        sweep.entries[number] = Entry(number, str(number), [], seed=number)
+    write_run(sweep.job_folder(0), seed=0)
+    sweep.save()
+    shutil.copytree(tmp_path / "now", tmp_path / "backup")
+    write_run(sweep.job_folder(1), seed=1)
+    statuses = [run.status for run in read_runs(tmp_path)]
+    assert sorted(statuses) == ["done", "done", "waiting", "waiting"]
+
+
 def test_a_run_that_ends_while_it_is_read_is_done(tmp_path, monkeypatch):
     write_run(tmp_path / "a", "running")
     write_run(tmp_path / "b")

@@ -22,7 +22,8 @@ import mnistjax
 from mnistjax import checkpoints, models, optim, zoo
 from mnistjax.cli import main, predict
 from mnistjax.config import ConfigError, to_plain
-from mnistjax.zoo.hub import has_own_readme
+from mnistjax.zoo.hub import has_other
+from mnistjax.zoo.pretrained import is_ours
 
 PACKAGED = mnistjax.list_models(pretrained=True)
 FEW = ["neuron.mnist_zero", "mlp.mnist"]  # the others are slow
@@ -229,7 +230,7 @@ def test_nothing_goes_to_a_repository_whose_readme_is_unknown():
     silent = hub.errors.LocalEntryNotFoundError("no answer, and nothing in the cache")
     hub.hf_hub_download = unittest.mock.Mock(side_effect=silent)
     with pytest.raises(hub.errors.LocalEntryNotFoundError):
-        has_own_readme(hub, "user/name")
+        has_other(hub, "user/name", "README.md", is_ours)
 
 
 def test_a_repository_is_not_named_after_a_folder_above(run, tmp_path, monkeypatch):
@@ -250,12 +251,16 @@ def install(folder, points):
 
 
 @pytest.mark.parametrize(("group", "module"), [("models", models), ("optimizers", optim)])
-def test_a_package_that_can_not_be_imported_is_left_out(group, module, tmp_path, monkeypatch):
-    install(tmp_path, {"broken": (group, "no_such_package:Model")})
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [("no_such_package:Model", "ModuleNotFoundError"), ("math:pi", "TypeError: math:pi is no")],
+)
+def test_a_package_that_can_not_be_used_is_left_out(group, module, target, why, tmp_path, monkeypatch):
+    install(tmp_path, {"broken": (group, target)})
     monkeypatch.syspath_prepend(tmp_path)
     load = module._load_entry_points.__wrapped__
     monkeypatch.setattr(module, "_load_entry_points", functools.cache(load))
-    with pytest.warns(UserWarning, match="broken is left out: ModuleNotFoundError"):
+    with pytest.warns(UserWarning, match=f"broken is left out: {why}"):
         names = getattr(module, f"list_{group}")()
     assert "broken" not in names
     assert {"mlp", "adam"} & {*names}

@@ -76,12 +76,12 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
     """Composes and validates the jobs of these words and those of the ledger to resume."""
     with composing():
         given = parse_overrides(words)
-        shared = [o.is_hydra_override() or o.key_or_group.startswith(("sweep.", "wandb.")) for o in given]
-        plain = [o for o in given if o.key_or_group in DATA_KEYS and not o.is_sweep_override()]
+        shared = [o.is_hydra_override() or o.key_or_group.startswith("sweep.") for o in given]
+        plain = [o for o in given if is_movable(o.key_or_group) and not o.is_sweep_override()]
         moved = {o.key_or_group: o.input_line for o in plain}
         if ledger and sum(shared) + len(moved) == len(given):  # no word describes jobs: the ledger does
             rest = [o.input_line for o, is_shared in zip(given, shared, strict=True) if is_shared]
-            words = [*move_data(take_arguments(ledger, words), moved), *rest]
+            words = [*move(take_arguments(ledger, words), moved), *rest]
         else:
             moved = {}
         cfg = compose(base_overrides(words))
@@ -89,7 +89,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         folder = ledger.folder if ledger else find_folder(cfg, "sweep")
         own, expanded = expand(words, cfg)
         tasks = [tuple(task) for task in expanded]
-        earlier = [tuple(move_data(task, moved)) for task in take_jobs(ledger)] if ledger else []
+        earlier = [tuple(move(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         auto = find_auto(ledger) if ledger else None
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known], auto), strict=True))
@@ -106,8 +106,13 @@ def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
     make_halving(dict(enumerate(jobs)), options["halving"], options["rank"])
 
 
-def move_data(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:
-    """The stored words of a sweep, with those of its data folders replaced by `moved`, by their keys."""
+def is_movable(key: str) -> bool:
+    """Whether a key says where the data or the records of a job are, which makes no other job of it."""
+    return key in (*DATA_KEYS, "resume") or key.startswith("wandb.")
+
+
+def move(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:
+    """The stored words of a sweep, with those of movable keys replaced by `moved`, by their keys."""
     replaced = [moved.get(word.partition("=")[0], word) for word in words]
     return [*replaced, *(word for word in moved.values() if word not in replaced)]
 
@@ -146,8 +151,10 @@ def print_groups(multirun: Multirun) -> int:
         print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
         return find_answer_code()
     jobs = dict(enumerate({job.plan.identity: job for job in multirun.jobs.values()}.values()))
-    entries = multirun.ledger.entries if multirun.ledger else {}
-    left = {n: job for n, job in jobs.items() if n not in entries or entries[n].status not in OVER}
+    ended = (*OVER, *["stopped"] * (options["halving"] is not None))
+    entries = multirun.ledger.entries.values() if multirun.ledger else ()
+    over = {entry.identity for entry in entries if entry.status in ended}
+    left = {number: job for number, job in jobs.items() if job.plan.identity not in over}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(left, mode=options["mode"], lanes=options["lanes"])
         halving = make_halving(jobs, options["halving"], options["rank"])
@@ -181,7 +188,7 @@ def run_fused(multirun: Multirun) -> int:
 
     folder, resume_command = multirun.folder, find_resume_command(multirun.folder)
     try:
-        with open_sweep(multirun) as FusedLauncher.sweep:
+        with make_sweep(multirun) as FusedLauncher.sweep, FusedLauncher.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
             code = call_hydra(argv, folder=folder)
     except OSError as error:
@@ -201,8 +208,8 @@ def find_resume_command(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_sweep(multirun: Multirun) -> Iterator[Sweep]:
-    """The sweep with its jobs, in its locked folder.
+def make_sweep(multirun: Multirun) -> Iterator[Sweep]:
+    """The sweep with its jobs; its folder is locked.
 
     ConfigError if the folder is in use, or if another command has changed it since the jobs were composed.
     """
@@ -216,8 +223,7 @@ def open_sweep(multirun: Multirun) -> Iterator[Sweep]:
         sweep = Sweep(ledger, Options(**multirun.options))
         for task, job in multirun.jobs.items():
             sweep.add(job, task)
-        with sweep:
-            yield sweep
+        yield sweep
 
 
 def start_ledger(multirun: Multirun) -> Ledger:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mnistjax.checks import FINITE, Check, check_value, optional, shorten
-from mnistjax.config import ConfigError, Options, freeze, unknown
+from mnistjax.config import ConfigError, Options, freeze, one_line, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
 from mnistjax.data.known import HANDWRITING as HANDWRITING
@@ -125,7 +125,10 @@ def _find_row(name: str) -> Row:
     """The row of a data set, added from an entry point if it is missing; ConfigError for an unknown name."""
     if name not in DATASETS:
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-            register_dataset(name, entry.load())
+            try:
+                register_dataset(name, entry.load())
+            except Exception as error:  # the code of others
+                raise DataError(f"data set {name!r}: {one_line(error)}") from None
     if name not in DATASETS:
         raise unknown("data set", name, ["auto", *list_datasets()])
     return DATASETS[name]

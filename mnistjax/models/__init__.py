@@ -62,7 +62,10 @@ def _load_entry_points() -> None:
     """Adds the models that installed packages declare in the entry-point group `mnistjax.models`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.models"):
         try:
-            register_model(entry.name, entry.load())
+            module = entry.load()
+            if not (isinstance(module, type) and issubclass(module, nn.Module)):
+                raise TypeError(f"{entry.value} is no module of Flax")
+            register_model(entry.name, module)
         except Exception as error:  # the code of others
             warnings.warn(f"the model {entry.name} is left out: {one_line(error)}", stacklevel=2)
 

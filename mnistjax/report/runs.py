@@ -177,12 +177,14 @@ def read_runs(*folders: str | os.PathLike[str]) -> Runs:
 
 def merge_runs(found: Iterable[RunRecord]) -> Runs:
     """The runs, with the copies of a run's folder counted once."""
-    runs: dict[Any, RunRecord] = {}
+    found, runs = list(found), dict[Any, RunRecord]()
+    begun = {(run.sweep, run.folder.name) for run in found if run.begun}
     for run in found:
-        begun = (run.identity, run.started) if run.identity else run.folder.resolve()
-        known = runs.setdefault(begun, run)
-        if _rank(run) > _rank(known):
-            runs[begun] = run
+        if not run.begun and (run.sweep, run.folder.name) in begun:  # of an older copy of its sweep
+            continue
+        key = (run.identity, run.started) if run.identity else run.folder.resolve()
+        if _rank(run) > _rank(runs.setdefault(key, run)):
+            runs[key] = run
     return Runs(runs.values())
 
 

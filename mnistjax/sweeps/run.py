@@ -184,7 +184,8 @@ class Sweep:
         self.halving = make_halving(self.jobs, self.options.halving, self.options.rank)
         for number in self.jobs:
             status = self.ledger.entries[number].status
-            self._record(number, status if status in self._over else "waiting")
+            over = status in self._over or number in self._failed
+            self._record(number, status if over else "waiting")
 
     def _record(self, number: int, status: str) -> None:
         """Tells the rungs how far a job is, by its records."""

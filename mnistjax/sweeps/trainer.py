@@ -156,6 +156,7 @@ class Trainer:
 
         spec = first[0].plan.spec
         active: dict[Run, ActiveRun] = {}
+        program = None
 
         def start_runs() -> Iterator[list[Run]]:
             jobs: list[Job] | None = first
@@ -171,8 +172,9 @@ class Trainer:
                 ended = active.pop(run)
                 self._close(ended, ended.end(result), result)
         except Exception as error:
-            for job in () if active else first:  # its program could not be made
-                self._start(job, active)
+            if program is None:
+                for job in first:
+                    self._start(job, active)
             if not active:
                 raise
             self._fail(list(active.values()), error)

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mnistjax.config import ConfigError, one_line
 from mnistjax.words import HUB
 from mnistjax.zoo import MODEL
 from mnistjax.zoo.card import Card
-from mnistjax.zoo.pretrained import README, is_ours, save_pretrained
+from mnistjax.zoo.pretrained import CONFIG, README, is_config, is_ours, save_pretrained
 
 NAME = r"\w[\w.-]*/\w[\w.-]*"  # of a repository
 REVISION = r"[\w./-]+"  # a branch, a tag, or the id of a commit
@@ -32,7 +32,8 @@ def push_to_hub(
 
     The repository is made if it is new, `private` or for all. It gets one commit with the files of
     `save_pretrained`; a README that is not ours stays. The login is that of `hf auth login`, or HF_TOKEN.
-    ConfigError for a wrong name, without a login or a network, and as `save_pretrained`.
+    ConfigError for a wrong name, a repository with a model of others, without a login or a network, and as
+    `save_pretrained`.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"the name of a repository at the hub is USER/NAME; got {name!r}")
@@ -40,16 +41,18 @@ def push_to_hub(
         folder = save_pretrained(Path(place, name.partition("/")[2]), model, variables, card, license=license)
         with hub_errors(name) as hub:
             hub.create_repo(name, private=private, exist_ok=True)
-            if has_own_readme(hub, name):
+            if has_other(hub, name, CONFIG, is_config):
+                raise ConfigError(f"{name} at the hub holds another model, so it is not replaced")
+            if has_other(hub, name, README, is_ours):
                 (folder / README).unlink()
             words = f"{card.model} on {card.data}, {card.test_accuracy:.2%} of the test images right"
             return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message=words).commit_url)
 
 
-def has_own_readme(hub: Any, name: str) -> bool:
-    """Whether a repository has a README that `save_pretrained` did not write."""
+def has_other(hub: Any, name: str, file: str, is_ours: Callable[[Path], bool]) -> bool:
+    """Whether a repository has a file of this name that `save_pretrained` did not write."""
     try:
-        return not is_ours(Path(hub.hf_hub_download(name, README)).resolve())
+        return not is_ours(Path(hub.hf_hub_download(name, file)).resolve())
     except hub.errors.LocalEntryNotFoundError:  # the hub does not answer
         raise
     except hub.errors.EntryNotFoundError:
