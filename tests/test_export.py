@@ -253,6 +253,12 @@ def test_a_page_reads_pictures_for_a_model_of_things(work, capsys):
         page.set_input_files("#file", "trousers.png")
         page.wait_for_selector("#classes li.best")
         best = page.locator("#classes li.best .name").inner_text()
+        alpha = 255 * (drawing[..., :1] < 100).astype(np.uint8)
+        Image.fromarray(np.concatenate([drawing // 4, alpha], axis=-1)).save("clear.png")
+        before = page.inner_text("#time")
+        page.set_input_files("#file", "clear.png")
+        page.wait_for_function("before => document.getElementById('time').textContent !== before", arg=before)
+        assert page.locator("#classes li.best .name").inner_text() == best
         (work / "text.png").write_text("no picture")
         page.set_input_files("#file", "text.png")
         page.wait_for_selector("#answer:text('not a picture')")

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
@@ -320,6 +321,66 @@ def test_the_heat_map_shows_the_runs_of_the_table(tmp_path):
         page.select_option("select.dtsb-value", label="2")
         page.wait_for_function("window.dashboard.state.shown.length === 4")
         assert np.allclose(drawn(), [[0.2, 0.21], [0.22, 0.23]])
+
+
+@pytest.mark.slow
+def test_numbers_large_and_small_are_filtered_and_sorted(tmp_path):
+    """Also 1,024, which is shown with a comma; a run without the metric passes no condition on it."""
+    keys: dict[str, Any] = {"optimizer.eps": (1e-16, 1e-12, 1e-10, 1e-3), "train.batch_size": (32, 1024)}
+    runs = [
+        made_run(number, **dict(zip(keys, values, strict=True)))
+        for number, values in enumerate(itertools.product(*keys.values()))
+    ]
+    runs.append(made_run(8, "diverged", epochs=0, **{"optimizer.eps": 1.0, "train.batch_size": 32}))
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    with opened(f"{(tmp_path / 'index.html').as_uri()}#view=runs&order=asc:optimizer.eps") as page:
+        heads = page.locator("#table thead th").all_inner_texts()
+        place = [head.strip() for head in heads].index("optimizer.eps") + 1
+        shown = page.locator(f"#table tbody td:nth-child({place})").all_inner_texts()
+        assert [float(text) for text in shown] == sorted(map(float, shown))
+        assert len({*shown}) == 5
+        page.locator("#parallel-plot").scroll_into_view_if_needed()
+        page.locator("#parallel-plot [role=slider]").nth(1).focus()
+        page.set_viewport_size({"width": 1000, "height": 640})  # draws the plot again
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.activeElement.ariaLabel") == "range of batch_size"
+    for key, condition, value, count in [
+        ("train.batch_size", ">", "100", 4),
+        ("train.batch_size", "=", "1024", 4),
+        ("val/loss", "<", "2", 8),
+        ("val/loss", "null", "", 1),
+    ]:
+        one = {"condition": condition, "data": key, "type": "num", "value": [value] * bool(value)}
+        asked = urlencode({"view": "runs", "filter": json.dumps({"logic": "AND", "criteria": [one]})})
+        with opened(f"{(tmp_path / 'index.html').as_uri()}#{asked}") as page:
+            assert page.locator(".dtsb-criteria").count() == 1
+            assert page.evaluate("window.dashboard.state.shown.length") == count, key
+
+
+@pytest.mark.slow
+def test_a_repeated_run_is_no_other_seed_in_the_curves_and_a_zoom_stays(tmp_path):
+    runs = [replace(made_run(seed), identity=f"{seed}") for seed in (0, 1, 0, 1)]
+    runs.append(replace(made_run(0, "interrupted", epochs=1), identity="0"))
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (tmp_path / "index.html").write_text(fill_page(data, "title"))
+    with opened(tmp_path / "index.html") as page:
+        page.locator("#curves").scroll_into_view_if_needed()
+        page.wait_for_selector("#curve-plot .legendtext")
+        page.select_option("#curve-band", "std")
+        page.wait_for_function("document.getElementById('curve-plot').data.length === 3")
+        assert (page.locator("#curve-plot .legendtext").text_content() or "").endswith("(2)")
+        low, high, mean = page.evaluate(
+            "document.getElementById('curve-plot').data.map((trace) => trace.y[0])"
+        )
+        losses = [run.rows[0]["val/loss"] for run in runs[:2]]
+        assert (mean, high - mean) == pytest.approx((np.mean(losses), np.std(losses, ddof=1)))
+        assert low > 0  # the axis is logarithmic
+        zoom = "Plotly.relayout('curve-plot', { 'xaxis.range[0]': 1.5, 'xaxis.range[1]': 2.5 })"
+        page.evaluate(f"{zoom}.then(() => null)")
+        page.set_viewport_size({"width": 1000, "height": 640})
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.getElementById('curve-plot').layout.xaxis.range") == [1.5, 2.5]
 
 
 @pytest.mark.slow

@@ -23,10 +23,10 @@ def list_configurations(
     for index, run in enumerate(runs):
         members.setdefault(json.dumps(run["values"]), []).append(index)
     counted = [find_counted(runs, indices) for indices in members.values()]
-    found: dict[str, dict[str, str]] = {}
-    for metric in compared:
-        values = {str(i): by_seed(runs, indices, metric) for i, indices in enumerate(counted)}
-        found[metric] = letters(values, metric)
+    found = {
+        metric: letters({str(i): by_seed(runs, own, metric) for i, own in enumerate(counted)}, metric)
+        for metric in compared
+    }
     return [
         {
             "runs": indices,

@@ -28,6 +28,11 @@ const brief = (name) => (name.length > 48 ? `${name.slice(0, 30)} … ${name.sli
 const text = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : value === null ? "null" : String(value ?? ""));
 const plainNumber = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(5)).toString());
 const number = (value) => (Math.abs(value) < 1e12 ? plainNumber(value) : Number(value.toPrecision(5)).toExponential());
+// Each identity once, done runs first, because a repeated run is no other seed.
+function distinct(runs) {
+  const lastCounts = [...runs].reverse().sort((a, b) => (RUNS[a].status === "done") - (RUNS[b].status === "done"));
+  return [...new Map(lastCounts.map((run) => [RUNS[run].identity || run, run])).values()].sort((a, b) => a - b);
+}
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const shown = (value) => (isNumber(value) ? number(value) : text(value));
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -111,6 +116,7 @@ function plot(id, traces, layout, told) {
     font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow() ? 11 : 13 },
     margin: { t: 30, r: 20, b: 45, l: 60 },
     hovermode: "closest",
+    uirevision: [...$(id).closest("section").querySelectorAll("select")].map((select) => select.value).join("\n"), // keeps zooms
   };
   const { xaxis, yaxis, ...rest } = layout;
   const full = { ...base, ...rest, xaxis: { ...line, ...xaxis }, yaxis: { ...line, ...yaxis } };

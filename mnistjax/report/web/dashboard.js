@@ -45,10 +45,8 @@ function fillChoices() {
 }
 
 function fillPage() {
-  const counts = new Map();
-  for (const run of RUNS) counts.set(run.status, (counts.get(run.status) ?? 0) + 1);
   $("verdict").textContent = DATA.verdict;
-  $("counts").textContent = [...counts].map(([status, count]) => `${count.toLocaleString("en")} ${status}`).join(" · ");
+  $("counts").textContent = countStatuses(RUNS).join(" · ");
   fillChoices();
   for (const draw of [drawComparison, drawErrors, drawDifferences, drawFailures]) draw();
 }
@@ -71,8 +69,8 @@ async function watch() {
       const answer = await fetch("data.json", { headers: { "If-None-Match": tag } });
       if (answer.ok) {
         take(await answer.json());
-        updateTable(redraw);
         fillPage();
+        updateTable(redraw);
         refresh();
         tag = answer.headers.get("ETag");
       } else if (![304, 503].includes(answer.status)) throw new Error(answer.statusText);

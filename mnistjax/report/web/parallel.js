@@ -3,8 +3,10 @@
 const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"];
 const CHANNELS = VIRIDIS.map((color) => [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16)));
 
+// On a white page without the brightest colours.
 function viridis(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (CHANNELS.length - 1);
+  const most = document.documentElement.classList.contains("dark") ? 1 : 0.8;
+  const place = most * Math.min(Math.max(share, 0), 1) * (CHANNELS.length - 1);
   const low = Math.min(Math.floor(place), CHANNELS.length - 2);
   const mixed = CHANNELS[low].map((from, i) => Math.round(from + (CHANNELS[low + 1][i] - from) * (place - low)));
   return `rgb(${mixed.join(",")})`;
@@ -108,5 +110,7 @@ function parallel(box, axes, { reversed }) {
   };
   const drawing = shape("svg", { width, height }, shape("g", {}, ...lines), ...axes.map(drawAxis));
   drawing.onpointerdown = (event) => event.preventDefault(); // no text is selected by a drag
+  const focused = [...box.querySelectorAll("[role=slider]")].indexOf(document.activeElement);
   box.replaceChildren(drawing);
+  box.querySelectorAll("[role=slider]")[focused]?.focus();
 }

@@ -50,7 +50,7 @@ function epochTicks([low, high]) {
 function drawCurves() {
   const [metric, key, band, asked] = ["metric", "group", "band", "axis"].map((name) => $(`curve-${name}`).value);
   const axis = asked !== "auto" ? asked : metric.endsWith("loss") ? "log" : "linear";
-  const runs = state.shown.filter((run) => RUNS[run].epochs);
+  const runs = distinct(state.shown.filter((run) => RUNS[run].epochs));
   let groups = [...groupsOf(runs, key)].map(([name, members]) => ({ name, members, ...summary(metric, members) }));
   const worse = metric.endsWith("loss") ? 1 : -1;
   const order = (group) => worse * (group.mean.at(-1) ?? Infinity * worse);
@@ -65,7 +65,9 @@ function drawCurves() {
     const color = COLORS[i % COLORS.length];
     const common = { x: group.epoch, mode: "lines", legendgroup: String(i) };
     if (band !== "none" && group.members.length > 1) {
-      const low = band === "std" ? group.mean.map((m, e) => m - group.std[e]) : group.low;
+      // A logarithmic axis has no numbers below 0; there the band ends at the lowest run.
+      const below = (m, e) => (axis === "log" && m <= group.std[e] ? group.low[e] : m - group.std[e]);
+      const low = band === "std" ? group.mean.map(below) : group.low;
       const high = band === "std" ? group.mean.map((m, e) => m + group.std[e]) : group.high;
       const edge = { ...common, line: { width: 0, color }, hoverinfo: "skip", showlegend: false };
       traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: `${color}30` });
@@ -103,7 +105,7 @@ function cellsOf(keys, all) {
   const order = (one) => goal * (one.metrics[DATA.monitor]?.[0] ?? Infinity * goal);
   for (const one of [...all].sort((a, b) => order(a) - order(b))) {
     const place = JSON.stringify(keys.map((key) => text(RUNS[one.runs[0]].values[key] ?? "")));
-    cells.set(place, [...(cells.get(place) ?? []), one]);
+    if (!cells.has(place)) cells.set(place, one);
   }
   return cells;
 }
@@ -111,7 +113,7 @@ function cellsOf(keys, all) {
 // A configuration without the runs that the table hides. The interval of the others' mean is not known here.
 function limited(one, seen) {
   if (one.runs.every((run) => seen.has(run))) return one;
-  const left = one.runs.filter((run) => seen.has(run) && RUNS[run].status === "done");
+  const left = distinct(one.runs.filter((run) => seen.has(run) && RUNS[run].status === "done"));
   const metrics = Object.create(null);
   for (const name of Object.keys(one.metrics)) {
     const values = left.map((run) => RUNS[run].metrics[name]).filter(isNumber);
@@ -132,8 +134,7 @@ function drawHeat() {
   if (!usable) return;
   const [rows, columns] = [valuesOf(down, all), valuesOf(across, all)];
   const cells = cellsOf([down, across], all);
-  const at = (row, column) => (cells.get(JSON.stringify([text(row), text(column)])) ?? [])[0];
-  const grid = (get) => rows.map((row) => columns.map((column) => get(at(row, column), row, column)));
+  const grid = (get) => rows.map((row) => columns.map((column) => get(cells.get(JSON.stringify([text(row), text(column)])))));
   const spread = ([mean, half]) => number(mean) + (half === null ? "" : ` ± ${Number(half.toPrecision(2))}`);
   const label = (one) => (one ? safe(spread(one.metrics[metric])).replace(" ± ", "<br>± ") : "");
   const told = (one) => (one ? `${safe(configurationName(one))}<br>${safe(metric)} ${spread(one.metrics[metric])} (${counted(one.metrics[metric][2], "seed")})` : "no finished run");
@@ -145,7 +146,7 @@ function drawHeat() {
   const axis = (key, values) => {
     const every = Math.ceil(values.length / (narrow() ? 12 : 25)); // many labels take Plotly seconds
     const tickvals = values.map((_, i) => i).filter((i) => i % every === 0);
-    return { tickvals, ticktext: tickvals.map((i) => safe(brief(shown(values[i])))), title: { text: safe(key) }, showgrid: false, zeroline: false };
+    return { tickvals, ticktext: tickvals.map((i) => safe(brief(shown(values[i])))), title: { text: safe(key), standoff: 4 }, showgrid: false, zeroline: false };
   };
   const words = `${metric} by ${down} and ${across}, ${counted(rows.length, "row")} and ${counted(columns.length, "column")}.`;
   return plot("heat-plot", [trace], { xaxis: axis(across, columns), yaxis: { ...axis(down, rows), autorange: "reversed" } }, words);
@@ -170,7 +171,7 @@ function drawParallel() {
   const axes = DATA.keys.filter(varies).map((key) => axisOf(key.endsWith(".name") ? key.split(".")[0] : short(key), runs.map((run) => RUNS[run].values[key])));
   const metrics = [...new Set(["val/loss", "val/accuracy", metric])].filter((m) => DATA.metrics.includes(m) && m !== metric);
   for (const name of [...metrics, metric]) axes.push({ label: name, values: runs.map((run) => RUNS[run].metrics[name]) });
-  return parallel($("parallel-plot"), axes, { reversed: metric.endsWith("loss") });
+  return parallel($("parallel-plot"), axes, { reversed: lowerIsBetter(metric) });
 }
 
 // Importance
@@ -212,7 +213,7 @@ function drawConfusion() {
   const yaxis = { ...axis, autorange: "reversed", title: { text: "true" } };
   const right = run.confusion.reduce((sum, row, i) => sum + row[i], 0);
   const words = `Confusion matrix of ${run.name}: ${right.toLocaleString("en")} test images right.`;
-  return plot("confusion-plot", [trace], { xaxis: { ...axis, title: { text: "predicted" } }, yaxis }, words);
+  return plot("confusion-plot", [trace], { xaxis: { ...axis, title: { text: "predicted", standoff: 4 } }, yaxis }, words);
 }
 
 function drawErrors() {

@@ -6,8 +6,8 @@ let view = null; // what the table shows now: { items, columns, open }
 
 // Numbers are sorted before words: 32, 128, all. DataTables decodes HTML in searched values, so these are escaped;
 // its SearchBuilder removes tags from column names.
-const padded = (value) => (isNumber(value) ? `0${value.toFixed(9).padStart(30, "0")}` : `1${text(value)}`);
-const keyed = { display: safe, filter: safe, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded };
+const padded = (value) => (isNumber(value) ? `0${value.toFixed(40).padStart(65, "0")}` : `1${text(value)}`);
+const keyed = { display: safe, filter: safe, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded, builder: (value) => (isNumber(value) ? value : value === "" ? { length: 0 } : safe(value)) };
 const bare = (name) => name.replaceAll("<", "‹").replaceAll(">", "›");
 
 // If the best come first, those without the metric come last.
@@ -17,11 +17,13 @@ function rendering(metric) {
 
 const keyColumns = (get) => DATA.keys.map((key) => ({ title: safe(key), searchBuilderTitle: bare(key), of: (item) => get(item, key) ?? "", render: keyed }));
 
-function statusOf(runs) {
+function countStatuses(runs) {
   const counts = new Map();
-  for (const run of runs) counts.set(RUNS[run].status, (counts.get(RUNS[run].status) ?? 0) + 1);
-  return [...counts].map(([status, count]) => (runs.length > 1 ? `${count.toLocaleString("en")} ${status}` : status)).join(", ");
+  for (const { status } of runs) counts.set(status, (counts.get(status) ?? 0) + 1);
+  return [...counts].map(([status, count]) => `${count.toLocaleString("en")} ${status}`);
 }
+
+const statusOf = (runs) => (runs.length > 1 ? countStatuses(runs.map((run) => RUNS[run])).join(", ") : RUNS[runs[0]].status);
 
 // The kinds of the table. Each has its rows' items, the runs of an item, and its columns.
 const KINDS = {
@@ -31,7 +33,7 @@ const KINDS = {
     name: configurationName,
     metric: (one, name) => one.metrics[name]?.[0],
     columns: [
-      { title: "seeds", of: (one) => one.runs.length, className: "fold" },
+      { title: "runs", of: (one) => one.runs.length, className: "fold" },
       { title: "status", of: (one) => statusOf(one.runs), className: "status", render: keyed },
       ...(RUNS.some((run) => run.status === "stopped") ? [{ title: "epochs", of: (one) => Math.max(...one.runs.map((run) => RUNS[run].epochs)) }] : []),
       ...keyColumns((one, key) => RUNS[one.runs[0]].values[key]),
@@ -150,7 +152,7 @@ function makeTable(kind, changed) {
   const places = columns.map((_, i) => i).slice(1);
   table = new DataTable("#table", {
     data: rowsOfView(view),
-    columns: columns.map(({ of, ...column }) => column),
+    columns: columns.map(({ of, ...column }) => (column.render?.builder ? { ...column, searchBuilder: { orthogonal: { search: "builder" } } } : column)),
     order: askedOrder(columns),
     search: { search: address.search ?? "" },
     language: { searchBuilder: { title: { 0: "Filter", _: "Filter (%d)" }, add: "Add a condition" }, select: { rows: { 0: "" } } },
@@ -198,8 +200,8 @@ function selected() {
 
 // New records of the same runs, while the page watches a sweep. What the user has set stays as it is.
 function updateTable(changed) {
-  const next = describeView(view.kind);
-  if (titles(next) !== titles(view) || next.items.length !== view.items.length) return makeTable(view.kind, changed);
+  const next = describeView($("view").value);
+  if (titles(next) !== titles(view) || next.items.length !== view.items.length) return makeTable(next.kind, changed);
   const { open } = view;
   const rows = rowsOfView(next);
   Object.assign(view, next, { open });

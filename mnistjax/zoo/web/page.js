@@ -64,9 +64,11 @@ function putGrey(context, pixels, width) {
   context.putImageData(image, 0, 0);
 }
 
-// A part (left, top, width, height) of a picture, put at a place of a black image, as floats (H * W * C) in [0, 1].
+// A part (left, top, width, height) of a picture, put at a place of an image, as floats (H * W * C) in [0, 1]. The ground
+// is black for things on a black ground; else white, as photographs have it where they are transparent.
 function readPixels(picture, part, place) {
   const context = canvasOf(WIDTH, HEIGHT);
+  context.fillStyle = DATA.light_on_dark ? "black" : "white";
   context.fillRect(0, 0, WIDTH, HEIGHT);
   context.drawImage(picture, ...part, ...place);
   const pixels = context.getImageData(0, 0, WIDTH, HEIGHT).data, out = new Float32Array(HEIGHT * WIDTH * CHANNELS);
@@ -92,7 +94,10 @@ function readPicture(picture) {
   const context = canvasOf(wide, high);
   context.drawImage(picture, 0, 0, wide, high);
   const data = context.getImageData(0, 0, wide, high).data;
-  const grey = Float32Array.from({ length: wide * high }, (_, i) => lightness(data.subarray(4 * i)));
+  const ink = Float32Array.from({ length: wide * high }, (_, i) => lightness(data.subarray(4 * i)));
+  const cover = ink.map((_, i) => data[4 * i + 3] / 255), sum = (values) => values.reduce((one, other) => one + other, 0);
+  const behind = sum(ink.map((value, i) => value * cover[i])) < sum(cover) / 2 ? 1 : 0; // transparent: what contrasts
+  const grey = ink.map((value, i) => value * cover[i] + behind * (1 - cover[i]));
   const border = grey.filter((_, i) => i % wide === 0 || i % wide === wide - 1 || i < wide || i >= wide * (high - 1)).sort();
   const ground = border[border.length >> 1], most = Math.max(1e-6, 1 - Math.min(ground, 1 - ground));
   const light = grey.map((value) => Math.min(1, Math.max(0, (ground > 0.5 ? ground - value : value - ground) / most)));

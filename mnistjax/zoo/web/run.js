@@ -192,8 +192,6 @@ const BINARY = {
   ge: (x, y) => +(x >= y), gt: (x, y) => +(x > y), le: (x, y) => +(x <= y), lt: (x, y) => +(x < y), max: Math.max,
   min: Math.min, mul: (x, y) => x * y, ne: (x, y) => +(x !== y), or: (x, y) => +(x || y), pow: Math.pow, sub: (x, y) => x - y,
 };
-const SAME = ["copy", "stop_gradient"];
-const RESHAPED = ["expand_dims", "reshape", "squeeze"];
 
 function each(values, shape, compute) {
   const out = make(shape), axes = shape.map((_, axis) => axis);
@@ -208,9 +206,9 @@ function compute(name, values, own) {
   const [x, y] = values;
   if (name in UNARY) return each([x], own.shape, UNARY[name]);
   if (name in BINARY) return each(values, own.shape, BINARY[name]);
-  if (SAME.includes(name)) return x;
-  if (RESHAPED.includes(name)) return { shape: own.shape, data: x.data };
   switch (name) {
+    case "copy": case "stop_gradient": return x;
+    case "expand_dims": case "reshape": case "squeeze": return { shape: own.shape, data: x.data };
     case "convert_element_type": return own.whole ? each([x], own.shape, Math.trunc) : x;
     case "integer_pow": return each([x], own.shape, (value) => value ** own.power);
     case "clamp": return each([each([y, x], own.shape, Math.max), values[2]], own.shape, Math.min);
