@@ -173,8 +173,10 @@ def _shorten_error(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:100]
 
 
-def replace(path: Path, content: bytes, *, previous: Path | None = None, durable: bool = True) -> None:
-    """Writes `content` to `path`, whole or not at all, and moves the former file to `previous` if given.
+def replace(
+    path: Path, *content: bytes | memoryview, previous: Path | None = None, durable: bool = True
+) -> None:
+    """Writes the parts of a content to `path`, whole or not at all; moves the former file to `previous`.
 
     If `durable`, waits until the content is on the disk. A link at `path` is replaced, not followed. OSError
     (a full disk) leaves the former content.
@@ -182,7 +184,7 @@ def replace(path: Path, content: bytes, *, previous: Path | None = None, durable
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
         with open(open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -8,6 +8,7 @@ import pytest
 
 from mnistjax import records
 from mnistjax.cli import main, report
+from mnistjax.config import ConfigError
 from mnistjax.data import builders, load_data, prepared
 from mnistjax.data.arrays import Arrays, Unreachable
 from mnistjax.finished import reopen
@@ -35,6 +36,14 @@ def add_mnist(work, monkeypatch):
 
     monkeypatch.setattr(builders, "check_reachable", no_network)
     return add
+
+
+def test_the_digits_need_no_data_folder(work):
+    """Without a network, where none can be made."""
+    found = load_data("auto", data_dir="/proc/nowhere")
+    assert (found.name, bool(found.banner)) == ("digits", True)
+    with pytest.raises(ConfigError, match=r"mnist can't be prepared: /proc/nowhere.*data.dir=FOLDER"):
+        load_data("mnist", data_dir="/proc/nowhere")
 
 
 @pytest.mark.slow

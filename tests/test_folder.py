@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
+import mnistjax
+from mnistjax import data
 from mnistjax.data import DataError
 from mnistjax.data import reader as readers
 from mnistjax.data.arrays import check_arrays, digest
@@ -34,7 +36,7 @@ NOT_TEXT = os.fsdecode(b"caf\xe9")
 def load(root, **options):
     defaults = {"size": None, "channels": None, "group": None, "skip_bad": False}
     arrays = load_folder(root, **(defaults | options))
-    check_arrays("folder", arrays._replace(left_out=()))
+    check_arrays("folder", arrays._replace(left_out=(), warnings=()))
     return arrays
 
 
@@ -175,17 +177,36 @@ def test_other_files_and_hidden_ones_are_ignored(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text")
     assert digest(load(tmp_path)) == digest(before)
-    assert not caplog.records
+    assert not load(tmp_path).warnings
 
 
-def test_pictures_beside_the_classes_are_named_in_a_warning(tmp_path, caplog):
+def test_the_runs_of_a_command_in_the_folder_are_no_class(tmp_path):
+    make(tmp_path)
+    before = load(tmp_path)
+    for folder in ("outputs", "multirun"):
+        save(tmp_path / folder / "2026-11-29" / "12-00-00" / "wandb" / "x.png", plain(0))
+    assert digest(load(tmp_path)) == digest(before)
+    save(tmp_path / "outputs" / "x.png", plain(0))  # it is a class of that name
+    assert load(tmp_path).class_names == ("cats", "dogs", "outputs")
+
+
+def test_pictures_beside_the_classes_are_named_in_a_warning(tmp_path):
     make(tmp_path / "train")
     save(tmp_path / "overview.png", plain(0))
     save(tmp_path / "train" / "x.png", plain(0))
-    load(tmp_path)
-    (record,) = caplog.records
     expected = f"{tmp_path}: 2 pictures beside the class folders are not used, such as overview.png"
-    assert record.getMessage() == expected
+    assert load(tmp_path).warnings == (expected,)
+
+
+def test_warnings_are_logged_by_every_command(tmp_path, caplog):
+    make(tmp_path / "pictures" / "train")
+    save(tmp_path / "pictures" / "overview.png", plain(0))
+    for _ in range(2):
+        data._load.cache_clear()  # as in another process, which finds the arrays prepared
+        mnistjax.load_data("folder", data_dir=tmp_path / "data", raw_dir=tmp_path / "pictures")
+        (record,) = caplog.records
+        assert "1 pictures beside the class folders are not used" in record.getMessage()
+        caplog.clear()
 
 
 def test_a_class_may_have_the_name_of_a_part(tmp_path):
@@ -492,20 +513,18 @@ def test_a_pattern_that_gives_no_groups_is_an_error(tmp_path, pattern, message):
     assert error_of(tmp_path, group=pattern) == message
 
 
-def test_pictures_and_groups_on_both_sides_are_named_in_a_warning(tmp_path, caplog):
+def test_pictures_and_groups_on_both_sides_are_named_in_a_warning(tmp_path):
     make(tmp_path / "train")
     make(tmp_path / "test", count=2)
-    load(tmp_path, group=r"(\d+)\.")
-    copies, groups = (record.getMessage() for record in caplog.records)
+    copies, groups = load(tmp_path, group=r"(\d+)\.").warnings
     assert copies == (
         f"{tmp_path}: 4 pictures of test/ are also in train/: train/cats/000.png = test/cats/000.png"
     )
     assert groups == f"{tmp_path}: 2 groups of test/ are also in train/: 000"
-    caplog.clear()
     shutil.rmtree(tmp_path / "test")
     save(tmp_path / "test" / "cats" / "a.png", noise(77))
-    load(tmp_path)
-    assert not caplog.records
+    assert not load(tmp_path).warnings
+    assert not load(tmp_path, group=r"(\d+)\.").warnings  # a name in test/ may have no group
 
 
 # Errors

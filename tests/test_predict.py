@@ -188,6 +188,17 @@ def test_a_second_explanation_replaces_the_first(work, capsys):
     assert {path: path.read_bytes() for path in (work / "seen").iterdir()} == first
 
 
+def test_an_explanation_that_can_not_be_written_hides_no_answer(run, work, capsys):
+    name = f"{'a' * 250}.png"  # that of its explanation is too long
+    for place in ("b.png", name):
+        write(work / place, draw("1"))
+    capsys.readouterr()
+    assert main([run, "b.png", name, "b.png", "--json", "--explain", "seen"]) == 2
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 3
+    assert "File name too long" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

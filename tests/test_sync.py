@@ -82,6 +82,38 @@ def test_each_row_arrives_once_however_often_it_is_synced(server, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_goes_on_online_sends_what_it_did_offline(server, work, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    words = ["data=digits", "model=neuron", "train.epochs=200", "train.batch_size=4", "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "mnistjax", *words]
+    first = subprocess.Popen([*command, "wandb.mode=offline"])
+    end = time.monotonic() + 100
+    while not Path("run/metrics.jsonl").exists() or len(records.read_rows("run")) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    assert 3 <= len(records.read_rows("run")) < 200
+    assert subprocess.run([*command, "wandb.mode=online", "resume=true"], timeout=120).returncode == 0
+    (name,) = server.runs
+    assert [line["epoch"] for line in server.history(name) if "val/loss" in line] == [*range(1, 201)]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_goes_on_online_sends_what_it_did_offline(server, work, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    words = ["-m", "data=digits", "model=neuron", "train.epochs=1", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, "-m", "mnistjax"]
+    assert subprocess.run([*command, *words, "seed=0,1", "wandb.mode=offline"]).returncode == 0
+    more = ["-m", "sweep.resume=sweep", "seed=0,1,2,3", "wandb.mode=online", *words[1:-1]]
+    assert subprocess.run([*command, *more], timeout=120).returncode == 0
+    (sweep,) = (run for run in server.runs.values() if run.fields["jobType"] == "sweep")
+    points = [line for line in server.history(sweep.name) if "job" in line]
+    assert [line["jobs/over"] for line in points] == [1, 2, 3, 4]
+    assert sorted(line["job"] for line in points) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
 def test_a_killed_sync_can_be_continued(server, tmp_path):
     name = write_run(tmp_path / "run", "x", epochs=2000)
     server.hold_after = 700

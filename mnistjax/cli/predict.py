@@ -170,7 +170,11 @@ def show(
                         tell(f"error: {picture.error}")
                         done = False
                     elif explained:
-                        explain(explained[shown], picture)
+                        try:
+                            explain(explained[shown], picture)
+                        except ConfigError as error:  # a full disk hides no answer
+                            tell(f"error: {error}")
+                            done = False
                     if as_json:
                         print("," if shown else "[", to_json(picture), sep="\n", end="")
                     elif not picture.error:

@@ -5,7 +5,7 @@ Each row, image and model arrives once, however often the command runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from mnistjax.config import ConfigError
 from mnistjax.finished import describe_model, find_collection, load_examples, reopen
 from mnistjax.progress import find_answer_code, tell
 from mnistjax.report.runs import RunRecord, read_runs
-from mnistjax.sweeps.ledger import Ledger, load_ledger
+from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.results import read_result
 from mnistjax.tracking import GivenRun, Tracker, check_login, find_options, find_run_id, find_tags
@@ -129,21 +129,10 @@ def send_sweep(folder: Path, place: Mapping[str, str | None]) -> bool:
             monitor, registry = config.get("train.monitor", "val/loss"), config.get("wandb.registry")
             results = [read_result(entry, jobs[entry.number]) for entry in ledger.entries.values()]
             mirror = Mirror(ledger, monitor, registry, **find_place(config, place))
-            mirror.replay(sort_by_end(ledger, results))
+            mirror.replay(results)
             sent = mirror.finish(results, lambda number: reopen(jobs[number]))
             ledger.save()
             return sent
     except (ConfigError, OSError) as error:
         tell(f"{folder}: {error}")
         return False
-
-
-def sort_by_end(ledger: Ledger, results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows of the jobs that are over, in the order of their ends."""
-    ends: dict[int, str] = {}
-    for row in results:
-        if row["status"] in ("done", "diverged", "stopped", "failed"):
-            status = records.read_status(ledger.job_folder(row["number"])) or {}
-            ends[row["number"]] = str(status.get("ended"))
-    over = [row for row in results if row["number"] in ends]
-    return sorted(over, key=lambda row: (ends[row["number"]], row["number"]))

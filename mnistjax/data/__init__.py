@@ -248,7 +248,10 @@ def _load(
     banner: str | None = None,
 ) -> Dataset:
     """The checked and split data set, once per process."""
-    return _make_dataset(name, load(data_dir, raw_dir, **dict(options)), fraction, banner)
+    arrays = load(data_dir, raw_dir, **dict(options))
+    for line in arrays.warnings:
+        log.warning(line)
+    return _make_dataset(name, arrays, fraction, banner)
 
 
 @functools.cache

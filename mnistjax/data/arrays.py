@@ -40,6 +40,7 @@ class Arrays(NamedTuple):
     val_images: np.ndarray | None = None
     val_labels: np.ndarray | None = None
     left_out: tuple[str, ...] = ()  # files that could not be used, each with the reason
+    warnings: tuple[str, ...] = ()  # lines that each command logs
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
@@ -73,7 +74,7 @@ def check_arrays(name: str, arrays: Arrays) -> Arrays:
             raise DataError(
                 f"{where}: images of {shape} as in the training part expected, found {images.shape[1:]}"
             )
-    return Arrays(**checked, class_names=names, left_out=arrays.left_out)
+    return Arrays(**checked, class_names=names, left_out=arrays.left_out, warnings=arrays.warnings)
 
 
 def _check_part(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:

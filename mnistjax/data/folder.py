@@ -5,15 +5,15 @@ N images, H W their sides in pixels, C channels, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import logging
 import math
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 WORKING_BYTES = 16  # per pixel of a picture while it is decoded and converted
 
-log = logging.getLogger(__name__)
 Parts = dict[str, list[Picture]]
 """The pictures of "train", "val" and "test", in this order."""
 
@@ -82,8 +81,8 @@ def load_folder(
         if place != row:
             images[place] = images[row]  # in place, because a copy may not fit in memory
     parts = _drop(root, listing.class_names, parts, reader.bad)
-    _warn(root, listing, group, reader.bad)
-    return _gather(listing.class_names, parts, images, reader.bad)
+    warnings = tuple(_find_warnings(root, listing, group, reader.bad))
+    return _gather(listing.class_names, parts, images, reader.bad)._replace(warnings=warnings)
 
 
 def _join(parts: Parts) -> list[Picture]:
@@ -180,11 +179,11 @@ def _count_threads(wanted: int, headers: Iterable[Header], reserved: int) -> int
     return wanted if free is None else max(1, min(wanted, (free - reserved) // (WORKING_BYTES * largest)))
 
 
-def _warn(root: Path, listing: Listing, group: str | None, bad: Container[str]) -> None:
-    """Warns of pictures that belong to no class, and of pictures and groups in train/ and in another part."""
+def _find_warnings(root: Path, listing: Listing, group: str | None, bad: Container[str]) -> Iterator[str]:
+    """Lines about pictures that belong to no class, and pictures and groups in train/ and in another part."""
     if listing.beside:
         count, first = len(listing.beside), show(listing.beside[0])
-        log.warning("%s: %d pictures beside the class folders are not used, such as %s", root, count, first)
+        yield f"{root}: {count} pictures beside the class folders are not used, such as {first}"
     train = [picture for picture in listing.parts["train"] if picture.path not in bad]
     for part, pictures in listing.parts.items():
         if part == "train":
@@ -192,12 +191,15 @@ def _warn(root: Path, listing: Listing, group: str | None, bad: Container[str]) 
         folder = show(listing.folders[part])
         if copies := _find_copies(root, train, [picture for picture in pictures if picture.path not in bad]):
             example = " = ".join(show(picture.path) for picture in copies[0])
-            log.warning("%s: %d pictures of %s/ are also in train/: %s", root, len(copies), folder, example)
+            yield f"{root}: {len(copies)} pictures of {folder}/ are also in train/: {example}"
         if group is not None:
-            groups = [{*_find_groups(root, listing, p, listing.parts[p], group)} for p in ("train", part)]
-            if common := sorted(groups[0] & groups[1]):
-                example = show(common[0])
-                log.warning("%s: %d groups of %s/ are also in train/: %s", root, len(common), folder, example)
+            common: set[str] = set()
+            with contextlib.suppress(DataError):  # names in a part of its own may have no group
+                groups = [{*_find_groups(root, listing, p, listing.parts[p], group)} for p in ("train", part)]
+                common = groups[0] & groups[1]
+            if common:
+                example = show(min(common))
+                yield f"{root}: {len(common)} groups of {folder}/ are also in train/: {example}"
 
 
 def _find_copies(
@@ -222,7 +224,7 @@ def _hash_file(path: Path) -> bytes | None:
 
 def _gather(class_names: tuple[str, ...], parts: Parts, images: np.ndarray, bad: Mapping[str, str]) -> Arrays:
     """The arrays: views of the images, which lie part by part."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     start = 0
     for part, pictures in parts.items():
         arrays[f"{part}_images"] = images[start : start + len(pictures)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,7 +80,9 @@ def load_own(
     """
     if raw_dir is None:
         raise DataError(f"data set {kind!r} needs data.raw_dir={'FILE' if kind == 'npz' else 'FOLDER'}")
-    key = hashlib.sha256(repr((str(raw_dir), sorted(options.items()))).encode("utf-8", "surrogateescape"))
+    key = hashlib.sha256(
+        repr((os.path.realpath(raw_dir), sorted(options.items()))).encode("utf-8", "surrogateescape")
+    )
 
     def read(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
         return check_arrays(str(raw_dir), load(raw_dir, **options))  # an error names the user's files

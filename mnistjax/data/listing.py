@@ -6,6 +6,7 @@ Other files, and names that begin with a dot, are ignored. Links to files and fo
 import hashlib
 import itertools
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -22,6 +23,7 @@ PART_OF = {  # by the name of a folder, in any case
     **dict.fromkeys(("test", "testing"), "test"),
 }
 HIDDEN = "__MACOSX"  # what archives from a Mac contain beside the data
+OURS, DATE = ("outputs", "multirun"), re.compile(r"\d{4}-\d\d-\d\d")  # folders of runs, with one for each day
 
 Place = tuple[int, int]
 """The device and the number of a folder: equal for all names and links of it."""
@@ -172,11 +174,16 @@ def _scan(root: Path, inside: str) -> Content:
     try:
         with os.scandir(root / inside) as entries:
             for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-                if not entry.name.startswith(".") and entry.name != HIDDEN:
+                if not (entry.name.startswith(".") or entry.name == HIDDEN or _is_ours(entry)):
                     _add(found, entry)
     except OSError as error:
         raise DataError(show(files.describe(error, root / inside))) from None
     return found
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is one of runs, which the command makes where it is started."""
+    return entry.name in OURS and entry.is_dir() and all(map(DATE.fullmatch, os.listdir(entry.path)))
 
 
 def _add(found: Content, entry: os.DirEntry[str]) -> None:

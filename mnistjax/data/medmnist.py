@@ -18,17 +18,8 @@ from mnistjax.data.download import File, obtain, verify
 URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
 MULTI_LABEL = "chestmnist"
 ORGANS = (
-    "bladder",
-    "femur-left",
-    "femur-right",
-    "heart",
-    "kidney-left",
-    "kidney-right",
-    "liver",
-    "lung-left",
-    "lung-right",
-    "pancreas",
-    "spleen",
+    *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver"),
+    *("lung-left", "lung-right", "pancreas", "spleen"),
 )
 GREY, COLOUR = (SIDE, SIDE), (SIDE, SIDE, 3)
 

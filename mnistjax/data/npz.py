@@ -26,14 +26,8 @@ CLASS_NAMES = "class_names"
 HALVES = "train_", "test_", "val_", "valid"  # how the names of parts begin
 log = logging.getLogger(__name__)
 MEDMNIST = {part: part for part in (*PARTS, *VAL_PARTS)}  # names of the arrays in MedMNIST's files
-KERAS = {  # and in Keras's
-    "train_images": "x_train",
-    "train_labels": "y_train",
-    "test_images": "x_test",
-    "test_labels": "y_test",
-    "val_images": "x_val",
-    "val_labels": "y_val",
-}
+KERAS_NAMES = "x_train", "y_train", "x_test", "y_test", "x_val", "y_val"
+KERAS = dict(zip(MEDMNIST, KERAS_NAMES, strict=True))  # and in Keras's
 
 
 class Header(NamedTuple):

@@ -6,6 +6,7 @@ verifying arrays takes 0.1 s.
 """
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -21,7 +22,17 @@ import numpy as np
 from mnistjax import files
 from mnistjax.checks import FLAG, NAMES, TEXT, TEXTS, list_of, optional, whole
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, SIDE, VAL_PARTS, Arrays, DataError, check_arrays, digest, read_npy
+from mnistjax.data.arrays import (
+    PARTS,
+    SIDE,
+    VAL_PARTS,
+    Arrays,
+    DataError,
+    Unreachable,
+    check_arrays,
+    digest,
+    read_npy,
+)
 
 SHA256: dict[str, str] = {  # of the decoded arrays, if we had real files to compute it
     "mnist": "88131c2e075497167ca8604fc743fd2fd768752b08db312cc900e5e6ed2cd86c",
@@ -32,11 +43,13 @@ MANIFEST = {  # the facts about prepared arrays
     "image_shape": list_of(whole(1), "a list of sides"),
     "has_val": FLAG,
     "left_out": TEXTS,
+    "warnings": TEXTS,
     "stamp": optional(TEXT),
 }
 LARGEST_JSON = 2**20  # bytes; TFDS's have at most 10,000
 LARGEST_MANIFEST = 2**26  # bytes; 1,000 and the names of the files that were left out
 LARGEST_RECORDS = 2**31  # bytes; TFDS's largest file has 0.6 GB
+REFUSED = errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS  # no folder for downloads
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +86,8 @@ def load_prepared(
             return _repair(name, recipe, home) or _prepare(name, recipe, home, raw_dir, stamp)
     except OSError as error:
         where = files.describe(error, home)
-        raise DataError(
-            f"{name} can't be prepared: {where}; choose another folder with data.dir=FOLDER"
-        ) from None
+        kind = Unreachable if raw_dir is None and error.errno in REFUSED else DataError
+        raise kind(f"{name} can't be prepared: {where}; choose another folder with data.dir=FOLDER") from None
 
 
 def read_arrays(name: str, folder: Path, stamp: str | None = None) -> Arrays:
@@ -101,7 +113,7 @@ def _read_parts(name: str, folder: Path, manifest: dict[str, Any]) -> Arrays:
     parts: dict[str, Any] = {
         part: _read_array(folder / f"{part}.npy", manifest["image_shape"]) for part in names
     }
-    facts = {field: manifest[field] for field in ("class_names", "left_out")}
+    facts = {field: manifest[field] for field in ("class_names", "left_out", "warnings")}
     return check_arrays(name, Arrays(**parts, **facts))
 
 
@@ -111,13 +123,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Earlier manifests have only `sha256` and `class_names`; their images are 28 x 28.
     """
     manifest = files.read_json(folder / "manifest.json", limit=LARGEST_MANIFEST)
-    default = {"image_shape": [SIDE, SIDE], "has_val": False, "left_out": [], "stamp": None}
+    default = {"image_shape": [SIDE, SIDE], "has_val": False, "left_out": [], "warnings": [], "stamp": None}
     found = default | manifest if isinstance(manifest, dict) else {}
     for field, check in MANIFEST.items():
         if field not in found or not check.holds(found[field]):
             where = folder / "manifest.json"
             raise files.DamagedFile(f"{where} is damaged: {field} must be {check.allowed}")
-    lists = {field: tuple(found[field]) for field in ("class_names", "image_shape", "left_out")}
+    lists = {field: tuple(found[field]) for field in ("class_names", "image_shape", "left_out", "warnings")}
     return found | lists
 
 
@@ -134,15 +146,16 @@ def _read_array(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 def write_arrays(folder: Path, arrays: Arrays, stamp: str | None = None) -> None:
     """Writes the arrays, then the manifest, which makes them count as prepared."""
     for part, array in arrays.parts.items():
-        stream = io.BytesIO()
-        np.save(stream, array)
-        files.replace(folder / f"{part}.npy", stream.getvalue())
+        head = io.BytesIO()  # as np.save writes it, but without a copy of the array
+        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+        files.replace(folder / f"{part}.npy", head.getvalue(), array.data)
     manifest = {
         "sha256": digest(arrays),
         "class_names": arrays.class_names,
         "image_shape": arrays.train_images.shape[1:],
         "has_val": arrays.val_images is not None,
         "left_out": arrays.left_out,
+        "warnings": arrays.warnings,
         "stamp": stamp,
     }
     files.replace(folder / "manifest.json", json.dumps(manifest, indent=1).encode())

@@ -45,11 +45,11 @@ class Mirror:
         """
         self._tracker.log(self._point(row, counts))
 
-    def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Sends the points of these jobs, in the order of their ends, that W&B lacks."""
+    def replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the points that W&B lacks of the jobs that are over, in the order of their ends."""
         counts: Counter[str] = Counter()
         points = []
-        for row in rows:
+        for row in sort_by_end(self._ledger, rows):
             counts[row["status"]] += 1
             points.append(self._point(row, counts))
         self._tracker.replay(points, first=0)
@@ -151,6 +151,17 @@ def find_run_ids(ledger: Ledger) -> dict[int, str]:
             if status := records.read_status(ledger.job_folder(number)):
                 ids[number] = find_run_id(status)
     return ids
+
+
+def sort_by_end(ledger: Ledger, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the jobs that are over, in the order of their ends."""
+    ends: dict[int, str] = {}
+    for row in rows:
+        if row["status"] in ("done", "diverged", "stopped", "failed"):
+            status = records.read_status(ledger.job_folder(row["number"])) or {}
+            ends[row["number"]] = str(status.get("ended"))
+    over = [row for row in rows if row["number"] in ends]
+    return sorted(over, key=lambda row: (ends[row["number"]], row["number"]))
 
 
 def find_best(rows: Iterable[Mapping[str, Any]], monitor: str) -> list[int]:

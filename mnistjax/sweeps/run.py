@@ -138,6 +138,8 @@ class Sweep:
             self._mirror = Mirror(
                 self.ledger, self.monitor, job.settings["wandb.registry"], **job.tracker_options()
             )
+            if job.wandb_mode == "online":
+                self._mirror.replay(self.results())  # those of commands that were offline
         return list(self._waiting().values())
 
     def _check_done(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 SHOWN = 32  # images of each kind
+MOST_CELLS = 10_000  # of a confusion matrix: W&B cuts longer tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,11 @@ def make_images(summary: Mapping[str, Any], examples: Examples) -> dict[str, Any
     media: dict[str, Any] = {}
     if "test/confusion_matrix" in summary:
         counts = np.asarray(summary["test/confusion_matrix"])
-        cells: Any = [[names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+        cells: Any = [
+            [names[i], names[j], int(count)]
+            for (i, j), count in np.ndenumerate(counts)
+            if count or counts.size <= MOST_CELLS
+        ]
         fields = {column: column for column in ("Actual", "Predicted", "nPredictions")}
         table = wandb.Table(columns=[*fields], data=cells)
         title = {"title": "Confusion matrix, test"}
