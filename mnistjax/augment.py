@@ -31,9 +31,10 @@ LIMITS = {
     "flip": 1.0,  # share of the images that are mirrored left to right
     "crop": 28.0,  # whole pixels in each direction, at most
 }
-SMOOTHNESS = 4.0  # pixels, sigma of the elastic field: Simard et al. (2003)
+# Pixels, sigma of the elastic field's autocorrelation: noise smoothed by 2.8; 4 in Simard et al. (2003).
+SMOOTHNESS = 4.0
 MOVES = 2**32 - 1  # stream of flips and crops; lower numbers would be keys that `split` makes, too
-ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: areas as in Zhong et al. (2020)
+ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: of 1 to 16 % of its area
 
 
 def _strength(highest: float, *, pixels: bool = False) -> Check:

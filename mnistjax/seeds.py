@@ -105,7 +105,7 @@ def by_seed(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[in
     values: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["status"] == "done" and row.get(metric, "") != "" and type(row["seed"]) is int:
-            values.setdefault(name_config(row), {})[row["seed"]] = float(row[metric])
+            values.setdefault(name_config(row), {}).setdefault(row["seed"], float(row[metric]))
     return values
 
 

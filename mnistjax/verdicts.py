@@ -33,7 +33,8 @@ class Verdict:
     better: str
     worse: str
     difference: float  # of their means, in favour of the better one: at least 0
-    interval: tuple[float, float]  # 95 % confidence of that difference, for this comparison alone
+    # 95 % confidence of the difference, for this comparison alone; without width if seeds differ by the same.
+    interval: tuple[float, float]
     p: float  # two-sided, corrected for all comparisons
     paired: bool  # by seed
     seeds: tuple[int, int]  # number of the values of both that are compared
@@ -50,7 +51,8 @@ class Verdict:
         count = f"{self.seeds[0]}" if len(set(self.seeds)) == 1 else "{} and {}".format(*self.seeds)
         corrected = f" corrected for {self.comparisons:,} comparisons" * (self.comparisons > 1)
         p = f"p = {self.p:.2g}{corrected}"
-        how = f"95 % {low:{spec}} to {high:{spec}}, {p}, {count} seeds{', paired' * self.paired}"
+        between = f"95 % {low:{spec}} to {high:{spec}}, " if low < high else ""
+        how = f"{between}{p}, {count} seeds{', paired' * self.paired}"
         if self.decided:
             return f"{self.better} is better than {self.worse} by {self.difference:{spec}} ({how})"
         more = f"; about {self.more:,} more seed{'s' * (self.more != 1)} would decide" if self.more else ""
@@ -302,12 +304,12 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
 def find_more_seeds(test: Comparison, comparisons: int) -> int | None:
     """How many more seeds of each would decide, if the difference and the deviations stay as they are.
 
-    `comparisons` is the factor of Holm's correction. None without a difference, or if it takes more than
-    MOST_SEEDS.
+    `comparisons` is the factor of Holm's correction. None without a difference, if it takes more than
+    MOST_SEEDS, or of samples of different sizes.
     """
     from scipy.special import stdtr
 
-    if not test.difference:
+    if not test.difference or not (test.paired or test.own == test.size):
         return None
     size = int(min(test.own, test.size))
     count = np.arange(size + 1, size + 1 + MOST_SEEDS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mnistjax.report.dashboard import importance, make_data
+from mnistjax.report.runs import Runs
 from small import made_run
 
 
@@ -46,6 +47,19 @@ def test_metrics_that_only_some_runs_have_are_listed():
     assert "test/balanced_accuracy" in data["metrics"]
     assert "test/auc" not in data["metrics"]
     assert "test/balanced_accuracy" not in data["runs"][0]["metrics"]
+
+
+def test_the_page_says_no_more_than_the_values_do():
+    """Seeds that differ by 7 of 12,000 images each, in both pairs: that may be chance."""
+    runs = [made_run(seed, **{"optimizer.learning_rate": rate}) for rate in (0.01, 0.1) for seed in (0, 1)]
+    for run, right in zip(runs, (11_507, 11_521, 11_500, 11_514), strict=True):
+        for row in run.rows:
+            row["val/accuracy"] = row["val/loss"] = right / 12_000
+    data = make_data(runs)
+    assert data["verdict"].startswith("By val/loss, undecided")
+    (verdict,) = Runs(runs).verdicts("val/loss")
+    assert f"{verdict:.4f}" in data["verdict"]
+    assert [one["letters"]["val/loss"] for one in data["configurations"]] == ["a", "a"]
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf"])

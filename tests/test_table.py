@@ -19,6 +19,7 @@ from mnistjax.config import ConfigError
 from mnistjax.report.configurations import group_runs, sort_values
 from mnistjax.report.dashboard import distinct_rows, make_data
 from mnistjax.report.runs import RunRecord, Runs
+from mnistjax.report.table import find_marks
 from mnistjax.report.table_text import escape_latex
 from mnistjax.verdicts import compare
 from small import made_run
@@ -167,6 +168,29 @@ def test_one_seed_has_no_verdict_and_a_note_says_so():
     assert ("lion", "0.1") not in marked(table)
     assert any("one seed have no verdict" in note for note in table.notes)
     assert "nothing about quality" in " ".join(grid(FOUR).table("optimizer", metric="parameters").notes)
+
+
+def test_the_best_mean_is_marked_even_if_it_loses_on_the_seeds_that_both_have():
+    samples = {("a",): {0: 0.50, 1: 0.50, 2: 0.99, 3: 0.99}, ("b",): {0: 0.60, 1: 0.61}}
+    (verdict,) = compare({name: samples[name,] for (name,) in samples}, "test/accuracy")
+    assert (verdict.better, verdict.decided) == ("b", True)
+    places: Any = samples
+    marks, _ = find_marks(places, "test/accuracy")
+    assert marks == {*samples}
+
+
+def test_runs_on_different_data_of_ones_own_are_no_repetitions():
+    """If there is only one data set, its place does not matter."""
+    runs = []
+    for number, (place, sha256) in enumerate([("a.npz", 1), ("a.npz", 1), ("b.npz", 2), ("c.npz", 2)]):
+        config: dict[str, Any] = {"data.name": "npz", "optimizer.name": "sgd", "data.raw_dir": place}
+        made = made_run(number, **config)
+        data = {**made.summary["data"], "name": "npz", "sha256": str(sha256)}
+        runs.append(replace(made, summary={**made.summary, "data": data}))
+    assert [len(one.runs) for one in group_runs(runs)] == [2, 1, 1]
+    assert [len(one.runs) for one in group_runs(runs[:2])] == [2]
+    assert [len(one.runs) for one in group_runs(runs[2:])] == [2]
+    assert Runs(runs).table("raw_dir").rows == ("a.npz", "b.npz", "c.npz")
 
 
 def test_only_runs_that_are_done_count_and_a_repeated_one_counts_once():

@@ -141,6 +141,18 @@ def test_verdicts_in_words():
     )
     assert f"{replace(open_, more=1):.2%}".endswith("; about 1 more seed would decide")
     assert "p = 0.3 corrected for 1,225 comparisons, 5" in f"{replace(open_, comparisons=1225):.2%}"
+    same = replace(
+        open_, interval=(0.01, 0.01), seeds=(2, 2), more=None
+    )  # an interval without width says nothing
+    assert f"{same:.2%}" == "undecided: adam is 1.00% ahead of sgd (p = 0.3, 2 seeds)"
+
+
+def test_more_seeds_of_samples_of_different_sizes_are_not_estimated():
+    """Most of the variance is in the larger one here, and it would hardly grow by as many."""
+    rng = np.random.default_rng(0)
+    few, many = 0.502 + rng.normal(0, 0.0003, 3), 0.5 + rng.normal(0, 0.01, 60)
+    (verdict,) = compare({"a": by_seed(few), "b": by_seed(many, 10)}, "val/accuracy")
+    assert (verdict.decided, verdict.more, verdict.seeds) == (False, None, (3, 60))
 
 
 def test_equal_differences_need_six_seeds_and_equal_values_are_undecided():

@@ -17,7 +17,7 @@ from typing import Any
 from mnistjax.compose import OLD, flatten
 from mnistjax.config import unknown
 from mnistjax.report.bits import Bits, compare_bits, is_number
-from mnistjax.report.runs import PLACES, RunRecord, done
+from mnistjax.report.runs import RunRecord, done, find_places
 from mnistjax.report.sanitize import check_run, clean, find_monitor
 from mnistjax.seeds import Spread, describe_value
 from mnistjax.sweeps.results import SILENT, shown, varying
@@ -97,7 +97,8 @@ def compare_runs(
     runs that are done have results. ConfigError if no run has the metric.
     """
     sides = [check_run(run) for run in before], [check_run(run) for run in after]
-    begun = [[(read_values(run), run) for run in side if run.begun] for side in sides]
+    places = find_places([*sides[0], *sides[1]])
+    begun = [[(read_values(run, places), run) for run in side if run.begun] for side in sides]
     differences = find_differences(*([values for values, _ in side] for side in begun))
     changed = {found.key for found in differences if len(found.before) == len(found.after) == 1}
     known = [{freeze_config(values, changed): values for values, _ in side} for side in begun]
@@ -144,8 +145,8 @@ def find_labels(before: Path, after: Path) -> tuple[str, str]:
     return "A", "B"
 
 
-def read_values(run: RunRecord) -> dict[str, Any]:
-    """The values of a run's config that can change its results, by dotted key, without the seed.
+def read_values(run: RunRecord, places: Sequence[str]) -> dict[str, Any]:
+    """The values of a run's config that can change its results, by dotted key, without the seed and `places`.
 
     Older configs lack keys whose default is false or None.
     """
@@ -153,7 +154,7 @@ def read_values(run: RunRecord) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.items()
-        if not (value is False or value is None or key in PLACES or key.partition(".")[0] in SILENT)
+        if not (value is False or value is None or key in places or key.partition(".")[0] in SILENT)
     }
 
 
@@ -221,7 +222,7 @@ def collect_values(finished: Sequence[tuple[Config, RunRecord]], metric: str) ->
     for config, run in finished:
         number = find_numbers(run).get(metric)
         if number is not None and type(run.seed) is int:
-            values.setdefault(config, {})[run.seed] = number
+            values.setdefault(config, {}).setdefault(run.seed, number)
     return values
 
 

@@ -147,7 +147,7 @@ def _list_cells(result: Result) -> list[str]:
         "/".join(map(str, (result.before.n, result.after.n))) if len(sizes) > 1 else f"{sizes.pop()}",
         *sides,
         f"{result.difference:{signed}}" if result.difference else "0",
-        f"± {half:{signed[1:]}}" if result.interval and not result.equal else "-",
+        f"± {half:{signed[1:]}}" if half else "-",
         describe_verdict(result),
     ]
 

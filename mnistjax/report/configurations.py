@@ -13,7 +13,7 @@ from typing import Any
 
 from mnistjax.config import ConfigError, badness, unknown
 from mnistjax.report import bits
-from mnistjax.report.runs import PLACES, RunRecord, done, name_runs, read_numbers
+from mnistjax.report.runs import RunRecord, done, find_places, name_runs, read_numbers
 from mnistjax.report.sanitize import check_run
 from mnistjax.seeds import Spread, describe_value, short_key
 from mnistjax.sweeps.results import SILENT, shown
@@ -144,7 +144,8 @@ def find_key(given: str, configurations: Sequence[Configuration]) -> str:
     if given == "seed":
         raise ConfigError("seed is no key of a table or a figure, because they show means over seeds")
     varying = find_varying(configurations)
-    keys = {key: 0 for one in configurations for key in one.config if key not in PLACES}
+    places = find_places(run for one in configurations for run in one.runs)
+    keys = {key: 0 for one in configurations for key in one.config if key not in places}
     keys = [key for key in keys if key.partition(".")[0] not in SILENT]
     for key in (given, f"{given}.name"):
         if key in keys:

@@ -140,6 +140,9 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     target = "test/accuracy" if "test/accuracy" in metrics else monitor
     compared = [name for name in dict.fromkeys((monitor, target)) if name in metrics]
     configurations = list_configurations(listed, metrics, compared)
+    verdict = describe_best(listed, configurations, monitor)
+    for run in listed:  # after the verdicts: rounding makes equal differences of seeds unequal
+        run["metrics"] = {name: float(f"{value:.7g}") for name, value in run["metrics"].items()}
     return {
         "runs": listed,
         "keys": keys,
@@ -149,7 +152,7 @@ def make_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "target": target,
         "compared": compared,
         "configurations": configurations,
-        "verdict": describe_best(listed, configurations, monitor),
+        "verdict": verdict,
         "classes": [[*names] for names in classes],
         "ranking": sorted(ranked, key=lambda i: badness(monitor, listed[i]["metrics"][monitor])),
         "starts": [0, *itertools.accumulate(len(run.rows) for run in runs)][:-1],
@@ -175,10 +178,10 @@ def _describe_run(run: RunRecord, classes: dict[tuple[str, ...], int]) -> dict[s
 
 
 def _metrics(run: RunRecord) -> dict[str, float]:
-    """The finite metrics of a run's kept epoch and of its test, in seven digits."""
+    """The finite metrics of a run's kept epoch and of its test."""
     found = {name: float(run.kept_row[name]) for name in CURVES if name in run.kept_row}
     found |= {name: float(run.summary[name]) for name in (*TESTED, *TIMES) if name in run.summary}
-    return {name: float(f"{value:.7g}") for name, value in found.items() if math.isfinite(value)}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _pack(runs: Sequence[RunRecord], name: str) -> str:

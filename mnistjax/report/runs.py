@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mnistjax.report.table import Table
 
 LAST = ("sweep", "started", "folder")  # columns of a frame
-PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
+PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders
+OWN_DATA = ("folder", "idx", "npz")  # data sets that are what lies in data.raw_dir
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,9 +242,20 @@ def done(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.status == "done"]
 
 
+def find_places(runs: Iterable[RunRecord]) -> tuple[str, ...]:
+    """The config keys that name folders and change no result of these runs.
+
+    `data.raw_dir` is not among them if there are different data of the user's own.
+    """
+    data = {(run.summary["data"]["name"], run.summary["data"]["sha256"]) for run in runs if run.summary}
+    own = [name for name, _ in data if name in OWN_DATA]
+    return PLACES if len(own) == len({*own}) else PLACES[:1]
+
+
 def name_runs(runs: Sequence[RunRecord]) -> list[tuple[str, dict[str, Any]]]:
     """The name of each run, and the config values that differ between the runs, by dotted key."""
-    configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
+    places = find_places(runs)
+    configs = [{k: v for k, v in run.config.items() if k not in places} for run in runs]
     # A job that has not started has only the keys that its sweep varies.
     begun = {i: config for i, config in enumerate(configs) if runs[i].begun}
     partial = [config for i, config in enumerate(configs) if i not in begun]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, badness
 from mnistjax.report.configurations import (
     Configuration,
     check_metric,
@@ -146,7 +147,9 @@ def find_marks(values: Mapping[Place, Mapping[int, float]], metric: str) -> tupl
     if len(samples) < 2:
         return set(), "Nothing is marked, because a verdict needs two cells with two or more seeds each"
     verdicts = compare(samples, metric, most=len(samples) - 1)  # of the best mean with all others
-    marked = samples.keys() - {verdict.worse for verdict in verdicts if verdict.decided}
+    best = max(samples, key=lambda name: -badness(metric, fmean(samples[name].values())))
+    worse = {verdict.worse for verdict in verdicts if verdict.decided and verdict.better == best}
+    marked = samples.keys() - worse
     single = sum(len(seeds) == 1 for seeds in values.values())
     pairs = len(samples) * (len(samples) - 1) // 2
     tests = f"t-tests, p < {LEVEL}, corrected for {pairs:,} pair{'s' * (pairs > 1)} by Holm's method"
