@@ -58,8 +58,6 @@ class ActiveRun:
         new = start.given is not None and not start.rows
         self.tracker = Tracker(job.folder, config=job.config, job_type="train", new=new, **options)
         if job.wandb_mode == "online":
-            self.tracker.replay(start.rows)  # W&B lacks those of commands that were offline
-        if job.wandb_mode == "online":
             self.tracker.replay(start.rows)  # those of commands that were offline
         if self.tracker.enabled:  # counting the classes takes time
             self.tracker.use_data(describe_data(job.data))

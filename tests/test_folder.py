@@ -185,6 +185,7 @@ def test_the_runs_of_a_command_in_the_folder_are_no_class(tmp_path):
     before = load(tmp_path)
     for folder in ("outputs", "multirun"):
         save(tmp_path / folder / "2026-11-29" / "12-00-00" / "wandb" / "x.png", plain(0))
+        save(tmp_path / folder / "report" / "figures" / "x.png", plain(0))
     assert digest(load(tmp_path)) == digest(before)
     save(tmp_path / "outputs" / "x.png", plain(0))  # it is a class of that name
     assert load(tmp_path).class_names == ("cats", "dogs", "outputs")

@@ -64,11 +64,12 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub, call):
 
     hub.repositories["someone/bert"] = others = Repository()
     others.commit({})
-    theirs = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"}
-    others.commit(theirs)
     refused = "error: someone/bert at the hub holds another model, so it is not replaced"
-    assert call(PUSH.replace("someone/zeros", "someone/bert")) == refused
-    assert others.commits[-1][1] == theirs
+    for theirs in ({"model.safetensors": b"weights"}, {"config.json": b'{"model_type": "bert"}'}):
+        others.commit(theirs)
+        before = others.commits[-1][1]
+        assert call(PUSH.replace("someone/zeros", "someone/bert")) == refused
+        assert others.commits[-1][1] == before
 
     repository.commit({"README.md": b"my own words"})
     call(PUSH.replace("neuron.mnist_zero", "mlp.mnist_zero"))

@@ -22,8 +22,8 @@ from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
+from mnistjax.sweeps import processes
 from mnistjax.sweeps.ledger import load_ledger
-from mnistjax.sweeps.processes import ProcessExecutor
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
 INLINE = "sweep.executor=inline"  # no process to start
@@ -448,6 +448,8 @@ def test_words_that_describe_no_job_reach_those_of_a_resumed_sweep(words, sweep,
     assert "group 0: 1 job (1)" in out
     found = multirun.read_multirun(words, load_ledger(sweep))
     assert {tuple(job.settings["wandb.tags"]) for job in found.jobs.values()} == {("x",) * (len(words) > 1)}
+    found = multirun.read_multirun([*SMALL, "seed=7", *words], load_ledger(sweep))  # with a new job
+    assert {tuple(job.settings["wandb.tags"]) for job in found.jobs.values()} == {("x",) * (len(words) > 1)}
     assert main(["-m", "sweep.resume=sweep", *words]) == 0
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
 
@@ -461,12 +463,13 @@ def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):
 
 
 def test_a_worker_that_can_not_be_started_is_one_line(work, monkeypatch, capsys):
-    def start(self):
+    def start():
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(ProcessExecutor, "start", start)
+    monkeypatch.setattr(processes, "WorkerProcess", start)
     assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
-    assert "to continue: mnistjax -m sweep.resume=sweep" in capsys.readouterr().err
+    why = "failed, its worker process could not be started: Resource temporarily unavailable"
+    assert capsys.readouterr().err.count(why) == 2
 
 
 def test_a_job_whose_program_can_not_be_made_has_failed(work, monkeypatch):

@@ -76,7 +76,12 @@ def test_a_backup_of_a_sweep_adds_no_waiting_jobs(tmp_path):
     shutil.copytree(tmp_path / "now", tmp_path / "backup")
     write_run(sweep.job_folder(1), seed=1)
     statuses = [run.status for run in read_runs(tmp_path)]
-    assert sorted(statuses) == ["done", "done", "waiting", "waiting"]
+    assert sorted(statuses) == ["done", "done", "waiting"]
+    other = Ledger(tmp_path / "other", "id", "2026-01-02", [])  # begun in the same second
+    other.entries[0] = Entry(0, "another", [], seed=0)
+    other.folder.mkdir()
+    other.save()
+    assert len(read_runs(tmp_path)) == 4
 
 
 def test_a_run_that_ends_while_it_is_read_is_done(tmp_path, monkeypatch):

@@ -108,9 +108,17 @@ def test_a_sweep_that_goes_on_online_sends_what_it_did_offline(server, work, mon
     more = ["-m", "sweep.resume=sweep", "seed=0,1,2,3", "wandb.mode=online", *words[1:-1]]
     assert subprocess.run([*command, *more], timeout=120).returncode == 0
     (sweep,) = (run for run in server.runs.values() if run.fields["jobType"] == "sweep")
-    points = [line for line in server.history(sweep.name) if "job" in line]
-    assert [line["jobs/over"] for line in points] == [1, 2, 3, 4]
-    assert sorted(line["job"] for line in points) == [0, 1, 2, 3]
+
+    def list_jobs():
+        points = [line for line in server.history(sweep.name) if "job" in line]
+        assert [line["jobs/over"] for line in points] == [*range(1, len(points) + 1)]
+        return sorted(line["job"] for line in points)
+
+    assert list_jobs() == [0, 1, 2, 3]
+    for mode, seed in (("offline", 4), ("online", 5)):  # the tables are steps of the sweep's run, too
+        again = ["-m", "sweep.resume=sweep", f"seed={seed}", f"wandb.mode={mode}", *words[1:-1]]
+        assert subprocess.run([*command, *again], timeout=120).returncode == 0
+    assert list_jobs() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

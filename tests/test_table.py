@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnistjax.config import ConfigError
+from mnistjax.report.comparison import compare_runs
 from mnistjax.report.configurations import group_runs, sort_values
 from mnistjax.report.dashboard import distinct_rows, make_data
 from mnistjax.report.runs import RunRecord, Runs
@@ -180,17 +181,17 @@ def test_the_best_mean_is_marked_even_if_it_loses_on_the_seeds_that_both_have():
 
 
 def test_runs_on_different_data_of_ones_own_are_no_repetitions():
-    """If there is only one data set, its place does not matter."""
+    """Nor if they changed in their place; but equal data in two places are."""
     runs = []
-    for number, (place, sha256) in enumerate([("a.npz", 1), ("a.npz", 1), ("b.npz", 2), ("c.npz", 2)]):
+    for number, (place, sha256) in enumerate([("a.npz", 1), ("b.npz", 1), ("b.npz", 2), ("b.npz", 2)]):
         config: dict[str, Any] = {"data.name": "npz", "optimizer.name": "sgd", "data.raw_dir": place}
         made = made_run(number, **config)
-        data = {**made.summary["data"], "name": "npz", "sha256": str(sha256)}
+        data = {**made.summary["data"], "name": "npz", "sha256": f"{sha256}" * 64}
         runs.append(replace(made, summary={**made.summary, "data": data}))
-    assert [len(one.runs) for one in group_runs(runs)] == [2, 1, 1]
+    assert [len(one.runs) for one in group_runs(runs)] == [2, 2]
     assert [len(one.runs) for one in group_runs(runs[:2])] == [2]
-    assert [len(one.runs) for one in group_runs(runs[2:])] == [2]
-    assert Runs(runs).table("raw_dir").rows == ("a.npz", "b.npz", "c.npz")
+    assert len(Runs(runs).table("sha256").rows) == 2
+    assert len(compare_runs(runs[:2], runs[2:]).config) == 1  # what differs
 
 
 def test_only_runs_that_are_done_count_and_a_repeated_one_counts_once():

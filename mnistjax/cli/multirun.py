@@ -83,7 +83,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
             rest = [o.input_line for o, is_shared in zip(given, shared, strict=True) if is_shared]
             words = [*move(take_arguments(ledger, words), moved), *rest]
         else:
-            moved = {}
+            moved = {key: line for key, line in moved.items() if key not in DATA_KEYS}
         cfg = compose(base_overrides(words))
         options = read_sweep(to_plain_config(cfg))
         folder = ledger.folder if ledger else find_folder(cfg, "sweep")

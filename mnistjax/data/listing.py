@@ -183,7 +183,10 @@ def _scan(root: Path, inside: str) -> Content:
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     """Whether a folder is one of runs, which the command makes where it is started."""
-    return entry.name in OURS and entry.is_dir() and all(map(DATE.fullmatch, os.listdir(entry.path)))
+    if entry.name not in OURS or not entry.is_dir():
+        return False
+    names = os.listdir(entry.path)
+    return any(map(DATE.fullmatch, names)) and not any(map(is_picture, names))
 
 
 def _add(found: Content, entry: os.DirEntry[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from mnistjax.compose import OLD, flatten
 from mnistjax.config import unknown
 from mnistjax.report.bits import Bits, compare_bits, is_number
-from mnistjax.report.runs import RunRecord, done, find_places
+from mnistjax.report.runs import RunRecord, done, read_configs
 from mnistjax.report.sanitize import check_run, clean, find_monitor
 from mnistjax.seeds import Spread, describe_value
 from mnistjax.sweeps.results import SILENT, shown, varying
@@ -97,8 +97,9 @@ def compare_runs(
     runs that are done have results. ConfigError if no run has the metric.
     """
     sides = [check_run(run) for run in before], [check_run(run) for run in after]
-    places = find_places([*sides[0], *sides[1]])
-    begun = [[(read_values(run, places), run) for run in side if run.begun] for side in sides]
+    configs = iter(read_configs([*sides[0], *sides[1]]))
+    read = [[(read_values(next(configs)), run) for run in side] for side in sides]
+    begun = [[(values, run) for values, run in side if run.begun] for side in read]
     differences = find_differences(*([values for values, _ in side] for side in begun))
     changed = {found.key for found in differences if len(found.before) == len(found.after) == 1}
     known = [{freeze_config(values, changed): values for values, _ in side} for side in begun]
@@ -145,16 +146,15 @@ def find_labels(before: Path, after: Path) -> tuple[str, str]:
     return "A", "B"
 
 
-def read_values(run: RunRecord, places: Sequence[str]) -> dict[str, Any]:
-    """The values of a run's config that can change its results, by dotted key, without the seed and `places`.
+def read_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config that can change results, by dotted key, without the seed.
 
     Older configs lack keys whose default is false or None.
     """
-    config = {**OLD, **run.config}
     return {
         key: value
-        for key, value in config.items()
-        if not (value is False or value is None or key in places or key.partition(".")[0] in SILENT)
+        for key, value in {**OLD, **config}.items()
+        if not (value is False or value is None or key.partition(".")[0] in SILENT)
     }
 
 

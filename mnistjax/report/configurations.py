@@ -13,7 +13,7 @@ from typing import Any
 
 from mnistjax.config import ConfigError, badness, unknown
 from mnistjax.report import bits
-from mnistjax.report.runs import RunRecord, done, find_places, name_runs, read_numbers
+from mnistjax.report.runs import PLACES, RunRecord, done, name_runs, read_numbers
 from mnistjax.report.sanitize import check_run
 from mnistjax.seeds import Spread, describe_value, short_key
 from mnistjax.sweeps.results import SILENT, shown
@@ -68,7 +68,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Configuration]:
         first = next((run for run in members if run.begun), members[0])
         seeds = {find_seed(run): run for run in reversed(done(members))}
         others = [run for run in members if run.status != "done"]
-        config = first.config if first.begun else {**common, **first.config}
+        config = {**dict(own), **({} if first.begun else common), **first.config}
         found.append(Configuration(dict(own), config, [*reversed(seeds.values())], others))
     return found
 
@@ -144,8 +144,7 @@ def find_key(given: str, configurations: Sequence[Configuration]) -> str:
     if given == "seed":
         raise ConfigError("seed is no key of a table or a figure, because they show means over seeds")
     varying = find_varying(configurations)
-    places = find_places(run for one in configurations for run in one.runs)
-    keys = {key: 0 for one in configurations for key in one.config if key not in places}
+    keys = {key: 0 for one in configurations for key in one.config if key not in PLACES}
     keys = [key for key in keys if key.partition(".")[0] not in SILENT]
     for key in (given, f"{given}.name"):
         if key in keys:

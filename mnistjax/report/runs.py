@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from mnistjax.report.table import Table
 
 LAST = ("sweep", "started", "folder")  # columns of a frame
-PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders
-OWN_DATA = ("folder", "idx", "npz")  # data sets that are what lies in data.raw_dir
+PLACES = ("data.dir", "data.raw_dir")  # config keys that name folders and change no result
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +178,11 @@ def read_runs(*folders: str | os.PathLike[str]) -> Runs:
 def merge_runs(found: Iterable[RunRecord]) -> Runs:
     """The runs, with the copies of a run's folder counted once."""
     found, runs = list(found), dict[Any, RunRecord]()
-    begun = {(run.sweep, run.folder.name) for run in found if run.begun}
+    begun = {(run.sweep, run.identity) for run in found if run.begun}
     for run in found:
-        if not run.begun and (run.sweep, run.folder.name) in begun:  # of an older copy of its sweep
+        if not run.begun and (run.sweep, run.identity) in begun:  # of an older copy of its sweep
             continue
-        key = (run.identity, run.started) if run.identity else run.folder.resolve()
+        key = (run.identity, run.started or run.sweep) if run.identity else run.folder.resolve()
         if _rank(run) > _rank(runs.setdefault(key, run)):
             runs[key] = run
     return Runs(runs.values())
@@ -204,10 +203,10 @@ def _read(top: Path) -> Iterator[RunRecord]:
             for entry in ledger.entries.values():
                 run = read_run(ledger.job_folder(entry.number))
                 config = run.config or {**entry.config, "seed": entry.seed}
-                name = short_name(entry.config, entry.seed)
+                name, identity = short_name(entry.config, entry.seed), run.identity or entry.identity
                 if run.status == "waiting" and entry.status == "failed":  # it failed before it had a folder
                     run = replace(run, status=entry.status, reason=entry.reason)
-                yield replace(run, config=config, sweep=ledger.id, name=name)
+                yield replace(run, config=config, sweep=ledger.id, name=name, identity=identity)
         elif records.STATUS in names:
             subfolders.clear()  # W&B has many files there
             yield read_run(folder)
@@ -242,26 +241,31 @@ def done(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.status == "done"]
 
 
-def find_places(runs: Iterable[RunRecord]) -> tuple[str, ...]:
-    """The config keys that name folders and change no result of these runs.
+def read_configs(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """The config of each run by dotted key, without the keys that name folders.
 
-    `data.raw_dir` is not among them if there are different data of the user's own.
+    If runs with equal keys of `data` had different data, as if pictures were added, `data.sha256` tells them
+    apart by the first digits.
     """
-    data = {(run.summary["data"]["name"], run.summary["data"]["sha256"]) for run in runs if run.summary}
-    own = [name for name, _ in data if name in OWN_DATA]
-    return PLACES if len(own) == len({*own}) else PLACES[:1]
+    configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
+    asked = [str([(k, v) for k, v in config.items() if k.startswith("data.")]) for config in configs]
+    found = [run.summary["data"]["sha256"] if run.summary else None for run in runs]
+    several = Counter(place for place, sha256 in {*zip(asked, found, strict=True)} if sha256)
+    for config, place, sha256 in zip(configs, asked, found, strict=True):
+        if several[place] > 1 and sha256:
+            config["data.sha256"] = sha256[:8]
+    return configs
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[tuple[str, dict[str, Any]]]:
     """The name of each run, and the config values that differ between the runs, by dotted key."""
-    places = find_places(runs)
-    configs = [{k: v for k, v in run.config.items() if k not in places} for run in runs]
+    configs = read_configs(runs)
     # A job that has not started has only the keys that its sweep varies.
     begun = {i: config for i, config in enumerate(configs) if runs[i].begun}
     partial = [config for i, config in enumerate(configs) if i not in begun]
     keys = [key for config in (*varying(begun).values(), *partial) for key in config if key != "seed"]
     keys = list(dict.fromkeys(keys))
-    own = [{key: run.config[key] for key in keys if key in run.config} for run in runs]
+    own = [{key: config[key] for key in keys if key in config} for config in configs]
     return [
         (short_name(config, run.config.get("seed", 0)), config) for run, config in zip(runs, own, strict=True)
     ]

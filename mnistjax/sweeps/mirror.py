@@ -52,7 +52,7 @@ class Mirror:
         for row in sort_by_end(self._ledger, rows):
             counts[row["status"]] += 1
             points.append(self._point(row, counts))
-        self._tracker.replay(points, first=0)
+        self._tracker.replay(points, counter="jobs/over")
 
     def finish(
         self, rows: Sequence[Mapping[str, Any]], reopen: Callable[[int], tuple[Plan, Dataset]] | None = None

@@ -110,7 +110,8 @@ class ProcessExecutor(Executor):
         self._early_deaths = 0  # workers in succession that died before they started a job
 
     def start(self) -> None:
-        self._worker = self._worker or WorkerProcess()  # it imports JAX meanwhile, in 1.5 s
+        with contextlib.suppress(OSError):  # `run` tries it again
+            self._worker = self._worker or WorkerProcess()  # it imports JAX meanwhile, in 1.5 s
 
     def __exit__(self, *error: Any) -> None:
         if self._worker:
@@ -126,7 +127,15 @@ class ProcessExecutor(Executor):
                     self._worker.send("stop")
             if stopped < math.inf:
                 self._pending.clear()
-            if worker := self._assign_next(datasets):
+            try:
+                worker = self._assign_next(datasets)
+            except OSError as error:  # too many processes or open files
+                why = f"its worker process could not be started: {error.strerror}"
+                for job in [job for assignment in self._pending for job in assignment.jobs]:
+                    yield end_job(job, "failed", why)
+                self._pending.clear()
+                continue
+            if worker:
                 yield from self._receive(worker)
             if worker and worker.assignment and worker is self._worker:
                 yield from self._check_silence(worker, stopped)

@@ -141,13 +141,15 @@ class Tracker:
             # Committed at once, because a kill would lose a row that waits for the next one.
             self._send(lambda run: run.log(row, step=row["epoch"], commit=True))
 
-    def replay(self, rows: Iterable[Mapping[str, Any]], first: int = 1) -> None:
-        """Sends the rows of the steps `first`, `first + 1`, ... that W&B lacks."""
+    def replay(self, rows: Iterable[Mapping[str, Any]], counter: str | None = None) -> None:
+        """Sends the rows 1, 2, ... that W&B lacks: row n is its step n, or its `counter` has come to n."""
 
         def send(run: Any) -> None:
-            for step, row in enumerate(rows, start=first):
-                if step >= run.starting_step:
-                    run.log({k: records.as_number(v) for k, v in row.items()}, step=step, commit=True)
+            last = run.summary.get(counter, 0) if counter else run.starting_step - 1
+            for number, row in enumerate(rows, start=1):
+                if number > last:
+                    values = {k: records.as_number(v) for k, v in row.items()}
+                    run.log(values, step=None if counter else number, commit=True)
 
         self._send(send)
 

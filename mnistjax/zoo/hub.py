@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from mnistjax.config import ConfigError, one_line
 from mnistjax.words import HUB
-from mnistjax.zoo import MODEL
+from mnistjax.zoo import MODEL, check_replaceable
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import CONFIG, README, is_config, is_ours, save_pretrained
 
@@ -41,12 +41,20 @@ def push_to_hub(
         folder = save_pretrained(Path(place, name.partition("/")[2]), model, variables, card, license=license)
         with hub_errors(name) as hub:
             hub.create_repo(name, private=private, exist_ok=True)
-            if has_other(hub, name, CONFIG, is_config):
+            if has_other(hub, name, CONFIG, is_config) or has_other(hub, name, MODEL, is_model):
                 raise ConfigError(f"{name} at the hub holds another model, so it is not replaced")
             if has_other(hub, name, README, is_ours):
                 (folder / README).unlink()
             words = f"{card.model} on {card.data}, {card.test_accuracy:.2%} of the test images right"
             return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message=words).commit_url)
+
+
+def is_model(path: Path) -> bool:
+    """Whether `save` wrote a file."""
+    with contextlib.suppress(ConfigError):
+        check_replaceable(path)
+        return True
+    return False
 
 
 def has_other(hub: Any, name: str, file: str, is_ours: Callable[[Path], bool]) -> bool:

@@ -116,10 +116,10 @@ function plot(id, traces, layout, told) {
     font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow() ? 11 : 13 },
     margin: { t: 30, r: 20, b: 45, l: 60 },
     hovermode: "closest",
-    uirevision: [...$(id).closest("section").querySelectorAll("select")].map((select) => select.value).join("\n"), // keeps zooms
   };
   const { xaxis, yaxis, ...rest } = layout;
-  const full = { ...base, ...rest, xaxis: { ...line, ...xaxis }, yaxis: { ...line, ...yaxis } };
+  const uirevision = [...$(id).closest("section").querySelectorAll("select")].map((select) => select.value).join("\n"); // keeps zooms
+  const full = { ...base, ...rest, xaxis: { ...line, uirevision, ...xaxis }, yaxis: { ...line, uirevision, ...yaxis } };
   describe($(id), told);
   return Plotly.react($(id), traces, full, OPTIONS);
 }
