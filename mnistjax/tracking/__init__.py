@@ -145,7 +145,9 @@ class Tracker:
         """Sends the rows 1, 2, ... that W&B lacks: row n is its step n, or its `counter` has come to n."""
 
         def send(run: Any) -> None:
-            last = run.summary.get(counter, 0) if counter else run.starting_step - 1
+            last = run.starting_step - 1
+            if counter:  # steps are also tables and images; a step may be lost that the summary knows
+                last = min(run.summary.get(counter, 0), run.starting_step)
             for number, row in enumerate(rows, start=1):
                 if number > last:
                     values = {k: records.as_number(v) for k, v in row.items()}

@@ -7,7 +7,13 @@ let view = null; // what the table shows now: { items, columns, open }
 // Numbers are sorted before words: 32, 128, all. DataTables decodes HTML in searched values, so these are escaped;
 // its SearchBuilder removes tags from column names.
 const padded = (value) => (isNumber(value) ? `0${value.toFixed(40).padStart(65, "0")}` : `1${text(value)}`);
-const keyed = { display: safe, filter: safe, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded, builder: (value) => (isNumber(value) ? value : value === "" ? { length: 0 } : safe(value)) };
+const sought = (value) => (isNumber(value) ? String(value) : safe(value)); // without commas, for SearchBuilder
+const keyed = { display: safe, filter: sought, type: (value) => (isNumber(value) ? value : safe(value)), sort: padded };
+// SearchBuilder takes a number that is missing for 0.
+for (const name of ["<", "<=", ">=", ">", "between", "!between"]) {
+  const condition = DataTable.Criteria.numConditions[name], { search } = condition;
+  condition.search = (value, ...asked) => value !== "" && search(value, ...asked);
+}
 const bare = (name) => name.replaceAll("<", "‹").replaceAll(">", "›");
 
 // If the best come first, those without the metric come last.
@@ -152,7 +158,7 @@ function makeTable(kind, changed) {
   const places = columns.map((_, i) => i).slice(1);
   table = new DataTable("#table", {
     data: rowsOfView(view),
-    columns: columns.map(({ of, ...column }) => (column.render?.builder ? { ...column, searchBuilder: { orthogonal: { search: "builder" } } } : column)),
+    columns: columns.map(({ of, ...column }) => column),
     order: askedOrder(columns),
     search: { search: address.search ?? "" },
     language: { searchBuilder: { title: { 0: "Filter", _: "Filter (%d)" }, add: "Add a condition" }, select: { rows: { 0: "" } } },
