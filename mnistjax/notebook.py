@@ -95,11 +95,10 @@ def train(words: list[str], place: Path, *, progress: bool, choose: bool) -> Non
     If it may `choose` the executor, it trains in this process where another one could not.
     """
     from mnistjax.cli import launcher, multirun
-    from mnistjax.sweeps.ledger import LEDGER, load_ledger
+    from mnistjax.sweeps.ledger import find_ledger
     from mnistjax.sweeps.view import report_jobs
 
-    ledger = load_ledger(place) if (place / LEDGER).exists() else None
-    found = multirun.read_multirun([*words, f"hydra.sweep.dir={quote(place)}"], ledger)
+    found = multirun.read_multirun([*words, f"hydra.sweep.dir={quote(place)}"], find_ledger(place))
     if not found.tasks:
         raise ConfigError(f"{multirun.find_sweeper(found)} chooses jobs while it runs: use the command")
     if choose and must_stay():

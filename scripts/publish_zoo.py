@@ -73,9 +73,8 @@ def publish(name: str, folder: Path) -> zoo.Card:
     if name in front.PACKAGED.values():
         runs = [run for run in front.train_front(folder / "front") if find_channels(run) in words]
     else:
-        first = next(
-            other for other, made in known.items() if made == known[name]
-        )  # an ensemble shares its runs
+        # An ensemble shares its runs.
+        first = next(other for other, made in known.items() if made == known[name])
         runs = train_seeds(words.split(), range(seeds), folder / first)
     check_command(words, range(seeds), runs)
     _, dataset = reopen(runs[0].folder)  # with the validation images of these runs

@@ -58,6 +58,13 @@ def browser_page(request, sweep):
         yield page
 
 
+def write_page(folder, runs):
+    """Writes the page of these runs without examples, and returns its path."""
+    data = {**make_data(runs), "examples": [], "no_examples": ""}
+    (folder / "index.html").write_text(fill_page(data, "title"))
+    return folder / "index.html"
+
+
 @contextlib.contextmanager
 def opened(path, scheme: Any = "light", refused: list[str] | None = None):
     """A page in a real browser without a network.
@@ -282,9 +289,7 @@ def test_a_cell_of_the_heat_map_is_chosen_by_validation(tmp_path):
             "optimizer.learning_rate": rate,
         }
         runs.append(made_run(3 - number, accuracy=accuracy, **keys, train=number))
-    data = {**make_data(runs), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
-    with opened(tmp_path / "index.html") as page:
+    with opened(write_page(tmp_path, runs)) as page:
         page.locator("#heat").scroll_into_view_if_needed()
         page.wait_for_selector("#heat-plot .heatmap-label")
         page.select_option("#heat-rows", "model.hidden")
@@ -303,9 +308,7 @@ def test_the_heat_map_shows_the_runs_of_the_table(tmp_path):
         for place, values in enumerate(itertools.product(*keys.values()))
         for seed in range(3)
     ]
-    data = {**make_data(runs), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
-    with opened(tmp_path / "index.html") as page:
+    with opened(write_page(tmp_path, runs)) as page:
 
         def drawn():
             page.locator("#heat").scroll_into_view_if_needed()
@@ -332,9 +335,8 @@ def test_numbers_large_and_small_are_filtered_and_sorted(tmp_path):
         for number, values in enumerate(itertools.product(*keys.values()))
     ]
     runs.append(made_run(8, "diverged", epochs=0, **{"optimizer.eps": 1.0, "train.batch_size": 32}))
-    data = {**make_data(runs), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
-    with opened(f"{(tmp_path / 'index.html').as_uri()}#view=runs&order=asc:optimizer.eps") as page:
+    address = write_page(tmp_path, runs).as_uri()
+    with opened(f"{address}#view=runs&order=asc:optimizer.eps") as page:
         heads = page.locator("#table thead th").all_inner_texts()
         place = [head.strip() for head in heads].index("optimizer.eps") + 1
         shown = page.locator(f"#table tbody td:nth-child({place})").all_inner_texts()
@@ -353,7 +355,7 @@ def test_numbers_large_and_small_are_filtered_and_sorted(tmp_path):
     ]:
         one = {"condition": condition, "data": key, "type": "num", "value": [value] * bool(value)}
         asked = urlencode({"view": "runs", "filter": json.dumps({"logic": "AND", "criteria": [one]})})
-        with opened(f"{(tmp_path / 'index.html').as_uri()}#{asked}") as page:
+        with opened(f"{address}#{asked}") as page:
             assert page.locator(".dtsb-criteria").count() == 1
             assert page.evaluate("window.dashboard.state.shown.length") == count, key
 
@@ -362,9 +364,7 @@ def test_numbers_large_and_small_are_filtered_and_sorted(tmp_path):
 def test_a_repeated_run_is_no_other_seed_in_the_curves_and_a_zoom_stays(tmp_path):
     runs = [replace(made_run(seed), identity=f"{seed}") for seed in (0, 1, 0, 1)]
     runs.append(replace(made_run(0, "interrupted", epochs=1), identity="0"))
-    data = {**make_data(runs), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
-    with opened(tmp_path / "index.html") as page:
+    with opened(write_page(tmp_path, runs)) as page:
         page.locator("#curves").scroll_into_view_if_needed()
         page.wait_for_selector("#curve-plot .legendtext")
         page.select_option("#curve-band", "std")
@@ -407,9 +407,7 @@ def test_a_page_of_5000_runs_is_sorted_searched_and_opened(tmp_path):
         made_run(i % 5, epochs=20, accuracy=0.9 + i % 97 / 1000, **{"optimizer.learning_rate": 1 + i // 5})
         for i in range(5_000)
     ]
-    data = {**make_data(runs), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
-    with opened(tmp_path / "index.html") as page:
+    with opened(write_page(tmp_path, runs)) as page:
         assert page.inner_text("#counts") == "5,000 done"
         page.locator("#table thead th", has_text="test/accuracy").first.click()
         page.wait_for_selector("#table thead th[aria-sort]:has-text('test/accuracy')")
@@ -564,10 +562,8 @@ def test_a_browser_runs_no_text_of_a_run(tmp_path):
 
 @pytest.mark.slow
 def test_the_policy_stops_markup_that_gets_into_the_page(tmp_path):
-    data = {**make_data([made_run(0)]), "examples": [], "no_examples": ""}
-    (tmp_path / "index.html").write_text(fill_page(data, "title"))
     refused: list[str] = []
-    with opened(tmp_path / "index.html", refused=refused) as page:
+    with opened(write_page(tmp_path, [made_run(0)]), refused=refused) as page:
         for markup in (
             "<img src='data:,' onerror='window.pwned=1'>",
             "<iframe srcdoc='<script>top.pwned=1</script>'>",

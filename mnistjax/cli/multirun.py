@@ -32,7 +32,7 @@ from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
-from mnistjax.sweeps.ledger import LEDGER, OVER, Ledger, check_unused, load_ledger
+from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, find_ledger, find_over, load_ledger
 from mnistjax.tracking import describe_sweep, leave_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
@@ -151,9 +151,8 @@ def print_groups(multirun: Multirun) -> int:
         print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
         return find_answer_code()
     jobs = dict(enumerate({job.plan.identity: job for job in multirun.jobs.values()}.values()))
-    ended = (*OVER, *["stopped"] * (options["halving"] is not None))
-    entries = multirun.ledger.entries.values() if multirun.ledger else ()
-    over = {entry.identity for entry in entries if entry.status in ended}
+    entries, ended = multirun.ledger.entries if multirun.ledger else {}, find_over(options["halving"])
+    over = {entry.identity for entry in entries.values() if entry.status in ended}
     left = {number: job for number, job in jobs.items() if job.plan.identity not in over}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(left, mode=options["mode"], lanes=options["lanes"])
@@ -218,7 +217,7 @@ def make_sweep(multirun: Multirun) -> Iterator[Sweep]:
     folder = multirun.folder
     ledger = multirun.ledger or start_ledger(multirun)
     with owning(folder):
-        if (load_ledger(folder) if (folder / LEDGER).exists() else None) != multirun.ledger:
+        if find_ledger(folder) != multirun.ledger:
             raise ConfigError(f"another command has just changed {relative(folder)}; give this one again")
         sweep = Sweep(ledger, Options(**multirun.options))
         for task, job in multirun.jobs.items():

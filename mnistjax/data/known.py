@@ -80,9 +80,8 @@ def load_own(
     """
     if raw_dir is None:
         raise DataError(f"data set {kind!r} needs data.raw_dir={'FILE' if kind == 'npz' else 'FOLDER'}")
-    key = hashlib.sha256(
-        repr((os.path.realpath(raw_dir), sorted(options.items()))).encode("utf-8", "surrogateescape")
-    )
+    chosen = repr((os.path.realpath(raw_dir), sorted(options.items())))
+    key = hashlib.sha256(chosen.encode("utf-8", "surrogateescape"))
 
     def read(folder: Path, downloads: Path, raw_dir: Path | None) -> Arrays:
         return check_arrays(str(raw_dir), load(raw_dir, **options))  # an error names the user's files

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from mnistjax.config import ConfigError, badness
+from mnistjax.config import ConfigError
 from mnistjax.report.configurations import (
     Configuration,
     check_metric,
@@ -23,7 +22,7 @@ from mnistjax.report.runs import RunRecord
 from mnistjax.report.table_text import format_latex, format_markdown
 from mnistjax.seeds import Spread
 from mnistjax.sweeps.results import format_csv
-from mnistjax.verdicts import LEVEL, compare
+from mnistjax.verdicts import LEVEL, compare, rank_samples
 
 QUALITIES = ("loss", "accuracy", "balanced_accuracy", "f1", "precision", "recall", "auc")  # of `val/`, ...
 MOST_CELLS = 10_000  # of a table
@@ -147,7 +146,7 @@ def find_marks(values: Mapping[Place, Mapping[int, float]], metric: str) -> tupl
     if len(samples) < 2:
         return set(), "Nothing is marked, because a verdict needs two cells with two or more seeds each"
     verdicts = compare(samples, metric, most=len(samples) - 1)  # of the best mean with all others
-    best = max(samples, key=lambda name: -badness(metric, fmean(samples[name].values())))
+    (best, *_), _ = rank_samples(samples, metric)
     worse = {verdict.worse for verdict in verdicts if verdict.decided and verdict.better == best}
     marked = samples.keys() - worse
     single = sum(len(seeds) == 1 for seeds in values.values())

@@ -101,6 +101,16 @@ class Ledger:
         return self.folder / str(number)
 
 
+def find_over(halving: int | None) -> tuple[str, ...]:
+    """The statuses of jobs that a sweep does not train again: with `halving` also "stopped"."""
+    return (*OVER, *["stopped"] * (halving is not None))
+
+
+def find_ledger(folder: Path) -> Ledger | None:
+    """The ledger in a folder; None if it is not a sweep folder."""
+    return load_ledger(folder) if (folder / LEDGER).exists() else None
+
+
 def load_ledger(folder: Path) -> Ledger:
     """The ledger in a sweep folder; ConfigError if it is missing, DamagedFile if it is damaged."""
     path = folder / LEDGER

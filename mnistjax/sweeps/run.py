@@ -25,7 +25,7 @@ from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobStarted
 from mnistjax.sweeps.executor import Executor, InlineExecutor, end_job
 from mnistjax.sweeps.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweeps.halving import Decision, Halving, Rank, make_halving
-from mnistjax.sweeps.ledger import ENDED_WELL, OVER, Entry, Ledger
+from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, find_over
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
 from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
@@ -61,7 +61,7 @@ class Sweep:
         self.refused = False  # whether the disk refused some of Hydra's files
         self._groups: list[Group] = []
         self.halving: Halving | None = None
-        self._over = (*OVER, *["stopped"] * (options.halving is not None))  # statuses that end a job
+        self._over = find_over(options.halving)
         self._mirror: Mirror | None = None
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
         self._next_save = 0.0  # time, seconds
