@@ -1,4 +1,4 @@
-"""Trains the packaged models; writes their weights and cards, and the table in the README.
+"""Trains the packaged models; writes their weights and cards, and the table in mnistjax/zoo/README.md.
 
     python scripts/publish_zoo.py FOLDER [NAME...]
     python scripts/publish_zoo.py --readme
@@ -38,8 +38,8 @@ from mnistjax.zoo.ensemble import ensemble
 from sections import write_section
 from training import errors_in_one_line, show_time, train_seeds
 
-README = Path(__file__).parents[1] / "README.md"
-SECTION = "zoo"  # in the README
+README = zoo.WEIGHTS.with_name("README.md")
+SECTION = "zoo"  # in it
 BEST = "train.keep=best train.monitor=val/accuracy"
 AUGMENTED = "experiment=augmented"
 MODELS = {  # name -> arguments of its command, data set, number of seeds
@@ -174,8 +174,6 @@ def readme_text() -> str:
     head = ["name", "parameters", "size", "test accuracy", "of all seeds", "F1", "epoch", "time"]
     rows = [[*head, "trained by"]]
     for name in zoo.list_models(pretrained=True):
-        if name in front.PACKAGED.values():
-            continue  # scripts/front/README.md has them
         card = zoo.read_card(name)
         size = (zoo.WEIGHTS / f"{name}{zoo.SUFFIX}").stat().st_size
         rows.append(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -140,6 +141,24 @@ def test_a_real_process_refuses_wrong_words(work):
 def test_questions_are_answered_and_nothing_is_written(words, work, capsys):
     assert main(words.split()) == 0
     assert len(capsys.readouterr().out) > 5
+    assert os.listdir(work) == []
+
+
+PAGES = [PACKAGE.parent / "README.md", *sorted(PACKAGE.glob("*/README.md"))]
+SHOWN = [  # commands of one line that are complete
+    line
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text().replace("\\\n", " "), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith(("mnistjax ", "mnistjax\n")) and not re.search(r"\.\.\.|/DATE/|--help", line)
+]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_the_commands_that_the_readmes_show_compose(line, work, capsys):
+    _, *words = shlex.split(line, comments=True)
+    flags = ["sweep.plan=true", "data=digits"] if "-m" in words else ["--cfg", "job"]
+    assert main([*words, *flags]) == 0
     assert os.listdir(work) == []
 
 

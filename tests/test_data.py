@@ -11,6 +11,7 @@ import http.server
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnistjax import data
+from mnistjax.cli.overrides import conf_dir
 from mnistjax.config import ConfigError
 from mnistjax.data import DataError, digits, idx, prepared
 
@@ -240,6 +242,17 @@ def test_emnist_is_upright_and_starts_at_0(config, tmp_path, monkeypatch):
     assert dataset.class_names[-1] == {"byclass": "z", "letters": "Z", "digits": "9", "mnist": "9"}.get(
         config, "t"
     )
+
+
+def test_the_pages_tell_how_many_images_emnist_has():
+    from mnistjax.data import builders
+
+    page = (Path(data.__file__).parent / "README.md").read_text()
+    assert {*data.list_datasets()} - {*data.SUBSETS} <= {*re.findall(r"\w+", page)}
+    for row in builders.EMNIST.BUILDER_CONFIGS:
+        count = f"{row.train_examples:,} + {row.test_examples:,}"
+        assert any(f"emnist_{row.name}`" in line and count in line for line in page.splitlines())
+        assert count in (conf_dir() / "data" / f"emnist_{row.name}.yaml").read_text()
 
 
 def test_letters_that_start_at_0_are_refused(tmp_path, monkeypatch):

@@ -92,12 +92,31 @@ def test_a_file_is_read_in_one_sitting_and_a_function_fits_on_a_screen(file):
 
 
 def test_the_readme_is_short_and_has_few_words_of_our_own():
-    assert README.count("\n") <= 220
+    assert README.count("\n") <= 200
     glossary = README.partition("| word | meaning |")[2].partition("\n\n")[0].strip().splitlines()[1:]
     assert 1 < len(glossary) <= 12
     core = ["config.py", "step.py", "layout.py", "programs.py", "loop.py"]
     assert f"`{'`, `'.join(core)}`" in README
     assert sum((PACKAGE / name).read_text().count("\n") for name in core) <= 1000
+
+
+PAGES = [
+    path
+    for path in sorted(PACKAGE.parent.glob("**/*.md"))
+    if not set(path.parts) & {".venv", ".pytest_cache", "node_modules", "multirun", "outputs"}
+]
+
+
+@pytest.mark.skipif(not (PACKAGE.parent / "scripts").exists(), reason="not a checkout")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PACKAGE.parent)))
+def test_links_of_a_page_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, heading = link.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), link
+        if heading:
+            found = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert heading in [line.lower().replace(" ", "-") for line in found], link
 
 
 def test_no_name_is_also_a_room():
