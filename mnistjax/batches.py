@@ -8,19 +8,23 @@ N training images of (H, W) or (H, W, C), S shards of a batch, P micro-batches o
 micro-batch.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import InvalidRngError
 from jax import Array, lax
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
+from mnistjax.backend import isolated
+from mnistjax.config import Spec
 from mnistjax.data import Split
 from mnistjax.devices import place
 from mnistjax.layout import pad_rows
-from mnistjax.step import Batch
+from mnistjax.step import Batch, build_model
 
 ALIGNMENT = 64  # bytes; JAX reads a NumPy array on CPU in place if its memory begins at a multiple
 PADDING = -1  # the label of an image that an evaluation does not count
@@ -100,6 +104,30 @@ def gather_rows(
     taken = lax.optimization_barrier(pixels.at[index].get(mode="promise_in_bounds"))
     weights = (rows >= 0).astype(jnp.float32)
     return Batch(taken.reshape(*rows.shape, -1), labels[index].reshape(rows.shape), weights)
+
+
+@functools.cache
+@isolated()
+def can_slice(spec: Spec) -> bool:
+    """Whether lanes can read the micro-batches of a full batch, which is not shuffled, as slices.
+
+    A slice has the padding of the last micro-batch before its images; `epoch_rows` has it after them. That
+    matters with random numbers, which belong to a place in a batch, and with batch statistics.
+    """
+    if not spec.full_batch or spec.train_count % spec.micro_batch == 0:
+        return spec.full_batch
+    if any(name.startswith("augment.") for name in spec.hyper_names):
+        return False
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.uint8)
+    model = build_model(spec)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    if {*variables} != {"params"}:
+        return False
+    try:
+        jax.eval_shape(functools.partial(model.apply, train=True), variables, image)
+    except InvalidRngError:
+        return False
+    return True
 
 
 def slice_rows(

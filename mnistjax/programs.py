@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
 from mnistjax.backend import isolated
-from mnistjax.batches import HostBatches, gather_rows, pad_split, pick, place_split, slice_rows
+from mnistjax.batches import HostBatches, can_slice, gather_rows, pad_split, pick, place_split, slice_rows
 from mnistjax.config import Hyper, Spec
 from mnistjax.data import Dataset
 from mnistjax.devices import (
@@ -97,7 +97,7 @@ def train_lane(
         transform: Callable[[Gradient], Gradient] = functools.partial(accumulate, read=gather)
         if spec.micro_batch == spec.batch_size:  # the images of several steps at once, which is faster
             batches, transform = gather(batches[:, 0]), lambda gradient: gradient
-        elif spec.full_batch:  # not shuffled, so each micro-batch is a slice
+        elif can_slice(spec):
             batches, transform = batches[..., 0], functools.partial(accumulate, read=take)
 
         def step(index: Array, state: State) -> State:

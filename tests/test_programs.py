@@ -150,6 +150,23 @@ def test_many_lanes_are_close_to_single_runs(shuffle, model):
         assert_close(result, fit_alone(spec, run))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_options": {"hidden": 8, "dropout": 0.3}},
+        {"augment_options": {"shift": 2.0}},
+        {"model": "cnn_bn", "model_options": {"channels": [2], "convolutions": [1]}},
+    ],
+    ids=["dropout", "augmentation", "batch statistics"],
+)
+def test_lanes_of_a_ragged_full_batch_are_close_to_single_runs(options):
+    """An image has its random numbers, and its neighbours in a batch, also in the last micro-batch."""
+    spec, runs = make_runs(2, batch_size="all", micro_batch=64, **options)
+    assert spec.train_count % spec.micro_batch
+    for run, result in zip(runs, train(spec, runs, width=2), strict=True):
+        assert_close(result, fit_alone(spec, run))
+
+
 @pytest.mark.parametrize("shuffle", ["own", "shared"])
 def test_a_lanes_bits_depend_on_the_width_alone(shuffle):
     """Not on neighbours, on the place, or on how a group was split: short groups have idle lanes."""
