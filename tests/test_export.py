@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy import ndimage
 
 import mnistjax
 from mnistjax.cli import predict
@@ -236,6 +237,18 @@ def test_digits_drawn_with_the_mouse_are_read_live(work):
         page.wait_for_selector("#classes li.best")
         page.click("#clear")
         assert page.inner_text("#answer").strip() == ""
+
+
+@pytest.mark.slow
+def test_a_drawn_digit_has_its_centre_of_mass_where_mnists_have_it(work):
+    """At row and column 14 of 0 to 27: the mean over MNIST is 13.99 and 14.00."""
+    assert main(["mlp.mnist", "page.html"]) == 0
+    with opened(work / "page.html") as page:
+        for lines in STROKES.values():
+            places = [[(300 * x, 300 * y) for x, y in line] for line in lines]
+            pixels = page.evaluate("lines => [...normalizeLines(lines)]", places)
+            middle = ndimage.center_of_mass(np.reshape(pixels, (28, 28)))
+            assert middle == pytest.approx((14, 14), abs=0.1)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ function drawLines(context, lines, width, scale, left, top) {
   }
 }
 
-// Drawn lines as MNIST's images are: the digit is 20 pixels high or wide, with its centre of mass in the middle.
+// Drawn lines as MNIST's images are: the digit is 20 pixels high or wide, with its centre of mass in row and column 14.
 function normalizeLines(lines) {
   const xs = lines.flat().map(([x]) => x), ys = lines.flat().map(([, y]) => y);
   const [left, top] = [Math.min(...xs), Math.min(...ys)];
@@ -46,7 +46,7 @@ function normalizeLines(lines) {
   };
   const first = drawn(SIDE / 2, SIDE / 2);
   let [mass, x, y] = [0, 0, 0];
-  first.forEach((ink, i) => { mass += ink; x += ink * ((i % SIDE) + 0.5); y += ink * (Math.floor(i / SIDE) + 0.5); });
+  first.forEach((ink, i) => { mass += ink; x += ink * (i % SIDE); y += ink * Math.floor(i / SIDE); });
   return drawn(SIDE - x / mass, SIDE - y / mass);
 }
 
