@@ -26,7 +26,7 @@ LIMITS = {
     "scaling": 0.9,  # share by which height and width each grow or shrink, at most
     "shear": 60.0,  # degrees that an upright line leans, at most, either way
     "shift": 28.0,  # pixels in each direction, at most
-    "elastic": 28.0,  # pixels that a point moves, root mean square
+    "elastic": 28.0,  # pixels in each direction, root mean square
     "erasing": 1.0,  # share of the images that lose a rectangle
     "flip": 1.0,  # share of the images that are mirrored left to right
     "crop": 28.0,  # whole pixels in each direction, at most
