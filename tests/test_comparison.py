@@ -13,9 +13,10 @@ import mnistjax
 from hostile import MARKUP, list_hostile, poison
 from mnistjax.cli import main, report
 from mnistjax.config import ConfigError
-from mnistjax.report.comparison import compare_runs, find_labels
+from mnistjax.report.comparison import compare_results, compare_runs, find_labels
 from mnistjax.report.comparison_text import (
     describe_comparison,
+    describe_verdict,
     list_lines,
     list_rows,
     show_comparison,
@@ -181,6 +182,13 @@ def test_numbers_that_are_not_finite_are_left_out(word):
         f"{spread:.2%}" for spread in (result.before, result.after)
     ]
     assert to_markdown(found)
+
+
+def test_sides_without_a_finite_number_are_not_equal():
+    nothing = {0: float("nan"), 1: float("inf")}
+    (result,) = compare_results({(): nothing}, {(): nothing}, "test/loss", {(): "all"}, ("A", "B"))
+    assert not result.equal
+    assert describe_verdict(result) == "too few seeds"
 
 
 def test_hostile_runs_are_compared_as_text(capsys):

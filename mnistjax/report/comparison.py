@@ -63,8 +63,8 @@ class Result:
 
     @property
     def equal(self) -> bool:
-        """Whether all values are the same on both sides."""
-        return self.before == self.after
+        """Whether all values are the same on both sides, which have some."""
+        return self.before.n > 0 and self.before == self.after
 
 
 @dataclass(frozen=True)
