@@ -68,6 +68,12 @@ def test_a_model_is_written_for_each_reader(work, capsys, drawn):
     assert one == other
 
 
+def test_options_may_stand_between_the_model_and_the_file(work, capsys):
+    (work / "mine.safetensors").write_text("old")
+    assert main(["mlp.mnist", "--force", "mine.safetensors"]) == 0
+    assert mnistjax.load("mine.safetensors")[2].name == "mine"
+
+
 def test_what_is_wrong_costs_a_line_and_writes_nothing(work, capsys, monkeypatch):
     (work / "there.onnx").write_text("precious")
     (work / "folder.html").mkdir()

@@ -70,7 +70,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", metavar="FILE", help=f"{kinds}; a folder for {FOLDER}")
     parser.add_argument("--html", metavar="FILE", help="write the page to this file")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def find_targets(args: argparse.Namespace) -> dict[Path, str]:

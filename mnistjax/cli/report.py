@@ -46,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--watch", action="store_true", help=help)
     parser.add_argument("--port", type=int, metavar="N", help="of that address (default: a free one)")
     papers.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     check_arguments(args)
     papers.check_arguments(args)
     if args.watch and (args.out or args.wandb):

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with errors_to_code(stopped="interrupted; the same command continues") as exit:
         check_surroundings()
         import_jax()
-        args = make_parser("mnistjax-sync", __doc__).parse_args(argv)
+        args = make_parser("mnistjax-sync", __doc__).parse_intermixed_args(argv)
         check_arguments(args)
         place = {"project": args.project, "entity": args.entity}
         return sync(read_runs(*args.folders), place) or find_answer_code()
