@@ -497,14 +497,17 @@ def test_a_cluster_stops_with_its_sweep_which_then_goes_on(work, ending):
     assert [row["status"] for row in results("sweep")] == ["done"] * 6
 
 
-def test_a_cluster_that_takes_no_task_is_said_in_one_line(work, tmp_path, monkeypatch, capfd):
+def test_a_cluster_that_takes_no_task_is_said_with_the_command_to_continue(
+    work, tmp_path, monkeypatch, capfd
+):
     for name in ("sbatch", "srun"):
         (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: no such partition: gpu' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert main(["-m", *SMALL, "seed=0,1", "sweep.executor=submitit_slurm", "hydra.sweep.dir=sweep"]) == 2
+    assert main(["-m", *SMALL, "seed=0,1", "sweep.executor=submitit_slurm", "hydra.sweep.dir=sweep"]) == 1
     told = capfd.readouterr().err.strip().splitlines()
-    assert told[-1] == "error: the cluster takes no task: sbatch: error: no such partition: gpu"
+    assert told[-2] == "error: the cluster takes no task: sbatch: error: no such partition: gpu"
+    assert told[-1] == "to continue: mnistjax -m sweep.resume=sweep"
     assert not any("Traceback" in line for line in told)
     assert [row["status"] for row in results("sweep")] == ["waiting"] * 2
 

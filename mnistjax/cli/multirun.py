@@ -183,6 +183,7 @@ def print_sweep(multirun: Multirun) -> int:
 
 def run_fused(multirun: Multirun) -> int:
     """Runs the sweep with our launcher; returns the exit code."""
+    from mnistjax.sweeps.cluster import NoTask
     from mnistjax.sweeps.view import report_sweep
 
     folder, resume_command = multirun.folder, find_resume_command(multirun.folder)
@@ -193,6 +194,10 @@ def run_fused(multirun: Multirun) -> int:
     except OSError as error:
         tell(f"the sweep could not be saved: {files.describe(error, folder)}")
         report_sweep(FusedLauncher.sweep)
+        tell(f"to continue: {resume_command}")
+        return 1
+    except NoTask as error:
+        tell(f"error: {error}")
         tell(f"to continue: {resume_command}")
         return 1
     except KeyboardInterrupt as stop:  # with the number of the signal

@@ -89,6 +89,8 @@ def hydra_errors(folder: Path | None = None) -> Iterator[None]:
 
     try:
         yield
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(describe(error, folder or os.curdir)) from error
     except (HydraException, ValueError) as error:

@@ -41,6 +41,10 @@ LEAVE_SECONDS = 60.0  # that the tasks of an earlier command have to stop, befor
 EVENTS = {kind.__name__: kind for kind in (JobStarted, JobProgress, JobEnded)}
 
 
+class NoTask(ConfigError):
+    """The cluster refuses tasks; their sweep has its folder already."""
+
+
 @dataclass(frozen=True, eq=False)
 class RemoteAssignment:
     """An assignment that submitit pickles, and calls where the task runs."""
@@ -184,7 +188,7 @@ class SubmititExecutor(Executor):
                         tasks += [executor.submit(one) for one in remote[first : first + MOST_TASKS]]
             except RuntimeError as error:
                 said = str(error).strip().splitlines() or [type(error).__name__]
-                raise ConfigError(f"the cluster takes no task: {said[-1]}") from error
+                raise NoTask(f"the cluster takes no task: {said[-1]}") from error
         pairs = zip(tasks, remote, strict=True)
         return [Submission(task, folder / one.events, one.assignment) for task, one in pairs]
 
