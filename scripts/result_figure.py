@@ -1,4 +1,4 @@
-"""Trains the default model and draws its result, the picture in the README.
+"""Trains the default model and draws its curves, its confusion matrix and its worst errors.
 
 python scripts/result_figure.py [--data mnist] [--out .github/result.png]
 """

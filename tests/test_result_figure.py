@@ -1,4 +1,4 @@
-"""The picture of the default run in the README."""
+"""The picture of the default run, by scripts/result_figure.py."""
 
 import numpy as np
 
