@@ -124,9 +124,10 @@ class Runs(Sequence[RunRecord]):
     def to_frame(self, *, epochs: bool = False) -> pandas.DataFrame:
         """A pandas table with a row for each run, or for each epoch of each run.
 
-        Its columns are the config values that differ between the runs by dotted key (lists as tuples), the
-        seed, status and reason, the metrics of the kept epoch or of each, and of runs that are done the
-        numbers of `summary.json`, then the folder. Whole numbers that some runs lack are of type Int64.
+        Its columns are the name, the config values that differ between the runs by dotted key (lists as
+        tuples), the seed and status. With `epochs` the numbers of the epoch follow; else the reason, the
+        number of epochs, the metrics of the kept one, of runs that are done the numbers of `summary.json`,
+        and the sweep, the start and the folder. Whole numbers that some runs lack are of type Int64.
         """
         try:
             import pandas

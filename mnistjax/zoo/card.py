@@ -41,7 +41,7 @@ class Card:
 
     @property
     def spread(self) -> str:
-        """Mean, deviation and number of the seeds' test accuracies, "99.68% ± 0.02% (6)"; "" for one seed."""
+        """Mean, deviation and number of the seeds' test accuracies, "99.67% ± 0.03% (6)"; "" for one seed."""
         tests = Spread(tuple(test for _, _, test in self.tried))
         return f"{tests:.2%} ({tests.n})" if tests.n > 1 else ""
 
