@@ -64,7 +64,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a trained model: a packaged one's name, a saved file, a run's folder",
+        help="a name, such as cnn_bn.mnist; a saved file or folder; a run's folder; hf-hub:USER/NAME",
     )
     kinds = "; ".join(f"*{suffix} for {reader}" for suffix, reader in SUFFIXES.items())
     parser.add_argument("file", nargs="?", metavar="FILE", help=f"{kinds}; a folder for {FOLDER}")

@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--table", nargs="+", metavar="KEY", help=help)
     help = "draw curves, parameters, a KEY or KEY x KEY into FILE.png, FILE.svg or FILE.pdf; may be repeated"
     add("--figure", nargs="+", action="append", metavar="WHAT", help=help)
-    help = "of tables and figures (default: test/accuracy; of curves: the monitored one), or of a comparison"
+    help = "metric of a table, figure or comparison (default: test/accuracy; of curves the monitored one; "
+    help += "of a comparison both)"
     add("--metric", help=help)
-    add("--format", metavar="|".join(FORMATS), help="of the table (default: md)")
+    add("--format", metavar="|".join(FORMATS), help="format of the table (default: md)")
 
 
 def check_arguments(args: argparse.Namespace) -> None:

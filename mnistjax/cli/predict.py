@@ -74,9 +74,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     parser = Parser("mnistjax-predict", description=__doc__, allow_abbrev=False)
     names = ", ".join(list_models(pretrained=True))
-    parser.add_argument(
-        "model", metavar="MODEL", help=f"a trained model: {names}, a saved file, or the folder of a run"
-    )
+    others = "a saved file or folder; a run's folder; hf-hub:USER/NAME"
+    parser.add_argument("model", metavar="MODEL", help=f"a trained model: {names}; {others}")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG, BMP or WebP file")
     parser.add_argument("--json", action="store_true", help="print one JSON array to stdout")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The command `mnistjax-report`: tables, figures and a dashboard of runs and sweeps; it compares two."""
+"""The command `mnistjax-report`: a page, tables and figures of runs and sweeps, or a comparison of two."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wandb", action="store_true", help="also save a workspace and a report at W&B")
     help = "write nothing: show the page at an address of this machine, kept up to date while a sweep runs"
     parser.add_argument("--watch", action="store_true", help=help)
-    parser.add_argument("--port", type=int, metavar="N", help="of that address (default: a free one)")
+    parser.add_argument("--port", type=int, metavar="N", help="port of that address (default: a free one)")
     papers.add_arguments(parser)
     args = parser.parse_intermixed_args(argv)
     check_arguments(args)
