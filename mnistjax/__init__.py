@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mnistjax.zoo.pretrained import save_pretrained
     from mnistjax.zoo.start import start_from
 
-_ROOMS = {
+_MODULES = {
     "backend": ("prepare_backend",),
     "config": ("ConfigError", "Plan", "Spec", "Stopping"),
     "data": ("Dataset", "list_datasets", "load_data", "register_dataset", "to_binary"),
@@ -54,7 +54,7 @@ _ROOMS = {
     "zoo.pretrained": ("save_pretrained",),
     "zoo.start": ("start_from",),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Card", "ConfigError", "Dataset", "Plan", "Progress", "Result", "Run", "RunRecord", "Runs", "Spec",
@@ -67,10 +67,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'mnistjax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mnistjax.{_ROOM_OF[name]}"), name)
+    return getattr(importlib.import_module(f"mnistjax.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOM_OF})
+    return sorted({*globals(), *_MODULE_OF})

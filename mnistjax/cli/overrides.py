@@ -51,13 +51,13 @@ def add_rows() -> None:
     from mnistjax.cli.launcher import register
 
     register()
-    for group, (module, names, options, entry_points) in TABLES.items():
-        if module not in sys.modules and not importlib.metadata.entry_points(group=entry_points):
+    for group, (path, names, options, entry_points) in TABLES.items():
+        if path not in sys.modules and not importlib.metadata.entry_points(group=entry_points):
             continue
-        room = importlib.import_module(module)
-        for name in getattr(room, names)():
+        module = importlib.import_module(path)
+        for name in getattr(module, names)():
             if not (conf_dir() / group / f"{name}.yaml").exists():
-                defaults = getattr(room, options)(name) if options else {}
+                defaults = getattr(module, options)(name) if options else {}
                 node = {"name": name, **to_plain(defaults)}
                 ConfigStore.instance().store(group=group, name=name, node=node)
 

@@ -1,4 +1,4 @@
-"""Mirrors the records to W&B; no other room imports wandb.
+"""Mirrors the records to W&B. No other package of mnistjax imports wandb.
 
 No W&B call runs in the training thread. A Tracker has a daemon thread that imports wandb, opens the run and
 works through a bounded queue. If anything fails there, the user gets one line and training continues.
