@@ -53,9 +53,9 @@ class ActiveRun:
         options: dict[str, Any] = job.tracker_options() | {
             "run_id": make_run_id(job.plan.identity, start.started)
         }
-        options = find_options(start.given, options) | {"group": job.group, "name": job.name}
+        options = find_options(start.agent_run, options) | {"group": job.group, "name": job.name}
         options["tags"] = find_tags(dict(flatten(job.config)) | {"data.name": job.data.name}, options["tags"])
-        new = start.given is not None and not start.rows
+        new = start.agent_run is not None and not start.rows
         self.tracker = Tracker(job.folder, config=job.config, job_type="train", new=new, **options)
         if job.wandb_mode == "online":
             self.tracker.replay(start.rows)  # those of commands that were offline
@@ -66,7 +66,7 @@ class ActiveRun:
     @property
     def on_agent(self) -> bool:
         """Whether an agent of W&B has started this process, and can start it again."""
-        return bool(self.start.given and self.start.given.sweep)
+        return bool(self.start.agent_run and self.start.agent_run.sweep)
 
     @functools.cached_property
     def run(self) -> Run:

@@ -11,7 +11,7 @@ from mnistjax.compose import Settings, differing_keys
 from mnistjax.config import ConfigError, Plan
 from mnistjax.data import Dataset
 from mnistjax.progress import relative, tell
-from mnistjax.tracking import GivenRun
+from mnistjax.tracking import AgentRun
 from mnistjax.words import folder_word, shell_join
 
 
@@ -30,7 +30,7 @@ class Job:
     group: str | None = None  # group of the W&B run: the id of the sweep
     name: str | None = None  # name of the W&B run: the values that differ between the jobs of the sweep
     pause: int | None = None  # epochs after which it waits for a decision of its sweep
-    given: GivenRun | None = None  # the W&B run, if another program has made it for this job
+    agent_run: AgentRun | None = None  # None: the job makes its own W&B run
 
     @property
     def data(self) -> Dataset:

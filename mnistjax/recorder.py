@@ -21,7 +21,7 @@ from mnistjax.files import DamagedFile
 from mnistjax.job import Job
 from mnistjax.progress import relative, tell
 from mnistjax.run_summary import find_versions
-from mnistjax.tracking import GivenRun
+from mnistjax.tracking import AgentRun
 
 if TYPE_CHECKING:
     from mnistjax.run import Progress, Snapshot
@@ -55,7 +55,7 @@ class RunStart(NamedTuple):
     rows: list[dict[str, Any]]
     conditions: Mapping[str, Any]  # from `find_conditions`
     continued: list[dict[str, Any]]  # epochs after which the conditions changed, with old and new values
-    given: GivenRun | None = None  # the W&B run, if its id is not ours
+    agent_run: AgentRun | None = None  # None: the run makes its own W&B run
 
 
 class RunEnd(NamedTuple):
@@ -95,18 +95,18 @@ def find_other_versions(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     return find_change({name: before[name] for name in now if name in before}, now)
 
 
-def restore(plan: Plan, folder: Path, width: int = 1, given: GivenRun | None = None) -> RunStart:
+def restore(plan: Plan, folder: Path, width: int = 1, agent_run: AgentRun | None = None) -> RunStart:
     """The start of the run in a folder: its checkpoint and the rows up to it. Removes later rows.
 
-    Only a run that begins now uses the W&B run `given`. DamagedFile, and no change, if the files do not
+    Only a run that begins now uses the W&B run `agent_run`. DamagedFile, and no change, if the files do not
     belong together.
     """
     status, conditions = records.read_status(folder), find_conditions(plan.spec, width)
     if status is None:
-        return RunStart(records.now(), None, [], conditions, [], given)
-    kept = GivenRun(**status["wandb"]) if status.get("wandb") else None
-    if given and given != kept:
-        tell(f"{relative(folder)} has a W&B run of its own; the run {given.id} is not used")
+        return RunStart(records.now(), None, [], conditions, [], agent_run)
+    kept = AgentRun(**status["wandb"]) if status.get("wandb") else None
+    if agent_run and agent_run != kept:
+        tell(f"{relative(folder)} has a W&B run of its own; the run {agent_run.id} is not used")
     rows, checkpoint = records.read_rows(folder), _load_checkpoint(folder)
     if checkpoint is None:
         if status["epoch"]:
@@ -268,13 +268,13 @@ class Recorder:
     def _write_status(self, status: records.Status, **more: Any) -> None:
         start = self._start
         more |= {"identity": self._job.plan.identity, "epoch": self._epoch, "started": start.started}
-        wandb = asdict(start.given) if start.given else None
+        wandb = asdict(start.agent_run) if start.agent_run else None
         records.write_status(self._folder, status, continued=start.continued, wandb=wandb, **more)
 
 
 def open_run(job: Job, width: int = 1) -> RunStart:
     """Restores the run in the job's locked folder, writes the status "running", and returns its start."""
-    start = restore(job.plan, job.folder, width, job.given)
+    start = restore(job.plan, job.folder, width, job.agent_run)
     Recorder(job, start).open()
     return start
 

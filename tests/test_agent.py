@@ -12,7 +12,7 @@ import pytest
 
 from mnistjax import records
 from mnistjax.cli import main
-from mnistjax.tracking import GivenRun, leave_run, take_run
+from mnistjax.tracking import AgentRun, drop_agent_run, take_agent_run
 
 RUN = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=2", "hydra.run.dir=run"]
 
@@ -29,9 +29,9 @@ def agent(monkeypatch):
 
 @pytest.mark.usefixtures("agent")
 def test_the_run_of_the_environment_is_taken_once():
-    assert take_run() == GivenRun("r1", "s1", "theirs", "someone")
+    assert take_agent_run() == AgentRun("r1", "s1", "theirs", "someone")
     assert not {"WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"} & os.environ.keys()
-    assert take_run() is None
+    assert take_agent_run() is None
 
 
 @pytest.mark.usefixtures("agent", "work")
@@ -46,9 +46,9 @@ def test_a_name_that_wandb_refuses_is_one_line(name, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("agent")
 def test_a_sweep_leaves_the_run_of_the_environment():
-    assert "WANDB_SWEEP_ID, WANDB_RUN_ID, WANDB_SWEEP_PARAM_PATH unset" in str(leave_run())
-    assert leave_run() is None
-    assert take_run() is None
+    assert "WANDB_SWEEP_ID, WANDB_RUN_ID, WANDB_SWEEP_PARAM_PATH unset" in str(drop_agent_run())
+    assert drop_agent_run() is None
+    assert take_agent_run() is None
 
 
 @pytest.mark.usefixtures("agent")

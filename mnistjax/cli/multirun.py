@@ -33,7 +33,7 @@ from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import find_answer_code, relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, find_ledger, find_over, load_ledger
-from mnistjax.tracking import describe_sweep, leave_run
+from mnistjax.tracking import describe_sweep, drop_agent_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Multirun:
 
 def run_multirun(words: list[str], resume: str | None) -> int:
     """Runs a new sweep, or continues the one in the folder `resume`; returns the exit code."""
-    if line := leave_run():
+    if line := drop_agent_run():
         tell(line)
     # The worker trains, so this process must not reserve a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -20,7 +20,7 @@ from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
 from mnistjax.progress import printable, tell
 from mnistjax.recorder import open_run
-from mnistjax.tracking import GivenRun, take_run
+from mnistjax.tracking import AgentRun, take_agent_run
 from mnistjax.words import quote
 
 if TYPE_CHECKING:
@@ -39,19 +39,19 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     for key in ("sweep.plan", "sweep.resume"):
         if values.get(key):
             raise ConfigError(f"{key} needs -m")
-    given = take_run()
+    agent_run = take_agent_run()
     folder, placed = find_folder(cfg, "run"), any(w.lstrip("+").startswith("hydra.run.dir=") for w in words)
     prepare = Preparer(find_run_auto(folder) if placed and values.get("resume") is True else None)
     job = prepare(config, words)
     prepare.announce()
     if job.settings["resume"] and not placed:
         folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
-    job = replace(job, folder=folder, given=given)
+    job = replace(job, folder=folder, agent_run=agent_run)
     if outcome := find_outcome(job, resume=job.settings["resume"]):
         if outcome.code == 0:
             print(printable(str(outcome.reason)))
-            if given and job.wandb_mode == "online":
-                send_again(folder, given)
+            if agent_run and job.wandb_mode == "online":
+                send_again(folder, agent_run)
         return exit_code([("", outcome)])
 
     from mnistjax.devices import has_large_steps
@@ -64,13 +64,13 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     return exit_code([("", cast(Outcome, result.return_value))])
 
 
-def send_again(folder: Path, given: GivenRun) -> None:
+def send_again(folder: Path, agent_run: AgentRun) -> None:
     """Sends the finished run in a folder to the run of an agent, which would stay empty otherwise."""
     from mnistjax.cli.sync import send_run
     from mnistjax.report.runs import read_run
 
-    if send_run(read_run(folder), {"project": None, "entity": None}, given):
-        tell(f"W&B has its records as run {given.id}, too")
+    if send_run(read_run(folder), {"project": None, "entity": None}, agent_run):
+        tell(f"W&B has its records as run {agent_run.id}, too")
 
 
 def use_config(cfg: DictConfig, folder: Path) -> Hydra:

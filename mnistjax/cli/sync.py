@@ -23,7 +23,7 @@ from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.results import read_result
-from mnistjax.tracking import GivenRun, Tracker, check_login, find_options, find_run_id, find_tags
+from mnistjax.tracking import AgentRun, Tracker, check_login, find_options, find_run_id, find_tags
 
 PARALLEL = 8  # runs at a time; most of the time they wait for W&B's server
 PATIENCE = 120.0  # seconds that W&B may take for a run
@@ -76,8 +76,8 @@ def find_place(config: Mapping[str, Any], place: Mapping[str, str | None]) -> di
     }
 
 
-def send_run(run: RunRecord, place: Mapping[str, str | None], given: GivenRun | None = None) -> bool:
-    """Sends a run, to the W&B run `given` instead of its own if there is one; returns whether W&B has all."""
+def send_run(run: RunRecord, place: Mapping[str, str | None], agent_run: AgentRun | None = None) -> bool:
+    """Sends a run, to `agent_run` instead of its own W&B run if given; returns whether W&B has all of it."""
     try:
         files.check_links(run.folder)  # W&B's client writes to the folder
         status = records.read_status(run.folder) or {}
@@ -86,9 +86,9 @@ def send_run(run: RunRecord, place: Mapping[str, str | None], given: GivenRun | 
         tell(str(error))
         return False
     options = find_place(run.config, place) | {"run_id": find_run_id(status)}
-    if given or status.get("wandb"):
+    if agent_run or status.get("wandb"):
         known = {key: value for key, value in place.items() if value}
-        options = find_options(replace(given or GivenRun(**status["wandb"]), **known), options)
+        options = find_options(replace(agent_run or AgentRun(**status["wandb"]), **known), options)
     data = run.summary.get("data", {})
     tags = find_tags(
         {**run.config, "data.name": data.get("name", run.config.get("data.name"))}, options["tags"]

@@ -24,7 +24,7 @@ from mnistjax.checks import Check
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.files import DamagedFile
 from mnistjax.records.fields import (
-    GIVEN_RUN,
+    AGENT_RUN,
     STATUS_FIELDS,
     SUMMARY_FIELDS,
     Status,
@@ -173,7 +173,7 @@ def read_status(folder: str | Path) -> dict[str, Any] | None:
     """`status.json`, or None if it is missing."""
     path = Path(folder) / STATUS
     status = _read_fields(path, STATUS_FIELDS)
-    check_fields(str(path), {"wandb": None, **(status or {})}, {"wandb": GIVEN_RUN})
+    check_fields(str(path), {"wandb": None, **(status or {})}, {"wandb": AGENT_RUN})
     return status
 
 

@@ -38,13 +38,13 @@ STATUS_FIELDS: dict[str, Check] = {
     "ended": checks.optional(checks.TIME),
     "identity": checks.TEXT,
 }
-GIVEN = {
+AGENT = {  # fields of `tracking.AgentRun`
     "id": checks.PROJECT,
     **dict.fromkeys(("sweep", "project", "entity"), checks.optional(checks.PROJECT)),
 }
-GIVEN_RUN = checks.optional(
+AGENT_RUN = checks.optional(
     Check(
-        lambda x: isinstance(x, dict) and x.keys() == GIVEN.keys() and all(GIVEN[k].holds(x[k]) for k in x),
+        lambda x: isinstance(x, dict) and x.keys() == AGENT.keys() and all(AGENT[k].holds(x[k]) for k in x),
         "a W&B run: its id, sweep, project and entity",
     )
 )

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import records
 from mnistjax.config import one_line
-from mnistjax.tracking.agent import GivenRun as GivenRun
+from mnistjax.tracking.agent import AgentRun as AgentRun
+from mnistjax.tracking.agent import drop_agent_run as drop_agent_run
 from mnistjax.tracking.agent import find_options as find_options
-from mnistjax.tracking.agent import leave_run as leave_run
-from mnistjax.tracking.agent import take_run as take_run
+from mnistjax.tracking.agent import take_agent_run as take_agent_run
 from mnistjax.tracking.artifacts import Model as Model
 from mnistjax.tracking.artifacts import log_model, make_dataset, make_model
 from mnistjax.tracking.login import check_login as check_login

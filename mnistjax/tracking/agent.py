@@ -13,8 +13,11 @@ AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESU
 
 
 @dataclass(frozen=True)
-class GivenRun:
-    """A W&B run with an id that is not ours; kept in `status.json`, so that all later commands use it."""
+class AgentRun:
+    """A W&B run that `wandb agent`, or another program, has made for this process.
+
+    It is kept in `status.json`, so that all later commands use it.
+    """
 
     id: str
     sweep: str | None = None  # the id of the Sweep whose agent has started this process
@@ -22,7 +25,7 @@ class GivenRun:
     entity: str | None = None
 
 
-def take_run() -> GivenRun | None:
+def take_agent_run() -> AgentRun | None:
     """The run that the environment names, if any. Removes the variables, so that no other run gets its id.
 
     wandb would also add the agent's parameters to the config, which has them already. ConfigError for a name
@@ -35,10 +38,10 @@ def take_run() -> GivenRun | None:
     names = {**found, "WANDB_PROJECT": places["project"], "WANDB_ENTITY": places["entity"]}
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_ENTITY"):
         check_value(name, names[name], optional(PROJECT))
-    return GivenRun(found["WANDB_RUN_ID"], found["WANDB_SWEEP_ID"], **places)
+    return AgentRun(found["WANDB_RUN_ID"], found["WANDB_SWEEP_ID"], **places)
 
 
-def leave_run() -> str | None:
+def drop_agent_run() -> str | None:
     """Removes the run of an agent from the environment; returns a line for the user, or None.
 
     With it the jobs of a sweep would have one id, and overwrite one another.
@@ -49,14 +52,14 @@ def leave_run() -> str | None:
     return f"the run of W&B's agent is not used: each job of a sweep has its own ({', '.join(found)} unset)"
 
 
-def find_options(given: GivenRun | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def find_options(agent_run: AgentRun | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a Tracker for this run: its id, Sweep and project instead of those in `options`."""
-    if given is None:
+    if agent_run is None:
         return dict(options)
-    places = {"project": given.project, "entity": given.entity}
+    places = {"project": agent_run.project, "entity": agent_run.entity}
     return {
         **options,
         **{name: place for name, place in places.items() if place},
-        "run_id": given.id,
-        "sweep": given.sweep,
+        "run_id": agent_run.id,
+        "sweep": agent_run.sweep,
     }
