@@ -65,7 +65,7 @@ def guard_output() -> Iterator[None]:
         sys.stdout, sys.stderr, logging.raiseExceptions = before
 
 
-def find_answer_code() -> int:
+def flush_stdout() -> int:
     """Flushes stdout; returns 1, after an error message, if some output was lost, else 0.
 
     Output after the reader has left, as `head` does, does not count as lost.

@@ -51,7 +51,7 @@ def answer(*words):
     """The exit code of a command that prints these words."""
     with errors_to_code() as exit:
         print(*words)
-        return progress.find_answer_code()
+        return progress.flush_stdout()
     return exit.code
 
 

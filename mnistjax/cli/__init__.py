@@ -20,7 +20,7 @@ from mnistjax.cli.plugins import check_hydra
 from mnistjax.cli.single import run_single
 from mnistjax.config import ConfigError, shorten, unknown
 from mnistjax.files import describe
-from mnistjax.progress import find_answer_code, guard_output, tell
+from mnistjax.progress import flush_stdout, guard_output, tell
 from mnistjax.run_summary import find_version
 from mnistjax.signals import STOPPING
 from mnistjax.sweeps.events import WORKER
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         if args.version:
             print(f"mnistjax {find_version()}")
-            return find_answer_code()
+            return flush_stdout()
         words = read_words(args.overrides, multirun=args.multirun)
         if args.help or args.cfg or args.info or args.shell_completion or args.hydra_help:
             return answer(args, words, [word for word in argv if word not in args.overrides])
@@ -130,7 +130,7 @@ def answer(args: argparse.Namespace, words: list[str], flags: list[str]) -> int:
             compose(base_overrides(words) if args.multirun else words)  # for our errors instead of Hydra's
     else:
         add_rows()
-    return call_hydra([*words, *flags]) or find_answer_code()
+    return call_hydra([*words, *flags]) or flush_stdout()
 
 
 class Parser(argparse.ArgumentParser):

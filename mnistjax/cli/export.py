@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnistjax import files
 from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, unknown
-from mnistjax.progress import find_answer_code, relative
+from mnistjax.progress import flush_stdout, relative
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 save_pretrained(path, *trained)
             print(relative(path.absolute()))
-        return find_answer_code()
+        return flush_stdout()
     return exit.code
 
 

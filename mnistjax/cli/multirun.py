@@ -31,7 +31,7 @@ from mnistjax.cli.stored import find_auto, take_arguments, take_jobs
 from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
-from mnistjax.progress import find_answer_code, relative, tell
+from mnistjax.progress import flush_stdout, relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, find_ledger, find_over, load_ledger
 from mnistjax.tracking import describe_sweep, drop_agent_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
@@ -149,7 +149,7 @@ def print_groups(multirun: Multirun) -> int:
     options = multirun.options
     if not multirun.tasks:
         print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
-        return find_answer_code()
+        return flush_stdout()
     jobs = dict(enumerate({job.plan.identity: job for job in multirun.jobs.values()}.values()))
     entries, ended = multirun.ledger.entries if multirun.ledger else {}, find_over(options["halving"])
     over = {entry.identity for entry in entries.values() if entry.status in ended}
@@ -159,7 +159,7 @@ def print_groups(multirun: Multirun) -> int:
         halving = make_halving(jobs, options["halving"], options["rank"])
         lines = describe_groups(groups, left, halving.share if halving else 1.0)
         print("\n".join([*lines, *(halving.describe() if halving else [])]))
-    return find_answer_code()
+    return flush_stdout()
 
 
 def find_sweeper(multirun: Multirun) -> str:
@@ -178,7 +178,7 @@ def print_sweep(multirun: Multirun) -> int:
     place = {key: settings[f"wandb.{key}"] for key in ("project", "entity")}
     config = describe_sweep(multirun.tasks, settings["train.monitor"], **place)
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000), end="")
-    return find_answer_code()
+    return flush_stdout()
 
 
 def run_fused(multirun: Multirun) -> int:

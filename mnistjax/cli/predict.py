@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mnistjax import files
 from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError
-from mnistjax.progress import find_answer_code, relative, tell
+from mnistjax.progress import flush_stdout, relative, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell(f"each picture is read as one image: {shorten_names(trained[2])}")
         batches = read(trained, args.images)
         done = show(batches, args.images, explained, as_json=args.json)
-        return find_answer_code() or (0 if done else 2)
+        return flush_stdout() or (0 if done else 2)
     return exit.code
 
 

@@ -18,7 +18,7 @@ from mnistjax.cli.report import check_arguments, make_parser
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.finished import describe_model, find_collection, load_examples, reopen
-from mnistjax.progress import find_answer_code, tell
+from mnistjax.progress import flush_stdout, tell
 from mnistjax.report.runs import RunRecord, read_runs
 from mnistjax.sweeps.ledger import load_ledger
 from mnistjax.sweeps.mirror import Mirror
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser("mnistjax-sync", __doc__).parse_intermixed_args(argv)
         check_arguments(args)
         place = {"project": args.project, "entity": args.entity}
-        return sync(read_runs(*args.folders), place) or find_answer_code()
+        return sync(read_runs(*args.folders), place) or flush_stdout()
     return exit.code
 
 
