@@ -33,26 +33,23 @@ PADDING = -1  # the label of an image that an evaluation does not count
 class HostBatches:
     """The batches of one segment after another, in two buffers.
 
-    When a segment's are taken, the device must have finished with those before the last.
+    Those of a segment overwrite those of the segment before the last one, which the device must have read.
     """
 
     def __init__(self, train: Split, shards: int, mesh: Mesh) -> None:
         self._images, self._labels = train.images.reshape(len(train.images), -1), train.labels
         self._shards, self._mesh = shards, mesh
         self._buffers: list[np.ndarray] = []  # two: the device reads one while the other is filled
-        self._rows: np.ndarray | None = None
+        self._rows = np.zeros(0)
         self._batches: Batch | None = None
 
-    def take(self, rows: np.ndarray) -> Batch:
-        """The batches (S, steps, P, M, ...) of a segment's rows (steps, S * P, M), prepared before or not."""
-        self.prepare(rows)
-        assert self._batches is not None
-        return self._batches
+    def prepare(self, rows: np.ndarray) -> Batch:
+        """Gathers the batches (S, steps, P, M, ...) of a segment's rows (steps, S * P, M), and returns them.
 
-    def prepare(self, rows: np.ndarray) -> None:
-        """Gathers the batches of these rows and starts to send them to the devices."""
-        if self._rows is not None and np.array_equal(rows, self._rows):  # every epoch of a full batch
-            return
+        They are on their way to the devices. Those of the last call are returned again for the same rows.
+        """
+        if self._batches is not None and np.array_equal(rows, self._rows):  # prepared early, or a full batch
+            return self._batches
         self._rows = rows
         shards = split_shards(rows, self._shards)
         index = np.where(shards < 0, ~shards, shards)
@@ -60,6 +57,7 @@ class HostBatches:
         np.take(self._images, index, axis=0, out=images, mode="clip")
         parts = images, self._labels[index], (shards >= 0).astype(np.float32)
         self._batches = Batch(*place(parts, self._mesh))
+        return self._batches
 
     def _next_buffer(self, shape: tuple[int, ...]) -> np.ndarray:
         if len(self._buffers) < 2:

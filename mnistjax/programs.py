@@ -194,7 +194,7 @@ class SingleProgram(Program):
         del self._lanes[lane], self._states[lane]
 
     def advance(self, rows: Mapping[int, np.ndarray], count: int | None) -> None:
-        batches, steps = self._batches.take(next(iter(rows.values()))), place_count(count, self._mesh)
+        batches, steps = self._batches.prepare(next(iter(rows.values()))), place_count(count, self._mesh)
         for lane in rows:
             self._states[lane] = self._train(*self._lanes[lane], self._states[lane], batches, steps)
 

@@ -128,7 +128,7 @@ def train_segment(spec, hyper, key, state, batches: Batch, mesh=None) -> State:
 
 def make_batches(spec, data: Dataset, rows: np.ndarray, shards: int = 1, mesh=None) -> Batch:
     """The batches of a segment's rows, in one shard and for one device unless told otherwise."""
-    return HostBatches(data.train, shards, mesh or shard_mesh(spec, spread=False)).take(rows)
+    return HostBatches(data.train, shards, mesh or shard_mesh(spec, spread=False)).prepare(rows)
 
 
 ODD: dict[str, Any] = {

@@ -34,7 +34,7 @@ def test_batches_hold_the_images_of_their_rows_prepared_before_or_not():
         rows = epoch_rows(plan.spec, seed=0, epoch=epoch)
         if epoch % 2:
             batches_of.prepare(rows)
-        batches = batches_of.take(rows)
+        batches = batches_of.prepare(rows)
         images = np.asarray(batches.images).reshape(-1, 28, 28)
         np.testing.assert_array_equal(images, data.train.images[rows.ravel()])
         np.testing.assert_array_equal(np.asarray(batches.labels).ravel(), data.train.labels[rows.ravel()])
