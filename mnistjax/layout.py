@@ -31,7 +31,7 @@ class Layout(NamedTuple):
 
 @functools.cache
 def layout(spec: Spec) -> Layout:
-    """The cut of an epoch: a device gathers about GATHER_ROWS images at a time, and a segment costs about
+    """How an epoch is cut: a device gathers about GATHER_ROWS images at a time, and a segment costs about
     SEGMENT_FLOPS. Segments are equal unless that makes them shorter by a third or more.
 
     It changes no bit, so a run may be resumed under another version of JAX, which may count other operations.
@@ -49,10 +49,10 @@ def largest_divisor(number: int, most: int | float) -> int:
     return max(d for d in range(1, max(1, int(min(number, most))) + 1) if number % d == 0)
 
 
-def find_limit(spec: Spec, count: int) -> int | None:
-    """The limit to pass to a program that shall do so many steps.
+def count_argument(spec: Spec, count: int) -> int | None:
+    """The argument `count` of `Program.advance` that makes it take this many steps.
 
-    None for a whole segment, if all segments are whole: its loop then has a fixed length, which is faster.
+    None for a whole segment if all segments are whole, because a loop of fixed length is faster.
     """
     length = layout(spec).segment_steps
     return None if count == length and spec.steps_per_epoch % length == 0 else count

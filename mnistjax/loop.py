@@ -20,7 +20,7 @@ import numpy as np
 from mnistjax.backend import compile_clock, isolated
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping
 from mnistjax.data import Dataset
-from mnistjax.layout import find_limit, order_seed, segment_rows, steps_left
+from mnistjax.layout import count_argument, order_seed, segment_rows, steps_left
 from mnistjax.metrics import Sums
 from mnistjax.programs import Program, make_program
 from mnistjax.run import (
@@ -100,9 +100,9 @@ def fit_runs(
                 continue
             started, compiled = time.perf_counter(), sum(compiling)
             count = min(steps_left(spec, lane.step) for lane in lanes.values())
-            program.advance({n: lane.rows for n, lane in lanes.items()}, find_limit(spec, count))
+            program.advance({n: lane.rows for n, lane in lanes.items()}, count_argument(spec, count))
             for lane in lanes.values():  # the device works meanwhile: JAX has only dispatched
-                lane.skip(count)
+                lane.advance(count)
             longest = max(lanes.values(), key=lambda lane: lane.run.epochs)
             if longest.step < longest.run.epochs * spec.steps_per_epoch:
                 program.prepare(longest.rows)
@@ -155,10 +155,10 @@ class _Lane:
         if run.snapshot:  # copied, because each segment overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]
         self.step = int(self.start.step)
-        self.skip(0)
+        self.advance(0)
 
-    def skip(self, count: int) -> None:
-        """Counts these steps, and finds the rows of the next segment."""
+    def advance(self, count: int) -> None:
+        """Counts these steps as done, and finds the rows of the next segment."""
         self.step += count
         left = steps_left(self.spec, self.step)
         self.rows = segment_rows(self.spec, seed=self.run.seed, step=self.step, count=left)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnistjax import layout as layouts
-from mnistjax.layout import epoch_rows, find_limit, layout, segment_rows, steps_left
+from mnistjax.layout import count_argument, epoch_rows, layout, segment_rows, steps_left
 from small import small_plan
 
 
@@ -82,8 +82,8 @@ def test_segments_read_an_epoch_in_order(steps, wanted):
             count = steps_left(spec, step)
             rows = segment_rows(spec, seed=3, step=step, count=count)
             assert len(rows) == layout(spec).segment_steps
-            assert (find_limit(spec, count) or len(rows)) == count
-            assert find_limit(spec, count) or steps % count == 0
+            assert (count_argument(spec, count) or len(rows)) == count
+            assert count_argument(spec, count) or steps % count == 0
             read.append(rows[:count])
             step += count
         np.testing.assert_array_equal(np.concatenate(read), epoch_rows(spec, seed=3, epoch=2))
