@@ -22,8 +22,8 @@ from mnistjax.cli.overrides import (
     composing,
     expand,
     parse_overrides,
-    postpone,
     to_plain_config,
+    write_as_choices,
 )
 from mnistjax.cli.plugins import errors_about
 from mnistjax.cli.prepare import prepare_jobs
@@ -32,7 +32,7 @@ from mnistjax.compose import read_sweep
 from mnistjax.config import ConfigError
 from mnistjax.job import Job
 from mnistjax.progress import flush_stdout, relative, tell
-from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, find_ledger, find_over, load_ledger
+from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, final_statuses, find_ledger, load_ledger
 from mnistjax.tracking import describe_sweep, drop_agent_run
 from mnistjax.words import DATA_KEYS, folder_word, quote, shell_join
 
@@ -96,7 +96,7 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         check_halving(options, [*jobs.values()])
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
-        return Multirun(cfg, words, postpone(words, cfg), options, folder, ledger, tasks, jobs)
+        return Multirun(cfg, words, write_as_choices(words, cfg), options, folder, ledger, tasks, jobs)
 
 
 def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
@@ -107,12 +107,12 @@ def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
 
 
 def is_movable(key: str) -> bool:
-    """Whether a key says where the data or the records of a job are, which makes no other job of it."""
+    """Whether a key only says where a job's data or records are, so that another value makes no other job."""
     return key in (*DATA_KEYS, "resume") or key.startswith("wandb.")
 
 
 def move(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:
-    """The stored words of a sweep, with those of movable keys replaced by `moved`, by their keys."""
+    """The stored words of a sweep, with those of movable keys replaced by those in `moved` (by key)."""
     replaced = [moved.get(word.partition("=")[0], word) for word in words]
     return [*replaced, *(word for word in moved.values() if word not in replaced)]
 
@@ -151,8 +151,8 @@ def print_groups(multirun: Multirun) -> int:
         print(f"the jobs are not known yet: {find_sweeper(multirun)} chooses them while it runs")
         return flush_stdout()
     jobs = dict(enumerate({job.plan.identity: job for job in multirun.jobs.values()}.values()))
-    entries, ended = multirun.ledger.entries if multirun.ledger else {}, find_over(options["halving"])
-    over = {entry.identity for entry in entries.values() if entry.status in ended}
+    entries, final = multirun.ledger.entries if multirun.ledger else {}, final_statuses(options["halving"])
+    over = {entry.identity for entry in entries.values() if entry.status in final}
     left = {number: job for number, job in jobs.items() if job.plan.identity not in over}
     with errors_about("the plan"):  # a model may be too large to be traced
         groups = make_groups(left, mode=options["mode"], lanes=options["lanes"])

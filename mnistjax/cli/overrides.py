@@ -146,7 +146,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             if override.is_add() and key in known:
                 return ConfigError(f"{key} already exists; write {shorten(override.input_line)[1:]}")
             if key not in known:
-                return ConfigError(f"{unknown_key(key, known)}{_owners(key)}")
+                return ConfigError(f"{unknown_key(key, known)}{suggest_choices(key)}")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
     return ConfigError(" ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines) or one_line(error))
 
@@ -168,8 +168,8 @@ def unreadable(word: str) -> ConfigError:
     return ConfigError(f"{shorten(word)!r} can't be read; {explain_quotes(word)}")
 
 
-def _owners(key: str) -> str:
-    """A hint at the choices of the key's group that have this key; "" if there are none."""
+def suggest_choices(key: str) -> str:
+    """The choices of the key's group that have this key, for an error; "" if there are none."""
     from omegaconf import OmegaConf
 
     group, _, option = key.partition(".")
@@ -256,13 +256,13 @@ def count_values(override: Any) -> int | float:
     return count
 
 
-def postpone(overrides: list[str], base: DictConfig) -> list[str]:
+def write_as_choices(overrides: list[str], base: DictConfig) -> list[str]:
     """The overrides of a sweep, with each plain value written as a choice of one, `choice(0.8)`.
 
     Hydra applies choices to the jobs only, but plain values also to the defaults. So it would refuse
     `-m optimizer=momentum,nesterov optimizer.momentum=0.8`, because the default optimizer has no momentum.
-    A text in quotes stays as it is if its key is in the `base` config, because a choice loses the quotes; so
-    does null, of which Hydra allows no choice.
+    Two values stay as they are: a text in quotes whose key is in the `base` config, because a choice loses
+    the quotes, and null, because Hydra allows no choice of it.
     """
     words, known = [], {key for key, _ in flatten(to_plain_config(base, resolve=False))}
     for o in parse_overrides(overrides):

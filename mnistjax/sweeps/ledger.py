@@ -18,7 +18,6 @@ RESULTS = "results.csv"
 LARGEST = 512 * files.MIB  # bytes of a ledger
 MOST_JOBS = 10_000_000  # in a sweep, also if it was extended
 ENDED_WELL = ("done", "stopped")  # statuses that are no failure
-OVER = ("done", "diverged")  # statuses of jobs that no resumed sweep trains
 
 ENTRY_FIELDS: dict[str, Check] = {
     "number": checks.whole(0, highest=MOST_JOBS),
@@ -101,9 +100,9 @@ class Ledger:
         return self.folder / str(number)
 
 
-def find_over(halving: int | None) -> tuple[str, ...]:
-    """The statuses of jobs that a sweep does not train again: with `halving` also "stopped"."""
-    return (*OVER, *["stopped"] * (halving is not None))
+def final_statuses(halving: int | None) -> tuple[str, ...]:
+    """The statuses of jobs that a resumed sweep does not train again: with `halving` also "stopped"."""
+    return ("done", "diverged") if halving is None else ("done", "diverged", "stopped")
 
 
 def find_ledger(folder: Path) -> Ledger | None:

@@ -25,7 +25,7 @@ from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobStarted
 from mnistjax.sweeps.executor import Executor, InlineExecutor, end_job
 from mnistjax.sweeps.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweeps.halving import Decision, Halving, Rank, make_halving
-from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, find_over
+from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, final_statuses
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
 from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
@@ -61,7 +61,7 @@ class Sweep:
         self.refused = False  # whether the disk refused some of Hydra's files
         self._groups: list[Group] = []
         self.halving: Halving | None = None
-        self._over = find_over(options.halving)
+        self._final = final_statuses(options.halving)
         self._mirror: Mirror | None = None
         self._rows: dict[int, dict[str, Any]] = {}  # rows of results.csv, by number of the job
         self._next_save = 0.0  # time, seconds
@@ -149,7 +149,7 @@ class Sweep:
         """
         changes: Counter[str] = Counter()
         for entry in self.entries:
-            if entry.status not in self._over:
+            if entry.status not in self._final:
                 continue
             try:
                 record = records.read_record(self.ledger.job_folder(entry.number))
@@ -179,14 +179,14 @@ class Sweep:
     def _waiting(self) -> dict[int, Job]:
         entries = self.ledger.entries
         left = {number: job for number, job in self.jobs.items() if number not in self._failed}
-        return {number: job for number, job in left.items() if entries[number].status not in self._over}
+        return {number: job for number, job in left.items() if entries[number].status not in self._final}
 
     def _make_rungs(self) -> None:
         """Makes the rungs of the sweep, as far as the records are."""
         self.halving = make_halving(self.jobs, self.options.halving, self.options.rank)
         for number in self.jobs:
             status = self.ledger.entries[number].status
-            over = status in self._over or number in self._failed
+            over = status in self._final or number in self._failed
             self._record(number, status if over else "waiting")
 
     def _record(self, number: int, status: str) -> None:
