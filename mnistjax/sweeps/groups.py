@@ -130,8 +130,8 @@ def count_threads(spec: Spec, jobs: int) -> int:
 def count_interleaved(spec: Spec, jobs: int, threads: int) -> int:
     """The most jobs that take turns in a program of one lane.
 
-    So few that each thread gets several such sets of jobs, and that a turn of all takes at most as long as a
-    segment, because a sweep stops between two turns.
+    Each thread should get several sets of such jobs. One turn of all jobs in a set should take no longer than
+    a segment, because a sweep can only stop between two turns.
     """
     epochs = int(SEGMENT_FLOPS / max(1.0, epoch_flops(spec)))
     return max(1, min(MOST_INTERLEAVED, jobs // (4 * threads), epochs))
@@ -165,7 +165,8 @@ def make_assignments(
 def can_join(first: Assignment, second: Assignment) -> bool:
     """Whether the threads of the first assignment can train the jobs of the second one as well.
 
-    Both have one lane, the same data and equally many shards, and there is memory for so many threads.
+    True if both have one lane, the same data and equally many shards, and if the memory still allows as many
+    threads.
     """
     kinds = {(a.width, a.data, count_shards(a.jobs[0].plan.spec), a.alone) for a in (first, second)}
     alike = first.width == 1 and not first.alone and len(kinds) == 1
@@ -246,7 +247,10 @@ def estimate_seconds(group: Group, jobs: Mapping[int, Job], share: float = 1.0) 
 
 
 def cut(assignment: Assignment, seconds: float) -> list[Assignment]:
-    """Parts of an assignment of one Spec, each estimated to take no longer, of a program's lanes at least."""
+    """Splits an assignment of one Spec into parts that should each take at most this time.
+
+    But no part has fewer jobs than the program has lanes, unless too few are left.
+    """
     jobs, width = assignment.jobs, assignment.width
     numbered = dict(enumerate(jobs))
     group = Group(jobs[0].plan.spec, assignment.data, tuple(numbered), width, assignment.threads)

@@ -178,8 +178,8 @@ class Halving:
         return sum(some for *_, some, _ in expected) / max(1, sum(most for *_, most in expected))
 
     def _expect(self) -> list[tuple[list[int], list[int], int, int]]:
-        """For each competition: epochs of its rungs, configurations that train to them, epochs of all jobs
-        with rungs, and without."""
+        """For each competition: the epochs of its rungs and of its end, the configurations that train to each
+        of them, and the epochs of all jobs together, with rungs and without."""
         expected: list[tuple[list[int], list[int], int, int]] = []
         for trials in self._competitions:
             seeds = sum(len(trial.jobs) for trial in trials) / len(trials)
@@ -193,7 +193,7 @@ class Halving:
 
 
 def make_halving(jobs: Mapping[int, Job], factor: int | None, rank: Rank) -> Halving | None:
-    """The rungs of these jobs, None without a factor; ConfigError if they are ranked by different metrics."""
+    """The rungs of these jobs; None without a factor. ConfigError if the jobs monitor different metrics."""
     if not factor or not jobs:
         return None
     monitors = sorted({job.plan.stopping.monitor for job in jobs.values()})

@@ -49,7 +49,7 @@ class WorkerProcess:
         self.assignment: Assignment | None = None  # the first of those that it trains
         self.assignments = 0  # that it trains
         self.left: dict[int, Job] = {}  # jobs of the assignments that are not over
-        self.heard: dict[int, float] = {}  # time of the last event of each active job, seconds
+        self.heard: dict[int, float] = {}  # time of the last event by active job, seconds
         self.last = time.monotonic()  # time of the assignment or the last event, seconds
 
     def assign(self, assignment: Assignment, data: Dataset) -> None:
@@ -68,7 +68,7 @@ class WorkerProcess:
         return self.assignment is None or can_join(self.assignment, assignment)
 
     def end_assignment(self) -> None:
-        """Counts an assignment that has ended. After the last one no job is left, or a stop has left some."""
+        """Counts an assignment that has ended; after the last one, forgets the jobs that a stop left over."""
         self.assignments -= 1
         if not self.assignments:
             self.assignment, self.left = None, {}

@@ -66,7 +66,7 @@ class Queue:
     def cancel(self, tasks: Sequence[Any], *, waiting: bool = False) -> None:
         """Cancels tasks, or only those of them that have not begun."""
         if tasks:
-            self._read = -math.inf  # what was read of them is no longer so
+            self._read = -math.inf  # because their states change now
             _call("scancel", *["--state=PENDING"] * waiting, *(task.job_id for task in tasks))
 
 

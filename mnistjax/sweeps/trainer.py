@@ -32,7 +32,7 @@ Send = Callable[[Event], None]
 def group_interleaved(assignment: Assignment) -> list[list[Job]]:
     """The jobs in lists; the jobs of a list take turns in a program.
 
-    These have one Spec and read the images in the same order, if they start from the same step.
+    The jobs of a list have one Spec, and read the images in the same order if they start from the same step.
     """
     from mnistjax.layout import order_seed
 
@@ -45,7 +45,7 @@ def group_interleaved(assignment: Assignment) -> list[list[Job]]:
 
 
 class JobQueue:
-    """The waiting jobs of several threads, of which one compiles a Spec's program while the others wait."""
+    """The waiting jobs of several threads. One of these compiles a Spec's program while the others wait."""
 
     def __init__(self, jobs: Sequence[list[Job]], stop: Callable[[], bool]) -> None:
         self._jobs, self._stop, self._changed = deque(jobs), stop, threading.Condition()

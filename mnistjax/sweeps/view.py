@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 2.0  # between two plain lines; in a long sweep 2 % of the time so far
 DRAW_SECONDS = 0.2  # between two drawings of a notebook's bar
 SHOWN = 12  # rows of the table
-WIDEST, FEW = 10, 3  # characters of a config value that is not folded, if there are at most so many keys
+WIDEST, FEW = 10, 3  # a table of at most FEW keys does not fold values of up to WIDEST characters
 
 
 class Tally:
@@ -108,7 +108,7 @@ def show_sweep(
 
 
 def draw_in_notebook(tally: Tally) -> Callable[[Event], None]:
-    """A function that shows events by a bar below a notebook's cell, which takes few messages a second."""
+    """A function that shows events by a bar below a notebook's cell, drawn at most every DRAW_SECONDS."""
     import html
 
     from IPython.display import display
