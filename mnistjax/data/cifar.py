@@ -57,8 +57,8 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
 
     def _list_sizes(self) -> dict[str, int]:
         """The sizes of the files in bytes by name, in the official order."""
-        halves = zip((self._cifar_info.train_files, self._cifar_info.test_files), self.counts, strict=True)
-        return {name: count // len(names) * self._record for names, count in halves for name in names}
+        splits = zip((self._cifar_info.train_files, self._cifar_info.test_files), self.counts, strict=True)
+        return {name: count // len(names) * self._record for names, count in splits for name in names}
 
     def read_archive(self, path: Path, filename: str) -> Parts:
         folder, sizes = self._cifar_info.prefix, self._list_sizes()
@@ -98,12 +98,12 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
     def _parse(self, contents: dict[str, bytes], where: str) -> Parts:
         """The parts in the contents of the files by name."""
         parts, keys = Parts(), self._cifar_info.label_keys
-        for half, names in (("train", self._cifar_info.train_files), ("test", self._cifar_info.test_files)):
+        for split, names in (("train", self._cifar_info.train_files), ("test", self._cifar_info.test_files)):
             content = b"".join(contents[name] for name in names)
             records = np.frombuffer(content, np.uint8).reshape(-1, self._record)
             channels = records[:, len(keys) :].reshape(-1, 3, 32, 32)
-            parts[f"{half}_images"] = np.ascontiguousarray(channels.transpose(0, 2, 3, 1)), where
-            parts[f"{half}_labels"] = records[:, keys.index("label")], where
+            parts[f"{split}_images"] = np.ascontiguousarray(channels.transpose(0, 2, 3, 1)), where
+            parts[f"{split}_labels"] = records[:, keys.index("label")], where
         return parts
 
 

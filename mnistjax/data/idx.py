@@ -150,8 +150,8 @@ def load_files(raw_dir: Path | None) -> Arrays:
     found = {
         part: _find(raw_dir, name, ANY_IMAGE if "images" in part else LABEL) for part, name in FILES.items()
     }
-    for half in ("train", "test"):
-        check_pair(*found[f"{half}_images"], *found[f"{half}_labels"])
+    for split in ("train", "test"):
+        check_pair(*found[f"{split}_images"], *found[f"{split}_labels"])
     train_images, train_labels, test_images, test_labels = (array for array, _ in found.values())
     classes = max(2, 1 + int(max(train_labels.max(), test_labels.max())))
     names = tuple(map(str, range(classes)))

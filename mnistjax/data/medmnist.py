@@ -134,10 +134,10 @@ def _read_file(file: File, row: Subset, path: Path) -> Arrays:
     verify(path, file)
     parts: dict[str, Any] = {}
     with npz.open_npz(path) as archive:
-        for half, count in zip(("train", "val", "test"), row.counts, strict=True):
+        for split, count in zip(("train", "val", "test"), row.counts, strict=True):
             for kind, item in (("images", row.image), ("labels", (1,))):
-                array = npz.read_array(archive, f"{half}_{kind}", item, np.uint8, count)
+                array = npz.read_array(archive, f"{split}_{kind}", item, np.uint8, count)
                 if len(array) != count:
-                    raise ValueError(f"{half}_{kind} of {len(array)}, not {count}")
-                parts[f"{half}_{kind}"] = array if kind == "images" else array[:, 0].astype(np.int32)
+                    raise ValueError(f"{split}_{kind} of {len(array)}, not {count}")
+                parts[f"{split}_{kind}"] = array if kind == "images" else array[:, 0].astype(np.int32)
     return Arrays(**parts, class_names=row.class_names)

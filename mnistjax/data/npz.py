@@ -23,7 +23,7 @@ from mnistjax.data.splits import hold_out
 
 LARGEST = 2**32  # bytes of an array
 CLASS_NAMES = "class_names"
-HALVES = "train_", "test_", "val_", "valid"  # how the names of parts begin
+PREFIXES = "train_", "test_", "val_", "valid"  # of names that seem to be arrays of a split
 log = logging.getLogger(__name__)
 MEDMNIST = {part: part for part in (*PARTS, *VAL_PARTS)}  # names of the arrays in MedMNIST's files
 KERAS_NAMES = "x_train", "y_train", "x_test", "y_test", "x_val", "y_val"
@@ -98,11 +98,11 @@ def load_npz(path: Path, group: str | None = None) -> Arrays:
     with open_npz(file) as archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         parts, labels = {}, []
-        for half, images_key, labels_key in _match(file, keys):
-            images = parts[f"{half}_images"] = _read(archive, file, images_key, IMAGES)
+        for split, images_key, labels_key in _match(file, keys):
+            images = parts[f"{split}_images"] = _read(archive, file, images_key, IMAGES)
             array = _read(archive, file, labels_key, LABELS).reshape(-1)
             idx.check_pair(images, images_key, array, f"{file}:{labels_key}")
-            labels.append((f"{half}_labels", f"{file}:{labels_key}", array))
+            labels.append((f"{split}_labels", f"{file}:{labels_key}", array))
         names = _read_names(archive, file) if CLASS_NAMES in keys else None
         groups = None if group is None else _read_groups(archive, file, keys, group, len(labels[0][-1]))
     for part, where, array in labels:
@@ -135,22 +135,22 @@ def _find_file(path: Path) -> Path:
 
 
 def _match(file: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
-    """The half, train, test or val, and the names of its images and labels for each half that there is."""
+    """Yields each split in the file (train, test or val) with the names of its images and its labels."""
     forms = [form for form in (KERAS, MEDMNIST) if {form[part] for part in PARTS[:2]} & {*keys}]
     if len(forms) != 1:
         expected = "x_train, y_train, ... or train_images, train_labels, ..."
         both = ", not both," if forms else ""
         raise DataError(f"{file}: arrays named {expected}{both} expected, found {_list(keys)}")
     (form,) = forms
-    for half in ("train", "test", "val"):
-        images, labels = form[f"{half}_images"], form[f"{half}_labels"]
+    for split in ("train", "test", "val"):
+        images, labels = form[f"{split}_images"], form[f"{split}_labels"]
         missing = {images, labels}.difference(keys)
         if len(missing) == 1:
             raise DataError(f"{file}: the arrays {images} and {labels} expected, found no {missing.pop()}")
         if not missing:
-            yield half, images, labels
+            yield split, images, labels
     known = {*form.values(), CLASS_NAMES}
-    if unused := [key for key in keys if key not in known and key.startswith(("x_", "y_", *HALVES))]:
+    if unused := [key for key in keys if key not in known and key.startswith(("x_", "y_", *PREFIXES))]:
         log.warning("%s: not used: %s; expected names: %s", file, _list(unused), ", ".join(form.values()))
 
 
@@ -192,13 +192,13 @@ def _read_groups(archive: zipfile.ZipFile, file: Path, keys: list[str], key: str
 
 def _hold_out_missing(parts: dict[str, np.ndarray], groups: np.ndarray | None) -> dict[str, Any]:
     """The parts with a test and a validation part, which are held out of the training part if missing."""
-    missing = [half for half in ("test", "val") if f"{half}_images" not in parts]
+    missing = [split for split in ("test", "val") if f"{split}_images" not in parts]
     if groups is not None and not missing:
         log.warning("data.group changes nothing: the file has a test and a validation part")
-    for half in missing:
+    for split in missing:
         rest, held = hold_out(parts["train_labels"], groups)
         for kind in ("images", "labels"):
             whole = parts[f"train_{kind}"]
-            parts = parts | {f"train_{kind}": whole[rest], f"{half}_{kind}": whole[held]}
+            parts = parts | {f"train_{kind}": whole[rest], f"{split}_{kind}": whole[held]}
         groups = None if groups is None else groups[rest]
     return parts

@@ -63,8 +63,8 @@ class Archive(NamedTuple):
     @property
     def parts(self) -> set[str]:
         named = {part for part, stem in idx.FILES.items() if self.filename.startswith(stem)}
-        half = self.filename.partition("_")[0]  # SVHN has train_32x32.mat and test_32x32.mat
-        return named or {part for part in PARTS if part.startswith(f"{half}_")} or {*PARTS}
+        split = self.filename.partition("_")[0]  # SVHN has train_32x32.mat and test_32x32.mat
+        return named or {part for part in PARTS if part.startswith(f"{split}_")} or {*PARTS}
 
 
 def find_parts(

@@ -31,10 +31,10 @@ class SvhnCropped(WithoutTensorFlow, stock.Builder, skip_registration=True):
     image_shape = SHAPE
 
     def read_archive(self, path: Path, filename: str) -> Parts:
-        half = filename.partition("_")[0]
+        split = filename.partition("_")[0]
         images, labels = read_mat(path)
         check_labels(str(path), labels, range(1, 11))
-        return {f"{half}_images": (images, str(path)), f"{half}_labels": (labels % 10, str(path))}
+        return {f"{split}_images": (images, str(path)), f"{split}_labels": (labels % 10, str(path))}
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,21 +29,21 @@ COUNTS = {"train": 7_291, "test": 2_007}  # images
 def read(*, raw_dir: Path | None, downloads: Path) -> Arrays:
     """The arrays, from the official files in the user's folder or downloaded."""
     train, test = (
-        obtain("usps", file, partial(_read_file, half), raw_dir=raw_dir, downloads=downloads)
-        for half, file in FILES.items()
+        obtain("usps", file, partial(_read_file, split), raw_dir=raw_dir, downloads=downloads)
+        for split, file in FILES.items()
     )
     return Arrays(*train, *test, tuple("0123456789"))
 
 
-def _read_file(half: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 16, 16) uint8 and labels (N,) int32 in the verified file of a half."""
-    verify(path, FILES[half])
+def _read_file(split: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 16, 16) uint8 and labels (N,) int32 in the verified file of a split."""
+    verify(path, FILES[split])
     with idx.readable(str(path), "LIBSVM"):
         with idx.open_file(path) as file, bz2.BZ2File(file) as stream:
             content = read_content(stream, LARGEST + 1)
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
-        values, labels = _parse(bytes(content), COUNTS[half])
+        values, labels = _parse(bytes(content), COUNTS[split])
     images = np.rint((values + 1) * 127.5).astype(np.uint8).reshape(-1, SIDE, SIDE)
     return images, labels.astype(np.int32) - 1
 

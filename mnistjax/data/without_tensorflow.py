@@ -57,10 +57,10 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             urls = {info.filename: url for url, info in self.url_infos.items()}
             for filename, path in dl_manager.download(urls).items():
                 parts |= self.read_archive(Path(path), filename)
-        halves = zip(("train", "test"), self.counts, strict=True)
+        splits = zip(("train", "test"), self.counts, strict=True)
         return {
-            half: self._list_examples(count, *parts[f"{half}_images"], *parts[f"{half}_labels"])
-            for half, count in halves
+            split: self._list_examples(count, *parts[f"{split}_images"], *parts[f"{split}_labels"])
+            for split, count in splits
         }
 
     def read_archive(self, path: Path, filename: str) -> Parts:
