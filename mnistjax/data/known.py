@@ -26,16 +26,12 @@ Load = Callable[..., Arrays]
 Find = Callable[[Path, str], Arrays]
 """(data_dir, SHA-256 of the data set) -> the prepared arrays; DataError if there are none. Writes nothing."""
 
-
+SIDE = whole(1)
 SIZE = Check(
-    lambda x: (
-        x is None
-        or whole(1).holds(x)
-        or (isinstance(x, (list, tuple)) and len(x) == 2 and all(map(whole(1).holds, x)))
-    ),
-    "a side of at least 1 pixel, [height,width] or null",
+    lambda x: SIDE.holds(x) or (isinstance(x, (list, tuple)) and len(x) == 2 and all(map(SIDE.holds, x))),
+    "a side of at least 1 pixel, [height,width]",
 )
-CHANNELS = Check(lambda x: x is None or (type(x) is int and x in (1, 3)), "1, 3 or null")
+CHANNELS = Check(lambda x: type(x) is int and x in (1, 3), "1, 3")
 
 
 @dataclass(frozen=True)
@@ -146,8 +142,8 @@ DATASETS: dict[str, Row] = {
         expects="a folder with a folder of pictures for each class",
         find=partial(find_own, "folder"),
         options={
-            "size": (SIZE, None),
-            "channels": (CHANNELS, None),
+            "size": (optional(SIZE), None),
+            "channels": (optional(CHANNELS), None),
             "group": (optional(Check(TEXT.holds, "a regular expression")), None),
             "skip_bad": (FLAG, False),
         },
