@@ -25,8 +25,8 @@ PART_OF = {  # by the name of a folder, in any case
 HIDDEN = "__MACOSX"  # what archives from a Mac contain beside the data
 OURS, DATE = ("outputs", "multirun"), re.compile(r"\d{4}-\d\d-\d\d")  # folders of runs, with one for each day
 
-Place = tuple[int, int]
-"""The device and the number of a folder: equal for all names and links of it."""
+FolderId = tuple[int, int]
+"""The device and inode of a folder: equal for all names and links of it."""
 
 
 class Picture(NamedTuple):
@@ -147,14 +147,14 @@ def _list_class(root: Path, folder: str, label: int) -> list[Picture]:
     Each folder is read once, and none that contains the class folder, so that links to folders can't loop.
     """
     path = (root / folder).absolute()
-    seen = {_place(os.stat(above)) for above in (path, *path.parents, *path.resolve().parents)}
+    seen = {_folder_id(os.stat(above)) for above in (path, *path.parents, *path.resolve().parents)}
     waiting, listed = [folder], []
     while waiting:
         inside = waiting.pop()
         found = _scan(root, inside)
-        for name, place in found.folders.items():
-            if place not in seen:
-                seen.add(place)
+        for name, folder_id in found.folders.items():
+            if folder_id not in seen:
+                seen.add(folder_id)
                 waiting.append(os.path.join(inside, name))
         for name, facts in found.pictures.items():
             listed.append(Picture(os.path.join(inside, name), label, *facts))
@@ -164,7 +164,7 @@ def _list_class(root: Path, folder: str, label: int) -> list[Picture]:
 class Content(NamedTuple):
     """What lies directly in a folder, in the order of the names' bytes."""
 
-    folders: dict[str, Place]
+    folders: dict[str, FolderId]
     pictures: dict[str, tuple[int, int]]  # size and time
 
 
@@ -196,10 +196,10 @@ def _add(found: Content, entry: os.DirEntry[str]) -> None:
     except OSError:  # a link to nothing or to itself; if it is a picture by its name, reading gives the error
         status = None
     if status and stat.S_ISDIR(status.st_mode):
-        found.folders[entry.name] = _place(status)
+        found.folders[entry.name] = _folder_id(status)
     elif is_picture(entry.name):
         found.pictures[entry.name] = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
 
 
-def _place(status: os.stat_result) -> Place:
+def _folder_id(status: os.stat_result) -> FolderId:
     return status.st_dev, status.st_ino
