@@ -93,7 +93,6 @@ def shorten_names(card: Card) -> str:
 
 def find_images(card: Card, path: str) -> Picture:
     """The picture with the images that a model reads: its digits, or the picture as one image."""
-    from mnistjax.data import LIGHT_ON_DARK
     from mnistjax.pictures import read_digits
     from mnistjax.pictures.whole import read_whole, resize
 
@@ -101,7 +100,7 @@ def find_images(card: Card, path: str) -> Picture:
         digits = read_digits(path)
         images = [resize(digit.image, card.image_shape) for digit in digits]
         return Picture(path, images, [digit.box for digit in digits])
-    return Picture(path, [read_whole(path, card.image_shape, light_on_dark=card.data in LIGHT_ON_DARK)])
+    return Picture(path, [read_whole(path, card.image_shape, light_on_dark=card.light_on_dark)])
 
 
 def read(trained: tuple[nn.Module, Any, Card], paths: Iterable[str]) -> Iterator[list[Picture]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from mnistjax import checks
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError
-from mnistjax.data import HANDWRITING
+from mnistjax.data.known import HANDWRITING, LIGHT_ON_DARK
 from mnistjax.records.fields import IMAGE_SHAPE, MATRIX
 from mnistjax.seeds import Spread
 
@@ -49,6 +49,11 @@ class Card:
     def reads_handwriting(self) -> bool:
         """Whether it reads digits or letters, of which a picture may have many."""
         return self.data in HANDWRITING and self.image_shape[2] == 1
+
+    @property
+    def light_on_dark(self) -> bool:
+        """Whether its images are light ink on a dark ground, like MNIST's."""
+        return self.data in LIGHT_ON_DARK
 
     def check_readable(self) -> None:
         """Raises ConfigError for a model of images that no picture has."""

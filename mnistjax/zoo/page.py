@@ -10,7 +10,6 @@ from typing import Any
 
 from flax import linen as nn
 
-from mnistjax.data.known import LIGHT_ON_DARK
 from mnistjax.pages import escape_data, escape_script, fill
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.trace import trace_operations
@@ -29,7 +28,7 @@ def make_page(model: nn.Module, variables: Any, card: Card) -> str:
         "image_shape": card.image_shape,
         "class_names": card.class_names,
         "draws": card.reads_handwriting,
-        "light_on_dark": card.data in LIGHT_ON_DARK,
+        "light_on_dark": card.light_on_dark,
     }
     script = escape_script("".join((WEB / name).read_text("utf-8") for name in ("run.js", "page.js")))
     images = sum(map(sum, card.test_confusion_matrix))
