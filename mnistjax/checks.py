@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mnistjax.config import ConfigError, unknown
-from mnistjax.config import shorten as shorten
+from mnistjax.config import ConfigError, shorten, unknown
 
 LARGEST = 1e300  # the largest number; a million of them have a sum that a float can hold
 MOST_CLASSES = 1000  # of a data set; a confusion matrix has this squared

@@ -28,10 +28,9 @@ from mnistjax.checks import (
     check_value,
     choice,
     optional,
-    shorten,
     whole,
 )
-from mnistjax.config import ConfigError, Plan, Stopping, unknown
+from mnistjax.config import ConfigError, Plan, Stopping, shorten, unknown
 from mnistjax.data import VALIDATION, Dataset, list_options, load_data, to_binary
 from mnistjax.files import describe
 

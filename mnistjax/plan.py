@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from mnistjax import config
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import CLASS_WEIGHTS, FREEZE, check_value, shorten, show_shape
+from mnistjax.checks import CLASS_WEIGHTS, FREEZE, check_value, show_shape
 from mnistjax.config import (
     DEFAULT_STOPPING,
     ConfigError,
@@ -23,6 +23,7 @@ from mnistjax.config import (
     Plan,
     Spec,
     Stopping,
+    shorten,
 )
 from mnistjax.data import Dataset
 from mnistjax.models import create_model, find_model, look_inside

@@ -15,10 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mnistjax.checks import check_value, shorten
+from mnistjax.checks import check_value
 from mnistjax.cli.hydra_support import lazy_help, version_base
 from mnistjax.compose import SCHEMA, flatten, unknown_key
-from mnistjax.config import ConfigError, one_line, to_plain, unknown
+from mnistjax.config import ConfigError, one_line, shorten, to_plain, unknown
 from mnistjax.files import describe
 from mnistjax.words import explain_quotes
 

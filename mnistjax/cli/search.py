@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from mnistjax.checks import check_value, shorten, whole
-from mnistjax.config import ConfigError, badness
+from mnistjax.checks import check_value, whole
+from mnistjax.config import ConfigError, badness, shorten
 
 MOST_DRAWS = 16  # for each trial, until enough of them differ
 DIGITS = 4  # significant, of a number from an interval

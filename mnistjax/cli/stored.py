@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mnistjax import records
-from mnistjax.checks import shorten
 from mnistjax.cli.overrides import list_choices, parse_overrides
 from mnistjax.cli.search import OPTIONS, SWEEPERS
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, shorten
 from mnistjax.data import AUTO
 from mnistjax.progress import relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from mnistjax.checks import FINITE, Check, check_value, optional, shorten
-from mnistjax.config import ConfigError, Options, freeze, one_line, unknown
+from mnistjax.checks import FINITE, Check, check_value, optional
+from mnistjax.config import ConfigError, Options, freeze, one_line, shorten, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
-from mnistjax.data.known import HANDWRITING as HANDWRITING
 from mnistjax.data.medmnist import SUBSETS
 from mnistjax.data.splits import SPLIT_SEED
 

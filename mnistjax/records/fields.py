@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from mnistjax import checks
 from mnistjax.checks import Check
+from mnistjax.config import shorten
 from mnistjax.files import DamagedFile
 
 Status = Literal["running", "done", "failed", "diverged", "stopped", "interrupted"]
@@ -87,14 +88,14 @@ def check_fields(where: str, content: Mapping[str, Any], fields: Mapping[str, Ch
         if name not in content:
             raise DamagedFile(f"{where} is damaged: {name} is missing")
         if not check.holds(content[name]):
-            found = checks.shorten(content[name])
+            found = shorten(content[name])
             raise DamagedFile(f"{where} is damaged: {name} must be {check.allowed}; found {found!r}")
 
 
 def check_mapping(where: str, value: Any) -> dict[str, Any]:
     """The value; DamagedFile unless it is a mapping."""
     if not isinstance(value, dict):
-        raise DamagedFile(f"{where} is damaged: a mapping is expected, found {checks.shorten(value)!r}")
+        raise DamagedFile(f"{where} is damaged: a mapping is expected, found {shorten(value)!r}")
     return value
 
 
