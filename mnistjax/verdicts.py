@@ -19,8 +19,8 @@ import numpy as np
 from mnistjax.config import badness
 
 LEVEL = 0.05  # of p-values, for all comparisons together
-MOST_COMPARED = 2_000  # configurations by those who compare unasked; 3,000 take 1.7 s
-MOST_SEEDS = 1_000  # more seeds are not worth a number
+MOST_COMPARED = 2_000  # configurations that a report compares unasked; 3,000 take 1.7 s
+MOST_SEEDS = 1_000  # if more would be needed, a verdict does not say how many
 HUGE = 1e60  # larger values count as this, so that their squares are numbers
 MOST_LETTERED = 40  # configurations, the best ones
 MOST_COLUMNS = 64  # of letters; with more, needless ones are dropped early
@@ -33,7 +33,7 @@ class Verdict:
     better: str
     worse: str
     difference: float  # of their means, in favour of the better one: at least 0
-    # 95 % confidence of the difference, for this comparison alone; without width if seeds differ by the same.
+    # 95 % confidence of the difference, for this comparison alone; of width 0 if all seeds differ equally.
     interval: tuple[float, float]
     p: float  # two-sided, corrected for all comparisons
     paired: bool  # by seed
@@ -116,7 +116,7 @@ def _judge(names: tuple[str, str], test: Comparison, p: float, increasing: np.nd
     """
     if test.difference < 0:  # on the seeds that both have, the other one is better
         names, test = (names[1], names[0]), test.swap()
-    others = len(increasing) - np.searchsorted(increasing, test.p)  # not more significant, and itself
+    others = len(increasing) - np.searchsorted(increasing, test.p)  # itself and those not more significant
     more = find_more_seeds(test, int(others)) if p >= LEVEL else None
     paired, sizes = bool(test.paired), (int(test.own), int(test.size))
     difference, interval = float(test.difference), find_interval(test)
@@ -221,7 +221,7 @@ class Comparison(NamedTuple):
     freedom: Any  # degrees of freedom
     p: Any  # two-sided, not corrected
     paired: Any
-    own: Any  # seeds of the one that are compared
+    own: Any  # number of values of the one configuration that are compared
     size: Any  # and of the other
 
     def pick(self, index: int) -> Comparison:

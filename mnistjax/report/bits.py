@@ -19,9 +19,9 @@ class Bits:
 
     compared: int = 0  # runs that are finished on both sides
     same: int = 0
-    epoch: int | None = None  # the first at which any of the others differs; None if only their tests do
-    largest: float = 0.0  # difference
-    metric: str | None = None  # that has it
+    epoch: int | None = None  # the first one in which runs differ; None if only their tests do
+    largest: float = 0.0  # the largest difference
+    metric: str | None = None  # that has the largest difference
 
 
 def compare_bits(before: Sequence[RunRecord], after: Sequence[RunRecord]) -> Bits:

@@ -21,7 +21,7 @@ class Examples:
     light_on_dark: bool = True  # whether the images are light ink on a dark ground
 
     def show(self, indices: Sequence[int] | np.ndarray, *, on_paper: bool = False) -> np.ndarray:
-        """Images for people, (N, H, W) or (N, H, W, 3) uint8; channels that are no colours are averaged.
+        """Images for people, (N, H, W) or (N, H, W, 3) uint8; other numbers of channels are averaged.
 
         With `on_paper`, light ink on a dark ground becomes dark on light.
         """
