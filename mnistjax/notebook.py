@@ -55,7 +55,7 @@ def sweep(
             raise ConfigError(f"{key} is given twice: in the choices, and as {key.rpartition('.')[2]}=")
     given = {"wandb.mode": "disabled", **choices, **more}
     words = read_words([make_word(key, value) for key, value in given.items()], multirun=True)
-    with make_place(folder) as place, only_one(), keep_settings():
+    with sweep_folder(folder) as place, only_one(), keep_settings():
         check_surroundings()
         train(words, place, progress=progress, choose="sweep.executor" not in given)
         runs = read_runs(place)
@@ -63,18 +63,18 @@ def sweep(
 
 
 class Owner:
-    """What the runs of a temporary sweep share, each by itself: the last one takes its folder along."""
+    """Keeps the folder of a temporary sweep as long as one of its runs refers to this object."""
 
 
 def delete_with(runs: Runs, place: Path) -> Runs:
-    """The runs; their folder is deleted with the last of them."""
+    """The runs; their folder is deleted when none of them is left."""
     owner = Owner()
     weakref.finalize(owner, shutil.rmtree, place, ignore_errors=True)
     return Runs(replace(run, owner=owner) for run in runs)
 
 
 @contextlib.contextmanager
-def make_place(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+def sweep_folder(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
     """The absolute path of a folder, or of a temporary one, which is removed again after an error."""
     place = Path(folder if folder is not None else tempfile.mkdtemp(prefix="mnistjax-")).absolute()
     try:

@@ -90,7 +90,7 @@ class FusedLauncher(Launcher):
         return self.sweep.numbers[tuple(words)]
 
     def _find_changes(self, number: int) -> dict[str, Any]:
-        """The values of Hydra's node that a job has of its own."""
+        """The values of Hydra's node that differ between jobs, for one job."""
         task, choices = self.sweep.jobs[number].config, self._hydra["runtime"]["choices"]
         words = self.sweep.ledger.entries[number].overrides
         overrides = parse_overrides(words)
@@ -152,10 +152,10 @@ class FusedLauncher(Launcher):
 
     @functools.cached_property
     def _is_silent(self) -> bool:
-        """Whether Hydra only writes `.hydra/` for a job that ended well.
+        """Whether Hydra would only write `.hydra/` for a job that ended well.
 
-        So it is without callbacks, and if no log is made that has no message. The name of the folder must not
-        need resolving.
+        True without callbacks, if no handler makes a log without a message, and if `hydra.output_subdir` has
+        no interpolation.
         """
         node = OmegaConf.to_container(self._config.hydra.job_logging) or {}
         handlers = cast(dict[str, Any], node).get("handlers", {})
@@ -229,7 +229,7 @@ def update(node: Any, changes: Mapping[str, Any]) -> None:
 
 
 def finished(end: JobEnded) -> JobReturn:
-    """The return of a job that Hydra does not run, because its files are written or can't be."""
+    """The return of a job whose files in `.hydra/` are written already, or can't be written."""
     result = JobReturn(status=JobStatus.COMPLETED)
     result.return_value = float("nan") if end.value is None else end.value
     return result
@@ -240,7 +240,7 @@ class JobFailed(Exception):
 
 
 class FailedReturn(JobReturn):
-    """The return of a failed job: NaN, where Hydra's raises and so ends the sweep."""
+    """The return of a failed job. Its value is NaN; that of Hydra's class raises, which ends the sweep."""
 
     @property
     def return_value(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (Hydra's raises)

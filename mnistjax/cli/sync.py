@@ -64,8 +64,8 @@ def sync(runs: Sequence[RunRecord], place: Mapping[str, str | None]) -> int:
     return int(arrived < len(runs) or bool(lacking))
 
 
-def find_place(config: Mapping[str, Any], place: Mapping[str, str | None]) -> dict[str, Any]:
-    """The options of a Tracker: the project and the entity of `place`, else of a config, by dotted key."""
+def tracker_options(config: Mapping[str, Any], place: Mapping[str, str | None]) -> dict[str, Any]:
+    """The options of a Tracker, with project and entity from `place`, else from a config by dotted key."""
     return {
         "project": place["project"] or config.get("wandb.project", "mnistjax"),
         "entity": place["entity"] or config.get("wandb.entity"),
@@ -85,7 +85,7 @@ def send_run(run: RunRecord, place: Mapping[str, str | None], agent_run: AgentRu
     except (ConfigError, OSError) as error:
         tell(str(error))
         return False
-    options = find_place(run.config, place) | {"run_id": find_run_id(status)}
+    options = tracker_options(run.config, place) | {"run_id": find_run_id(status)}
     if agent_run or status.get("wandb"):
         known = {key: value for key, value in place.items() if value}
         options = find_options(replace(agent_run or AgentRun(**status["wandb"]), **known), options)
@@ -128,7 +128,7 @@ def send_sweep(folder: Path, place: Mapping[str, str | None]) -> bool:
             config = dict(flatten(records.read_config(first)))
             monitor, registry = config.get("train.monitor", "val/loss"), config.get("wandb.registry")
             results = [read_result(entry, jobs[entry.number]) for entry in ledger.entries.values()]
-            mirror = Mirror(ledger, monitor, registry, **find_place(config, place))
+            mirror = Mirror(ledger, monitor, registry, **tracker_options(config, place))
             mirror.replay(results)
             sent = mirror.finish(results, lambda number: reopen(jobs[number]))
             ledger.save()
