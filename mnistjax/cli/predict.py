@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         explained = name_explained(args.explain, args.images) if args.explain else []
         prepare_backend()
-        trained = load(args.model)
-        if not trained[2].reads_handwriting:
-            trained[2].check_readable()
-            tell(f"each picture is read as one image: {shorten_names(trained[2])}")
+        *_, card = trained = load(args.model)
+        if not card.reads_handwriting:
+            card.check_readable()
+            tell(f"each picture is read as one image: {shorten_names(card)}")
         batches = read(trained, args.images)
         done = show(batches, args.images, explained, as_json=args.json)
         return flush_stdout() or (0 if done else 2)
@@ -107,13 +107,14 @@ def read(trained: tuple[nn.Module, Any, Card], paths: Iterable[str]) -> Iterator
     """The pictures of these files in batches, which fill a block of the model or take BATCH_SECONDS."""
     from mnistjax.zoo.classify import ROWS
 
+    *_, card = trained
     batch: list[Picture] = []
     start = -BATCH_SECONDS  # the first picture does not wait
     for path in paths:
         try:
-            batch.append(find_images(trained[2], path))
+            batch.append(find_images(card, path))
         except ConfigError as error:
-            boxes = [] if trained[2].reads_handwriting else None
+            boxes = [] if card.reads_handwriting else None
             batch.append(Picture(path, boxes=boxes, error=str(error)))
         full = sum(len(picture.images) for picture in batch) >= ROWS
         if full or time.monotonic() - start > BATCH_SECONDS:
@@ -133,25 +134,26 @@ def answer(trained: tuple[nn.Module, Any, Card], pictures: Sequence[Picture]) ->
     images = [image for picture in pictures for image in picture.images]
     if not images:
         return
-    shares = iter(classify(*trained, np.array(images)))
+    *_, card = trained
+    probabilities = iter(classify(*trained, np.array(images)))
     for picture in pictures:
-        picture.answers = [_describe_answer(trained[2], next(shares)) for _ in picture.images]
+        picture.answers = [_describe_answer(card, next(probabilities)) for _ in picture.images]
 
 
-def _describe_answer(card: Card, shares: np.ndarray) -> dict[str, Any]:
+def _describe_answer(card: Card, probabilities: np.ndarray) -> dict[str, Any]:
     """An answer as --json prints it, with `doubtful` if its probability is below DOUBTFUL.
 
     Of 6,000 validation images of MNIST, drawn as pictures, cnn_bn.mnist reads 36 wrongly. It calls 67 % of
     these doubtful, and 0.7 % of the others.
     """
-    best, second = (int(index) for index in shares.argsort()[::-1][:2])
+    best, second = (int(index) for index in probabilities.argsort()[::-1][:2])
     names = [int(name) if name.isdecimal() else name for name in card.class_names]
     return {
         "class": names[best],
-        "probability": round(float(shares[best]), 6),
+        "probability": round(float(probabilities[best]), 6),
         "runner_up": names[second],
-        "runner_up_probability": round(float(shares[second]), 6),
-        "doubtful": bool(shares[best] < DOUBTFUL),
+        "runner_up_probability": round(float(probabilities[second]), 6),
+        "doubtful": bool(probabilities[best] < DOUBTFUL),
     }
 
 
