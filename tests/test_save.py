@@ -23,7 +23,7 @@ from mnistjax import checkpoints, models, optim, zoo
 from mnistjax.cli import main, predict
 from mnistjax.config import ConfigError, to_plain
 from mnistjax.zoo.hub import has_other
-from mnistjax.zoo.pretrained import is_ours
+from mnistjax.zoo.pretrained import is_own_readme
 
 PACKAGED = mnistjax.list_models(pretrained=True)
 FEW = ["neuron.mnist_zero", "mlp.mnist"]  # the others are slow
@@ -230,7 +230,7 @@ def test_nothing_goes_to_a_repository_whose_readme_is_unknown():
     silent = hub.errors.LocalEntryNotFoundError("no answer, and nothing in the cache")
     hub.hf_hub_download = unittest.mock.Mock(side_effect=silent)
     with pytest.raises(hub.errors.LocalEntryNotFoundError):
-        has_other(hub, "user/name", "README.md", is_ours)
+        has_other(hub, "user/name", "README.md", is_own_readme)
 
 
 def test_a_repository_is_not_named_after_a_folder_above(run, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ PART_OF = {  # by the name of a folder, in any case
     **dict.fromkeys(("test", "testing"), "test"),
 }
 HIDDEN = "__MACOSX"  # what archives from a Mac contain beside the data
-OURS, DATE = ("outputs", "multirun"), re.compile(r"\d{4}-\d\d-\d\d")  # folders of runs, with one for each day
+RUNS, DATE = ("outputs", "multirun"), re.compile(r"\d{4}-\d\d-\d\d")  # folders of runs, with one for each day
 
 FolderId = tuple[int, int]
 """The device and inode of a folder: equal for all names and links of it."""
@@ -174,16 +174,16 @@ def _scan(root: Path, inside: str) -> Content:
     try:
         with os.scandir(root / inside) as entries:
             for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
-                if not (entry.name.startswith(".") or entry.name == HIDDEN or _is_ours(entry)):
+                if not (entry.name.startswith(".") or entry.name == HIDDEN or _holds_runs(entry)):
                     _add(found, entry)
     except OSError as error:
         raise DataError(show(files.describe(error, root / inside))) from None
     return found
 
 
-def _is_ours(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder is one of runs, which the command makes where it is started."""
-    if entry.name not in OURS or not entry.is_dir():
+def _holds_runs(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder of runs, which the command makes where it is started."""
+    if entry.name not in RUNS or not entry.is_dir():
         return False
     names = os.listdir(entry.path)
     return any(map(DATE.fullmatch, names)) and not any(map(is_picture, names))

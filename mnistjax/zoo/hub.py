@@ -13,7 +13,7 @@ from mnistjax.config import ConfigError, one_line
 from mnistjax.words import HUB
 from mnistjax.zoo import MODEL, check_replaceable
 from mnistjax.zoo.card import Card
-from mnistjax.zoo.pretrained import CONFIG, README, is_config, is_ours, save_pretrained
+from mnistjax.zoo.pretrained import CONFIG, README, is_own_config, is_own_readme, save_pretrained
 
 NAME = r"\w[\w.-]*/\w[\w.-]*"  # of a repository
 REVISION = r"[\w./-]+"  # a branch, a tag, or the id of a commit
@@ -41,26 +41,26 @@ def push_to_hub(
         folder = save_pretrained(Path(place, name.partition("/")[2]), model, variables, card, license=license)
         with hub_errors(name) as hub:
             hub.create_repo(name, private=private, exist_ok=True)
-            if has_other(hub, name, CONFIG, is_config) or has_other(hub, name, MODEL, is_model):
+            if has_other(hub, name, CONFIG, is_own_config) or has_other(hub, name, MODEL, is_own_model):
                 raise ConfigError(f"{name} at the hub holds another model, so it is not replaced")
-            if has_other(hub, name, README, is_ours):
+            if has_other(hub, name, README, is_own_readme):
                 (folder / README).unlink()
             words = f"{card.model} on {card.data}, {card.test_accuracy:.2%} of the test images right"
             return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message=words).commit_url)
 
 
-def is_model(path: Path) -> bool:
-    """Whether `save` wrote a file."""
+def is_own_model(path: Path) -> bool:
+    """Whether `save` wrote a model's file."""
     with contextlib.suppress(ConfigError):
         check_replaceable(path)
         return True
     return False
 
 
-def has_other(hub: Any, name: str, file: str, is_ours: Callable[[Path], bool]) -> bool:
+def has_other(hub: Any, name: str, file: str, is_own: Callable[[Path], bool]) -> bool:
     """Whether a repository has a file of this name that `save_pretrained` did not write."""
     try:
-        return not is_ours(Path(hub.hf_hub_download(name, file)).resolve())
+        return not is_own(Path(hub.hf_hub_download(name, file)).resolve())
     except hub.errors.LocalEntryNotFoundError:  # the hub does not answer
         raise
     except hub.errors.EntryNotFoundError:

@@ -59,9 +59,9 @@ def save_pretrained(
     card = dataclasses.replace(card, name=name, sha256="")
     if os.path.lexists(folder / MODEL):
         check_replaceable(folder / MODEL)
-    if os.path.lexists(folder / CONFIG) and not is_config(folder / CONFIG):
+    if os.path.lexists(folder / CONFIG) and not is_own_config(folder / CONFIG):
         raise ConfigError(f"{folder / CONFIG} is of another model, so it is not replaced")
-    kept = os.path.lexists(folder / README) and not is_ours(folder / README)
+    kept = os.path.lexists(folder / README) and not is_own_readme(folder / README)
     files.make_folder(folder)
     files.replace(folder / MODEL, content)
     files.replace(folder / CONFIG, (json.dumps(make_config(card), indent=2) + "\n").encode())
@@ -70,7 +70,7 @@ def save_pretrained(
     return folder
 
 
-def is_config(path: Path) -> bool:
+def is_own_config(path: Path) -> bool:
     """Whether `save_pretrained` wrote a config."""
     with contextlib.suppress(OSError, files.DamagedFile):
         found = files.read_json(path, limit=LARGEST)
@@ -78,7 +78,7 @@ def is_config(path: Path) -> bool:
     return False
 
 
-def is_ours(path: Path) -> bool:
+def is_own_readme(path: Path) -> bool:
     """Whether a README was written by `save_pretrained`, and nobody claimed it since."""
     try:
         return MARK.encode() in files.read_bytes(path, limit=LARGEST)
