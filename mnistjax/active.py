@@ -178,7 +178,7 @@ def find_end_outcome(job: Job, end: RunEnd, received: list[int]) -> Outcome:
     return Outcome(int(end.status != "done"), end.reason)
 
 
-def describe_start(job: Job, start: RunStart, trained: Start | None = None) -> str:
+def describe_start(job: Job, start: RunStart, trained: Start | None) -> str:
     """One line: the model, the data, the optimizer, what it starts from, and the run folder."""
     spec, data = job.plan.spec, job.data
     counts = " + ".join(f"{len(part.images):,}" for part in (data.train, data.val, data.test))

@@ -37,7 +37,7 @@ MOVES = 2**32 - 1  # stream of flips and crops; lower numbers would be keys that
 ERASED = 0.1, 0.4  # sides of the lost rectangle, shares of the image's: of 1 to 16 % of its area
 
 
-def _strength(highest: float, *, pixels: bool = False) -> Check:
+def _strength(highest: float, *, pixels: bool) -> Check:
     def holds(x: Any) -> bool:
         number = isinstance(x, int | float | np.number) and type(x) is not bool and bool(0 <= x <= highest)
         return number and (not pixels or float(x).is_integer())

@@ -96,7 +96,7 @@ def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes
     return jax.shard_map(every, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(LANES), check_vma=False)
 
 
-def sum_shards(gradient: Gradient, axis: str | None = None) -> Gradient:
+def sum_shards(gradient: Gradient, axis: str | None) -> Gradient:
     """The gradient over the shards (S, P, ...) of a batch: the sum of theirs."""
 
     def summed(params: Any, totals: Totals, shards: Any, index: Array | int) -> tuple[Any, Totals]:

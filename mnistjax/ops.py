@@ -148,7 +148,7 @@ def _conv_by_patches(images: Array, kernel: Array, stride: int = 1) -> Array:
     return result.reshape(*places, outputs)
 
 
-def _patches(images: Array, side: int, stride: int = 1) -> Array:
+def _patches(images: Array, side: int, stride: int) -> Array:
     """The k x k patches (B, H', W', k*k*C) of images (B, H, W, C), flattened in the kernel's order."""
     height, width = images.shape[1] - side + 1, images.shape[2] - side + 1
     slices = [

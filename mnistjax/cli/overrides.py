@@ -83,7 +83,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 @contextlib.contextmanager
-def hydra_errors(folder: Path | None = None) -> Iterator[None]:
+def hydra_errors(folder: Path | None) -> Iterator[None]:
     """Turns errors of Hydra and of the disk inside into ConfigErrors; the latter name `folder`."""
     from hydra.errors import HydraException
 

@@ -16,7 +16,7 @@ from mnistjax.progress import show_banner, tell
 from mnistjax.tracking import resolve_mode
 
 
-def prepare_jobs(overrides: list[list[str]], auto: str | None = None) -> list[Job]:
+def prepare_jobs(overrides: list[list[str]], auto: str | None) -> list[Job]:
     """Returns the validated jobs of these overrides; shows warnings once, after all jobs are validated.
 
     With several jobs, an error names the job. `auto` as in `Preparer`.

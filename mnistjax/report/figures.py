@@ -64,8 +64,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def misclassified_grid(examples: Examples, *, count: int = 24, columns: int = 8) -> Figure:
-    """At most `count` misclassified images with true and predicted class, the most confident error first."""
+def misclassified_grid(examples: Examples) -> Figure:
+    """At most 24 misclassified images with true and predicted class, the most confident error first."""
+    count, columns = 24, 8
     wrong = len(examples.errors())
     legend = "  (true → predicted, confidence)" if wrong else ""
     rows = math.ceil(min(wrong, count) / columns)

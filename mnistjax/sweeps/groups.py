@@ -264,7 +264,7 @@ def _count(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
-def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: float = 1.0) -> list[str]:
+def describe_groups(groups: Sequence[Group], jobs: Mapping[int, Job], share: float) -> list[str]:
     """Text lines: the size, time and memory of each group, and how it differs from the first one.
 
     `share` is the part of the epochs that is trained.

@@ -106,7 +106,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Iterable[str
     files.replace(path, format_csv(rows, first).encode())
 
 
-def format_csv(rows: Sequence[Mapping[str, Any]], first: Iterable[str] = ()) -> str:
+def format_csv(rows: Sequence[Mapping[str, Any]], first: Iterable[str]) -> str:
     """The text of a CSV file with the columns of all rows, the `first` columns first."""
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     text = io.StringIO()

@@ -82,7 +82,7 @@ class Tally:
 
 @contextlib.contextmanager
 def show_sweep(
-    jobs: Sequence[Job], ledger: Ledger, halving: Halving | None = None
+    jobs: Sequence[Job], ledger: Ledger, halving: Halving | None
 ) -> Iterator[Callable[[Event], None]]:
     """Shows the events of a sweep: a live line at a terminal or in a notebook, else one every two seconds."""
     console, tally = make_console(), Tally(jobs, ledger, halving)

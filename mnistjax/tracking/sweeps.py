@@ -77,7 +77,7 @@ def mark_best(run: Any, group: str, best: Sequence[str]) -> None:
             other.update()
 
 
-def find_tags(values: Mapping[str, Any], own: Iterable[str] = ()) -> list[str]:
+def find_tags(values: Mapping[str, Any], own: Iterable[str]) -> list[str]:
     """The tags of a run: the user's own, its model, data set, task and optimizer (`values` by dotted key)."""
     names = (values.get(f"{group}.name") for group in ("model", "data", "task", "optimizer"))
     return list(dict.fromkeys([*own, *(str(name)[:64] for name in names if name)]))
