@@ -28,7 +28,7 @@ MOST_COLUMNS = 64  # of letters; with more, needless ones are dropped early
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of two configurations, of which `better` has the better mean over the seeds compared."""
+    """The comparison of two configurations; `better` has the better mean over the seeds compared."""
 
     better: str
     worse: str

@@ -190,7 +190,7 @@ def merge_runs(found: Iterable[RunRecord]) -> Runs:
 
 
 def _rank(run: RunRecord) -> tuple[bool, int, bool]:
-    """Of copies the one that came farthest counts; of equal ones the one that was found in its sweep."""
+    """How a copy of a run ranks: the one that came farthest counts, of equal ones one found in its sweep."""
     return run.status == "done", len(run.rows), run.sweep is not None
 
 

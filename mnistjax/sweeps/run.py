@@ -182,15 +182,15 @@ class Sweep:
         return {number: job for number, job in left.items() if entries[number].status not in self._final}
 
     def _make_rungs(self) -> None:
-        """Makes the rungs of the sweep, as far as the records are."""
+        """Makes the rungs of successive halving, and tells them how far each job is."""
         self.halving = make_halving(self.jobs, self.options.halving, self.options.rank)
         for number in self.jobs:
             status = self.ledger.entries[number].status
             over = status in self._final or number in self._failed
-            self._record(number, status if over else "waiting")
+            self._tell_rungs(number, status if over else "waiting")
 
-    def _record(self, number: int, status: str) -> None:
-        """Tells the rungs how far a job is, by its records."""
+    def _tell_rungs(self, number: int, status: str) -> None:
+        """Tells the rungs of successive halving how far a job is, by its records."""
         if self.halving and number in self.jobs:
             with contextlib.suppress(ConfigError, OSError):  # a damaged job is trained again
                 self.halving.record(number, status, records.read_rows(self.jobs[number].folder))
@@ -212,7 +212,7 @@ class Sweep:
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Trains the prepared jobs that are not over and yields their events."""
-        yield from self._stop(self._decide().stopped)
+        yield from self._end_stopped(self._decide().stopped)
         assignments = deque(self._assign(self._waiting()))
         datasets = {data_key(job.data, job.plan.positive): job.data for job in self.jobs.values()}
 
@@ -224,13 +224,13 @@ class Sweep:
                 case JobStarted(number):
                     entry = self.ledger.entries[number]
                     entry.attempts += 1
-                    self._change(entry, "running", entry.reason)
+                    self._update_entry(entry, "running", entry.reason)
                 case JobEnded(number, "stopped", reason):
-                    self._set(number, "waiting", reason)
+                    self._set_status(number, "waiting", reason)
                     event = JobPaused(number)
                 case JobEnded(number, status, reason):
-                    self._set(number, status, reason)
-                    self._show_end(number)
+                    self._set_status(number, status, reason)
+                    self._publish_end(number)
                     if status in ("failed", "diverged"):
                         self._failed.add(number)
                     elif status == "done" and event.value is None:  # it was done already
@@ -238,27 +238,27 @@ class Sweep:
             yield event
             if self.halving and isinstance(event, JobPaused | JobEnded):
                 onward, stopped = self._decide()
-                yield from self._stop(stopped)
+                yield from self._end_stopped(stopped)
                 assignments.extend(self._assign({number: self.jobs[number] for number in onward}))
             if time.monotonic() > self._next_save:
                 self._try_save()
         for entry in self.entries:
             if entry.status == "running":
-                self._set(entry.number, "interrupted", "stopped at once")
+                self._set_status(entry.number, "interrupted", "stopped at once")
 
-    def _set(self, number: int, status: str, reason: str | None) -> None:
+    def _set_status(self, number: int, status: str, reason: str | None) -> None:
         """Writes the status of a job into the ledger, and tells the rungs how far it is."""
-        self._change(self.ledger.entries[number], status, reason)
+        self._update_entry(self.ledger.entries[number], status, reason)
         self._rows.pop(number, None)
-        self._record(number, status)
+        self._tell_rungs(number, status)
 
-    def _change(self, entry: Entry, status: str, reason: str | None) -> None:
-        """Writes a status into the ledger and counts it."""
+    def _update_entry(self, entry: Entry, status: str, reason: str | None) -> None:
+        """Changes the status of a job in the ledger, and the counts of statuses."""
         self._counts[entry.status] -= 1
         self._counts[status] += 1
         entry.status, entry.reason = status, reason
 
-    def _show_end(self, number: int) -> None:
+    def _publish_end(self, number: int) -> None:
         """Adds the end of a job to the table and the curves of the sweep."""
         self._rows[number] = read_result(self.ledger.entries[number], self.ledger.job_folder(number))
         assert self._mirror
@@ -268,12 +268,12 @@ class Sweep:
         """What the rungs decide now."""
         return self.halving.decide(early=self._merge) if self.halving else Decision([], {})
 
-    def _stop(self, reasons: Mapping[int, str]) -> Iterator[JobEnded]:
+    def _end_stopped(self, reasons: Mapping[int, str]) -> Iterator[JobEnded]:
         """Ends the jobs that a rung has stopped."""
         for number, reason in reasons.items():
             end_job(self.jobs[number], "stopped", reason)
-            self._set(number, "stopped", reason)
-            self._show_end(number)
+            self._set_status(number, "stopped", reason)
+            self._publish_end(number)
             yield self.read_end(number)
 
     def save(self) -> None:

@@ -47,7 +47,7 @@ class Card:
 
     @property
     def reads_handwriting(self) -> bool:
-        """Whether it reads digits or letters, of which a picture may have many."""
+        """Whether it reads digits or letters. A picture may have several of them."""
         return self.data in HANDWRITING and self.image_shape[2] == 1
 
     @property
