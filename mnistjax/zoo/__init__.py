@@ -143,13 +143,19 @@ def _find_shapes(model: nn.Module, card: Card) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-def check_replaceable(path: Path) -> None:
-    """Raises ConfigError unless a file that `save` wrote has this name."""
+def is_own_model(path: Path) -> bool:
+    """Whether `save` wrote a file."""
     try:
-        fields = checkpoints.read_meta(path)
-        _make_card(str(path), fields)
+        _make_card(str(path), checkpoints.read_meta(path))
     except (ConfigError, OSError):
-        raise ConfigError(f"{path} is no model that was saved here, so it is not replaced") from None
+        return False
+    return True
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises ConfigError unless `save` wrote the file."""
+    if not is_own_model(path):
+        raise ConfigError(f"{path} is no model that was saved here, so it is not replaced")
 
 
 def _find_file(name: str | Path) -> Path | None:

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from mnistjax.config import ConfigError, one_line
 from mnistjax.words import HUB
-from mnistjax.zoo import MODEL, check_replaceable
+from mnistjax.zoo import MODEL, is_own_model
 from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import CONFIG, README, is_own_config, is_own_readme, save_pretrained
 
@@ -47,14 +47,6 @@ def push_to_hub(
                 (folder / README).unlink()
             words = f"{card.model} on {card.data}, {card.test_accuracy:.2%} of the test images right"
             return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message=words).commit_url)
-
-
-def is_own_model(path: Path) -> bool:
-    """Whether `save` wrote a model's file."""
-    with contextlib.suppress(ConfigError):
-        check_replaceable(path)
-        return True
-    return False
 
 
 def has_other(hub: Any, name: str, file: str, is_own: Callable[[Path], bool]) -> bool:
