@@ -48,7 +48,7 @@ class Verdict:
     def __format__(self, spec: str) -> str:
         """The verdict in words, with numbers in this format, ".2%" for example."""
         low, high = self.interval
-        count = f"{self.seeds[0]}" if len(set(self.seeds)) == 1 else "{} and {}".format(*self.seeds)
+        count = " and ".join(map(str, dict.fromkeys(self.seeds)))
         corrected = f" corrected for {self.comparisons:,} comparisons" * (self.comparisons > 1)
         p = f"p = {self.p:.2g}{corrected}"
         between = f"95 % {low:{spec}} to {high:{spec}}, " if low < high else ""

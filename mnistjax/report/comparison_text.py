@@ -73,8 +73,7 @@ def describe_differences(differences: Sequence[Difference]) -> list[str]:
 
 def _join(values: Sequence[str]) -> str:
     """The values of a key on one side, cut if they are many or long."""
-    is_hash = [len(value) == 64 and value.isalnum() for value in values]
-    texts = [value[:SHORT_HASH] if cut else value for value, cut in zip(values, is_hash, strict=True)]
+    texts = [value[:SHORT_HASH] if len(value) == 64 and value.isalnum() else value for value in values]
     more = [f"and {len(texts) - MOST_VALUES:,} more"] if len(texts) > MOST_VALUES else []
     return ", ".join([*texts[:MOST_VALUES], *more])
 
@@ -139,13 +138,12 @@ def _list_cells(result: Result) -> list[str]:
     spec, signed = (".2%", "+.2%") if percent else (".4f", "+.4f")
     if 0 < abs(result.difference) < (1e-4 if percent else 1e-3):
         signed = "+.1e"
-    sizes = {result.before.n, result.after.n}
+    sizes = dict.fromkeys((result.before.n, result.after.n))
     half = (result.interval[1] - result.interval[0]) / 2 if result.interval else 0.0
-    sides = [f"{side:{spec}}" for side in (result.before, result.after)]
     return [
         result.name,
-        "/".join(map(str, (result.before.n, result.after.n))) if len(sizes) > 1 else f"{sizes.pop()}",
-        *sides,
+        "/".join(map(str, sizes)),
+        *(f"{side:{spec}}" for side in (result.before, result.after)),
         f"{result.difference:{signed}}" if result.difference else "0",
         f"± {half:{signed[1:]}}" if half else "-",
         describe_verdict(result),

@@ -168,12 +168,11 @@ def _curves(wr: Any, data: Mapping[str, Any]) -> list[Any]:
 
 
 def _comparison(wr: Any, data: Mapping[str, Any]) -> list[Any]:
-    results = [name for name in dict.fromkeys((data["monitor"], data["target"])) if name in data["metrics"]]
     columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in data["keys"]]
-    columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name)) for name in results]
+    columns += [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name)) for name in data["compared"]]
     return [
         wr.ParallelCoordinatesPlot(title="Keys and results", columns=columns),
-        *(wr.ParameterImportancePlot(with_respect_to=name) for name in results),
+        *(wr.ParameterImportancePlot(with_respect_to=name) for name in data["compared"]),
         wr.RunComparer(diff_only="split"),
     ]
 
