@@ -15,6 +15,7 @@ OUTPUT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "sweep.resume")  # a sweep ha
 DATA_KEYS = ("data.dir", "data.raw_dir", "data.group")  # folders, and a regular expression
 HUB = "hf-hub:"  # before the name of a model at the Hugging Face hub
 GROUPS = ("data", "task", "model", "optimizer", "schedule")  # the config has the choice at GROUP.name
+JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "init_from", "seed")  # they describe a job
 NAME = re.compile(rf"^({'|'.join(GROUPS)})\.name=")
 WORD = re.compile(r"((?:\+{0,2}|~)[a-zA-Z_$][\w./@$-]*)=(.*)", re.DOTALL | re.ASCII)
 # A value that the user has quoted for Hydra.

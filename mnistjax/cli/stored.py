@@ -20,7 +20,7 @@ from mnistjax.config import ConfigError, shorten
 from mnistjax.data import AUTO
 from mnistjax.progress import relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger
-from mnistjax.words import GROUPS, HUB, folder_word, shell_join
+from mnistjax.words import HUB, JOB_KEYS, OUTPUT_KEYS, folder_word, shell_join
 
 SEARCH_KEYS = ("hydra/sweeper", *(f"hydra.sweeper.{name}" for name in OPTIONS))
 NEEDED = {  # start of a word -> stored words that are refused unless the command line has such a word
@@ -28,9 +28,8 @@ NEEDED = {  # start of a word -> stored words that are refused unless the comman
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
     "init_from=": ("init_from=",),
 }
-FOLDER_WORDS = ("hydra.run.dir=", "hydra.sweep.dir=", "sweep.resume=")  # left out silently
+FOLDER_WORDS = tuple(f"{key}=" for key in OUTPUT_KEYS)  # left out silently
 LONGEST_KEY = 100  # characters
-JOB_KEYS = (*GROUPS, "experiment", "augment", "train", "wandb", "init_from", "seed")
 SWEEP_KEYS = ("sweep.mode", "sweep.lanes", "sweep.halving", "sweep.rank", "sweep.timeout", "sweep.fail_fast")
 
 
@@ -44,7 +43,7 @@ def is_taken(override: Any) -> bool:
         return re.fullmatch(rf"hydra/sweeper=({'|'.join(SWEEPERS)})|[\w.]+=\d+", line) is not None
     if override.package is not None or "${" in line or len(key) > LONGEST_KEY:
         return False
-    if key not in SWEEP_KEYS and re.split(r"[./]", key)[0] not in JOB_KEYS:
+    if key not in SWEEP_KEYS and re.split(r"[./]", key)[0] not in (*JOB_KEYS, "wandb"):
         return False
     text = line.partition("=")[2]
     if key == "data.dir":

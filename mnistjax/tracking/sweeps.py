@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mnistjax.words import GROUPS
+from mnistjax.words import GROUPS, JOB_KEYS
 
-KEYS = (*GROUPS, "experiment", "augment", "train", "init_from", "seed")  # they describe jobs
 NUMBER = re.compile(r"-?\d+|-?\d*\.?\d+(e-?\d+)?")
 
 
@@ -48,7 +47,7 @@ def keep_safe(words: Iterable[str]) -> list[str]:
     safe = []
     for word in words:
         key, _, text = word.removeprefix("+").partition("=")
-        known = re.fullmatch(rf"({'|'.join(KEYS)})(\.\w+)*", key)
+        known = re.fullmatch(rf"({'|'.join(JOB_KEYS)})(\.\w+)*", key)
         path = key in (*GROUPS, "experiment") and not re.fullmatch(r"\w[\w-]*", text)
         if known and not path and "${" not in text and not key.startswith(("data.dir", "data.raw_dir")):
             safe.append(word)
