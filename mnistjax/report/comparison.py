@@ -16,7 +16,8 @@ from typing import Any
 
 from mnistjax.compose import OLD, flatten
 from mnistjax.config import unknown
-from mnistjax.report.bits import Bits, compare_bits, is_number
+from mnistjax.report.bits import Bits, compare_bits
+from mnistjax.report.configurations import find_metrics
 from mnistjax.report.runs import RunRecord, done, read_configs
 from mnistjax.report.sanitize import check_run, clean, find_monitor
 from mnistjax.seeds import Spread, describe_value
@@ -108,7 +109,7 @@ def compare_runs(
         [(freeze_config(values, changed), run) for values, run in side if run.status == "done"]
         for side in begun
     ]
-    metrics = find_metrics(sides, metric)
+    metrics = choose_metrics(sides, metric)
     values = [(collect_values(finished[0], name), collect_values(finished[1], name)) for name in metrics]
     results = [
         compare_results(*pair, name, names, labels) for name, pair in zip(metrics, values, strict=True)
@@ -196,7 +197,7 @@ def name_configs(configs: Mapping[Config, Mapping[str, Any]], left_out: Iterable
     return names
 
 
-def find_metrics(sides: Sequence[Sequence[RunRecord]], metric: str | None) -> tuple[str, ...]:
+def choose_metrics(sides: Sequence[Sequence[RunRecord]], metric: str | None) -> tuple[str, ...]:
     """The metric, else test/accuracy if both sides have it, and the metric that most runs monitor.
 
     ConfigError if no finished run has the given metric.
@@ -212,8 +213,7 @@ def find_metrics(sides: Sequence[Sequence[RunRecord]], metric: str | None) -> tu
 
 def find_numbers(run: RunRecord) -> dict[str, float]:
     """The metrics of a run's kept epoch and of its test, by name."""
-    both = {**run.summary, **run.kept_row}
-    return {clean(key): float(value) for key, value in both.items() if "/" in key and is_number(value)}
+    return {clean(key): value for key, value in find_metrics(run).items() if "/" in key}
 
 
 def collect_values(finished: Sequence[tuple[Config, RunRecord]], metric: str) -> Values:
