@@ -23,7 +23,7 @@ from mnistjax.step import Gradient, Totals, build_model
 
 LANES, SHARDS = "lanes", "shards"  # names of mesh axes
 SAME, SPLIT = PartitionSpec(), PartitionSpec(SHARDS)
-LARGE_LEAF = 1 << 15  # numbers that devices add on their own; in a vector with others they took up to 20 ms
+LARGE_LEAF = 1 << 15  # numbers; larger leaves are summed one by one: joined in a vector they took up to 20 ms
 LARGE_STEP_FLOPS = 1e8  # some milliseconds of a core
 
 
@@ -97,7 +97,7 @@ def over_lanes(function: Callable[..., Any], axes: tuple[int | None, ...], lanes
 
 
 def sum_shards(gradient: Gradient, axis: str | None) -> Gradient:
-    """The gradient over the shards (S, P, ...) of a batch: the sum of theirs."""
+    """The gradient of a batch in shards (S, P, ...): the sum of the shards' gradients."""
 
     def summed(params: Any, totals: Totals, shards: Any, index: Array | int) -> tuple[Any, Totals]:
         def one(shard_index: Array, shard: Any) -> tuple[Any, Totals]:
@@ -111,8 +111,8 @@ def sum_shards(gradient: Gradient, axis: str | None) -> Gradient:
 def add_shards(function: Callable[[Array, Any], Any], shards: Any, axis: str | None) -> Any:
     """The sum of function(index, shard) over shards (S, ...).
 
-    Without an `axis` one shard is computed after the other; with one each of its devices computes its own
-    shard, to the same bits.
+    Without an `axis`, one shard is computed after the other. With a mesh axis, each of its devices computes
+    its own shard. Both give the same bits.
     """
     first, count = jax.tree.map(lambda leaf: leaf[0], shards), len(jax.tree.leaves(shards)[0])
     if axis:

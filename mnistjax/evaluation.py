@@ -34,7 +34,7 @@ from mnistjax.step import Batch, build_model
 BLOCK_ROWS = 500  # images per block of an evaluation, at most
 PREDICT_ROWS = 2000  # images per call, at most; their number is part of the program
 
-# XLA's own loops are 7 to 20 % faster so on a CPU with AVX-512 (an MLP of 64, a neuron); others ignore it.
+# Makes XLA's own loops 7 to 20 % faster on a CPU with AVX-512 (an MLP of 64, a neuron); others ignore it.
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
 
 

@@ -106,7 +106,7 @@ def _epoch_rows(spec: Spec, seed: int, epoch: int) -> np.ndarray:
 
 
 def segment_rows(spec: Spec, *, seed: int, step: int, count: int) -> Int32[np.ndarray, "steps P M"]:
-    """The rows of `count` steps from this one on (segment_steps, P, M); what follows them is never read."""
+    """The rows of the next `count` steps, padded to a segment (segment_steps, P, M); no padding is read."""
     epoch, position = divmod(step, spec.steps_per_epoch)
     rows = epoch_rows(spec, seed=seed, epoch=epoch)[position : position + count]
     missing = layout(spec).segment_steps - len(rows)

@@ -50,7 +50,7 @@ def train_segment(
 ) -> State:
     """Returns the State after a step on each of the first `count` batches (S, steps, P, M, ...), or on all.
 
-    With a mesh `axis`, each of its devices has one shard; here S is 1 then.
+    With a mesh `axis`, each of its devices has one shard, so S is 1 here.
     """
     shards, steps, micro_batches = batches.labels.shape[:3]
     whole = axis is None and shards == micro_batches == 1

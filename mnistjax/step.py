@@ -65,7 +65,7 @@ def build_model(spec: Spec) -> nn.Module:
 
 
 def initial_state(spec: Spec, hyper: Hyper, key: Array, start: Any = None) -> State:
-    """The State before the first step, with the variables in `start`, which `model.init` would nest so."""
+    """The State before the first step. Variables in `start`, nested as by `model.init`, replace its own."""
     images = jnp.zeros((1, *spec.image_shape), jnp.uint8)
     variables = flatten_dict(build_model(spec).init(jax.random.fold_in(key, INIT), images))
     collections = unflatten_dict({**variables, **flatten_dict(start or {})})
@@ -105,7 +105,7 @@ def train_step(
     start = Totals(state.collections, zero_sums(spec.classes), jnp.zeros((), jnp.float32))
     gradients, totals = transform(gradient)(state.params, start, batch, 0)
     gradients = jax.tree.map(lambda leaf: leaf / totals.weight, gradients)
-    # Made while tracing, from traced numbers: another learning rate is another argument, not another program.
+    # Made while tracing, from traced numbers, so that another learning rate needs no other program.
     updates, opt_state = make_optimizer(spec, hyper).update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     sums = jax.tree.map(jnp.add, state.sums, totals.sums)
@@ -146,7 +146,7 @@ def batch_loss(
 
 
 def accumulate(gradient: Gradient, read: Callable[[Any], Batch] = lambda batch: batch) -> Gradient:
-    """The gradient over micro-batches (P, ...): the sum of theirs, each `read` when it is needed.
+    """The gradient of a batch in micro-batches (P, ...): a sum; `read` makes the Batch of each in its turn.
 
     So a full batch is never copied as a whole, and a convolution's intermediates stay in a CPU's cache.
     """
