@@ -131,10 +131,9 @@ def _identify(
     try:
         return _identify_content(path, dataset)
     except DataError:
-        own = [one for one in archives if (one.dataset, one.filename) == (dataset, path.name)]
-        if not own:
+        archive = next((one for one in archives if (one.dataset, one.filename) == (dataset, path.name)), None)
+        if archive is None:
             raise
-        (archive,) = own
         truncated = "; it is truncated" if size < archive.size else ""
         looks = "; it is an HTML page" if is_html else truncated
         expected = f"SHA-256 {archive.sha256} ({archive.size} bytes)"
