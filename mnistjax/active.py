@@ -50,9 +50,8 @@ class ActiveRun:
             except ConfigError as error:
                 self.recorder.close(RunEnd("failed", str(error)))
                 raise
-        options: dict[str, Any] = job.tracker_options() | {
-            "run_id": make_run_id(job.plan.identity, start.started)
-        }
+        options: dict[str, Any] = job.tracker_options()
+        options["run_id"] = make_run_id(job.plan.identity, start.started)
         options = find_options(start.agent_run, options) | {"group": job.group, "name": job.name}
         options["tags"] = find_tags(dict(flatten(job.config)) | {"data.name": job.data.name}, options["tags"])
         new = start.agent_run is not None and not start.rows

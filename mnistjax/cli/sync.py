@@ -85,16 +85,14 @@ def send_run(run: RunRecord, place: Mapping[str, str | None], agent_run: AgentRu
     except (ConfigError, OSError) as error:
         tell(str(error))
         return False
-    options = tracker_options(run.config, place) | {"run_id": find_run_id(status)}
+    options: dict[str, Any] = tracker_options(run.config, place) | {"run_id": find_run_id(status)}
     if agent_run or status.get("wandb"):
         known = {key: value for key, value in place.items() if value}
         options = find_options(replace(agent_run or AgentRun(**status["wandb"]), **known), options)
     data = run.summary.get("data", {})
-    tags = find_tags(
-        {**run.config, "data.name": data.get("name", run.config.get("data.name"))}, options["tags"]
-    )
-    names = {"group": run.sweep, "name": run.name, "job_type": "train"}
-    tracker = Tracker(run.folder, config=config, **{**options, "tags": tags}, **names)
+    values = {**run.config, "data.name": data.get("name", run.config.get("data.name"))}
+    options |= {"group": run.sweep, "name": run.name, "tags": find_tags(values, options["tags"])}
+    tracker = Tracker(run.folder, config=config, job_type="train", **options)
     if data:
         tracker.use_data(data)
     tracker.replay(run.rows)
