@@ -28,11 +28,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mnistjax import data
 from mnistjax.cli.overrides import conf_dir
 from mnistjax.config import ConfigError
 from mnistjax.data import DataError, digits, idx, prepared
+from mnistjax.data.arrays import PARTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MNISTJAX_RAW_DIR") or REPOSITORY / "../shared/data/mnist").resolve()
@@ -677,6 +679,34 @@ def test_impossible_folders_are_refused(folder):
         with pytest.raises(ConfigError, match=r"nobody-of-this-name|xxx") as error:
             data.load_data("mnist", **options)
         assert len(one_line(error)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["idx", "npz", "folder"])
+def test_own_files_are_loaded_again_only_if_they_have_changed(kind, tmp_path):
+    def write(number: int) -> None:
+        images = np.full((20, 6, 6), number, np.uint8)
+        parts: dict[str, Any] = dict(
+            zip(PARTS, (images, np.arange(20) % 2, images[:9], np.arange(9) % 2), strict=True)
+        )
+        for index, label in enumerate(parts["train_labels"]):
+            (tmp_path / "folder" / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[0]).save(tmp_path / "folder" / str(label) / f"{number}-{index}.png")
+        for part, name in idx.FILES.items():
+            (tmp_path / name).write_bytes(to_idx(parts[part].astype(np.uint8)))
+        np.savez(tmp_path / "own.npz", **parts)
+
+    def load() -> data.Dataset:
+        place = tmp_path / "folder" if kind == "folder" else tmp_path
+        return data.load_data(kind, raw_dir=place)
+
+    write(3)
+    first = load()
+    assert load() is first
+    write(4)
+    second = load()
+    assert second is not first
+    assert second.train.images.max() == 4
+    assert load() is second
 
 
 def test_missing_folder(tmp_path, monkeypatch, caplog):

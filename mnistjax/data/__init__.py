@@ -141,7 +141,7 @@ def load_data(
     validation_fraction: float | None = None,
     **options: Any,
 ) -> Dataset:
-    """A data set by name, loaded once per process.
+    """A data set by name, loaded once per process, and again if your own files have changed.
 
     `data_dir`: the folder of prepared data; default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     `raw_dir`: a folder of official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
@@ -160,7 +160,7 @@ def load_data(
     if name == "medmnist" and values["subset"] in SUBSETS:  # they are data sets with names of their own
         name, values = values["subset"], {}
         row = DATASETS[name]
-    return _load(name, row.load, home, _find_raw_dir(row, raw_dir), freeze(values), validation_fraction)
+    return _load_row(name, row, home, _find_raw_dir(row, raw_dir), freeze(values), validation_fraction)
 
 
 def _check_options(name: str, row: Row, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def find_data(name: str, sha256: str, validation_fraction: float | None = None) 
     elif name == "idx" and not os.environ.get("MNISTJAX_RAW_DIR"):
         raise DataError("idx needs MNISTJAX_RAW_DIR=FOLDER with the four IDX files")
     else:
-        dataset = _load(name, row.load, home, _find_raw_dir(row, None), (), validation_fraction)
+        dataset = _load_row(name, row, home, _find_raw_dir(row, None), (), validation_fraction)
     if dataset.sha256 != sha256:
         raise DataError(f"{name} has the SHA-256 {dataset.sha256} here; recorded: {sha256}")
     return dataset
@@ -236,6 +236,14 @@ def _load_auto(data_dir: Path, fraction: float | None) -> Dataset:
         return _load("digits", DATASETS["digits"].load, data_dir, None, (), fraction, BANNER)
 
 
+def _load_row(
+    name: str, row: Row, data_dir: Path, raw_dir: Path | None, options: Options, fraction: float | None
+) -> Dataset:
+    """The data set, once for each state of a user's own files."""
+    stamp = row.stamp(raw_dir) if row.stamp and raw_dir else ""
+    return _load(name, row.load, data_dir, raw_dir, options, fraction, stamp=stamp)
+
+
 @functools.cache
 def _load(
     name: str,
@@ -245,6 +253,7 @@ def _load(
     options: Options,
     fraction: float | None,
     banner: str | None = None,
+    stamp: str = "",  # of the files, only for the cache
 ) -> Dataset:
     """The checked and split data set, once per process."""
     arrays = load(data_dir, raw_dir, **dict(options))

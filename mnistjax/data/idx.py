@@ -158,6 +158,17 @@ def load_files(raw_dir: Path | None) -> Arrays:
     return Arrays(train_images, train_labels, test_images, test_labels, names)
 
 
+def fingerprint(raw_dir: Path) -> str:
+    """A text that changes if one of the files that `load_files` reads is written again."""
+    names = [form for name in FILES.values() for form in (name, name.replace("idx3", "idx4"))]
+    places = [
+        path for part in (raw_dir / "idx", raw_dir) for name in names for path in find_forms(part, name)
+    ]
+    with readable(str(raw_dir), "folder"):
+        found = [(path, os.stat(path)) for path in places]
+    return " ".join(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found)
+
+
 def _find(raw_dir: Path, name: str, item: Item) -> tuple[np.ndarray, str]:
     """The array in the folder or its subfolder `idx`, and its file; DataError if two files of it differ."""
     names = [name, name.replace("idx3", "idx4")] if item is ANY_IMAGE else [name]

@@ -43,6 +43,7 @@ class Row:
     expects: str = "a folder with the official files"  # as data.raw_dir
     takes_file: bool = False  # whether data.raw_dir may be a file
     find: Find | None = None  # if `load` prepares anything
+    stamp: Callable[[Path], str] | None = None  # changes with the user's own files in data.raw_dir
     options: Mapping[str, tuple[Check, Any]] = field(default_factory=dict)  # their checks and defaults
 
 
@@ -134,6 +135,7 @@ DATASETS: dict[str, Row] = {
         expects="an npz file, or a folder with one,",
         takes_file=True,
         find=partial(find_own, "npz"),
+        stamp=npz.fingerprint,
         options={"group": (optional(TEXT), None)},
     ),
     "digits": Row(lambda data_dir, raw_dir: load_digits()),
@@ -141,6 +143,7 @@ DATASETS: dict[str, Row] = {
         partial(load_own, "folder", folder.fingerprint, folder.load_folder),
         expects="a folder with a folder of pictures for each class",
         find=partial(find_own, "folder"),
+        stamp=folder.fingerprint,
         options={
             "size": (optional(SIZE), None),
             "channels": (optional(CHANNELS), None),
@@ -148,5 +151,5 @@ DATASETS: dict[str, Row] = {
             "skip_bad": (FLAG, False),
         },
     ),
-    "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True),
+    "idx": Row(lambda data_dir, raw_dir: idx.load_files(raw_dir), reads_raw_dir=True, stamp=idx.fingerprint),
 }
