@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mnistjax.config import ConfigError, shorten, unknown
+from mnistjax.config import ConfigError, Stopping, shorten, to_plain, unknown
 
 LARGEST = 1e300  # the largest number; a million of them have a sum that a float can hold
 MOST_CLASSES = 1000  # of a data set; a confusion matrix has this squared
@@ -86,6 +86,13 @@ FREEZE = Check(
     "a pattern of parts of the model, or a list of such, for example [Conv*,'*/bias']",
 )
 CLASS_WEIGHTS = optional(choice("balanced"))
+SHUFFLE = choice("own", "shared")
+STOPPING = {  # by key of a config, in the order of the fields of Stopping
+    "train.epochs": whole(1),
+    "train.early_stopping": whole(1, None),
+    "train.keep": choice("last", "best"),
+    "train.monitor": choice("val/loss", "val/accuracy", "val/f1"),
+}
 
 
 def show_shape(shape: Sequence[int]) -> str:
@@ -100,3 +107,10 @@ def check_value(key: str, value: Any, check: Check) -> None:
     if check.names and isinstance(value, str):
         raise unknown(key, value, check.names)
     raise ConfigError(f"{key} must be {check.allowed}; got {shorten(value)!r}")
+
+
+def check_training(seed: Any, stopping: Stopping) -> None:
+    """Raises ConfigError for a wrong seed or stopping rule; their numbers may be NumPy's."""
+    check_value("seed", to_plain(seed), SEED)
+    for value, (key, check) in zip(to_plain(stopping).values(), STOPPING.items(), strict=True):
+        check_value(key, value, check)

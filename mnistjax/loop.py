@@ -59,7 +59,7 @@ def fit(
     With a `snapshot` and the `rows` up to it, the run continues, and ends bit for bit like one never stopped.
     A run may start from trained variables, nested as by `model.init`; those that are missing are initialised.
     `stop` is called after each segment; if it returns true, the run ends as "interrupted". ConfigError if the
-    data does not fit the Spec. Raises what a callback raises.
+    data does not fit the Spec, or for a wrong seed or stopping rule. Raises what a callback raises.
     """
     run = Run(hyper, seed, stopping, snapshot, rows, callbacks, start)
     ((_, result),) = fit_runs(make_program(spec, data), [[run]], stop=stop)

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from mnistjax import config
 from mnistjax.augment import check_augmentation
-from mnistjax.checks import CLASS_WEIGHTS, FREEZE, check_value, show_shape
+from mnistjax.checks import CLASS_WEIGHTS, FREEZE, SHUFFLE, check_training, check_value, show_shape, whole
 from mnistjax.config import (
     DEFAULT_STOPPING,
     ConfigError,
@@ -99,6 +99,8 @@ def make_plan(
     `class_weights="balanced"`: each class weighs the same in the gradient, not in the recorded values.
     `freeze` are patterns of parts that are not trained, "Conv*" or "*/bias"; `start_from` returns a `start`.
     """
+    check_training(seed, stopping)
+    check_value("train.shuffle", shuffle, SHUFFLE)
     check_value("train.class_weights", class_weights, CLASS_WEIGHTS)
     check_value("train.freeze", freeze, FREEZE)
     choice = choice or choose(**options)
@@ -190,14 +192,14 @@ def _fit_batches(
     """The sizes of a batch and a micro-batch as numbers; ConfigError if the training set has fewer images."""
     count = len(data.train.images)
     batch = count if batch_size == "all" else batch_size
-    if not 1 <= batch <= count:
+    if not whole(1, highest=count).holds(config.to_plain(batch)):
         raise ConfigError(
             f"train.batch_size must be 'all' or a whole number from 1 to {count}, the training images of "
             f"{data.name}; got {shorten(batch)}"
         )
     largest = _largest_micro_batch(model, data.image_shape)  # also refuses a model that can't take the images
     micro_batch = min(batch, largest) if micro_batch == "auto" else micro_batch
-    if not 1 <= micro_batch <= batch:
+    if not whole(1, highest=batch).holds(config.to_plain(micro_batch)):
         raise ConfigError(
             f"train.micro_batch must be 'auto' or from 1 to train.batch_size, {batch}; "
             f"got {shorten(micro_batch)}"

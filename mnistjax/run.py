@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from mnistjax.checks import check_training
 from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping, badness, one_line
 from mnistjax.metrics import Sums, summarize
 from mnistjax.step import State
@@ -52,6 +53,9 @@ class Run:
     callbacks: Sequence[Callback] = ()
     start: Mapping[str, Any] | None = None  # trained variables to start from, as `model.init` nests them
     pause: int | None = None  # epochs after which it ends as "stopped", to be continued or not
+
+    def __post_init__(self) -> None:
+        check_training(self.seed, self.stopping)
 
     @property
     def epochs(self) -> int:

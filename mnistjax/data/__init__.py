@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mnistjax.checks import FINITE, Check, check_value, optional
-from mnistjax.config import ConfigError, Options, freeze, one_line, shorten, unknown
+from mnistjax.checks import FINITE, Check, check_value, optional, whole
+from mnistjax.config import ConfigError, Options, freeze, one_line, shorten, to_plain, unknown
 from mnistjax.data.arrays import Arrays, DataError, Missing, Unreachable, check_arrays, digest
 from mnistjax.data.known import DATASETS, LIGHT_ON_DARK, Find, Load, Row
 from mnistjax.data.medmnist import SUBSETS
@@ -150,6 +150,7 @@ def load_data(
     `options`: those of `data=NAME` on the command line, such as `size` for "folder".
     `auto` is MNIST if it is available, else the embedded digits with `banner` set.
     """
+    validation_fraction = to_plain(validation_fraction)  # a number may be NumPy's
     check_value("data.validation_fraction", validation_fraction, VALIDATION)
     home = _find_home(data_dir)
     if name == "auto" and not raw_dir:
@@ -331,7 +332,8 @@ def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 def to_binary(dataset: Dataset, positive: int = 0) -> Dataset:
     """The data set with label 1 for the class `positive` and 0 for all others; images are shared."""
-    if not isinstance(positive, int) or not 0 <= positive < dataset.num_classes:
+    positive = to_plain(positive)  # a number may be NumPy's
+    if not whole(0, highest=dataset.num_classes - 1).holds(positive):
         raise ConfigError(
             f"positive class {positive!r}: 0 to {dataset.num_classes - 1} expected for {dataset.name}"
         )
