@@ -149,7 +149,7 @@ def make_text(key: str, value: Any) -> str:
             return quote(value)
         case list() | tuple():
             return f"[{','.join(make_text(key, one) for one in value)}]"
-    raise ConfigError(f"{key}: a value must be a number, a text or a tuple of them; got {value!r}")
+    raise ConfigError(f"{key}: a value must be a number, a text or a tuple of them; got {shorten(value)!r}")
 
 
 def folder_word(key: str, folder: str | Path) -> str:

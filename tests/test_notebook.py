@@ -21,6 +21,7 @@ from mnistjax.checkpoints import CHECKPOINT
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.notebook import make_word
+from small import made_up_data
 from test_sweep import bits, results, without_times
 
 CHOICES = {"model": "mlp", "optimizer.learning_rate": [0.01, 0.1], "seed": range(2), "train.batch_size": 230}
@@ -170,6 +171,8 @@ def test_values_are_written_in_hydras_grammar(key, value, word):
         ({"model": []}, "model has no values"),
         ({"seed": object()}, "seed: a value must be a number"),
         ({"seed": [0, {}]}, "seed: a value must be a number"),
+        ({"init_from": made_up_data()}, "got \"Dataset(name='made_up', "),
+        ({"seed": ["1\n" * 99, {"x": "1\n" * 99}]}, "seed: a value must be a number"),
         ({3: 4}, "a key of the choices must be a text"),
         ({"seed=1 model": "mlp"}, "a key of the choices must be a text"),
         ({"hydra.run.dir": "x"}, "hydra.run.dir is for the command"),

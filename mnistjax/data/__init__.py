@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ class Dataset:
     """A data set with its split; the arrays are the same wherever and whenever it is loaded."""
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: Split = field(repr=False)
+    val: Split = field(repr=False)
+    test: Split = field(repr=False)
     class_names: tuple[str, ...]
     sha256: str  # of the decoded arrays and the split; `to_binary` keeps it
     banner: str | None = None  # a warning that must not be missed
