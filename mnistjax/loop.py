@@ -59,7 +59,8 @@ def fit(
     With a `snapshot` and the `rows` up to it, the run continues, and ends bit for bit like one never stopped.
     A run may start from trained variables, nested as by `model.init`; those that are missing are initialised.
     `stop` is called after each segment; if it returns true, the run ends as "interrupted". ConfigError if the
-    data does not fit the Spec, or for a wrong seed or stopping rule. Raises what a callback raises.
+    data or the variables do not fit the Spec, if rows are missing, or for a wrong seed or stopping rule.
+    Raises what a callback raises.
     """
     run = Run(hyper, seed, stopping, snapshot, rows, callbacks, start)
     ((_, result),) = fit_runs(make_program(spec, data), [[run]], stop=stop)
@@ -148,6 +149,7 @@ class _Lane:
         self.error: Exception | None = None
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
+        run.check(spec)
         # Wait for all of it: if memory ran out, reading one of its arrays would wait forever.
         key = jax.random.key(run.seed)
         self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, key, run.start))

@@ -93,13 +93,15 @@ SCHEDULES: dict[str, Schedule] = {
 def register_optimizer(
     name: str, make: Callable[..., optax.GradientTransformation], **defaults: float
 ) -> None:
-    """Adds a row to the table of optimizers; ValueError if the name is taken.
+    """Adds a row to the table of optimizers; ConfigError if the name is taken.
 
     `make(learning_rate, **numbers)` must accept a callable or traced `learning_rate` and traced
     numbers; `defaults` names them all, `learning_rate` included.
     """
     if name in OPTIMIZERS and OPTIMIZERS[name].make is not make:
-        raise ValueError(f"an optimizer named {name!r} is registered already")
+        raise ConfigError(
+            f"an optimizer named {name!r} is registered already; choose another name, or restart Python"
+        )
     OPTIMIZERS[name] = Optimizer(make, {"learning_rate": 1e-3, **defaults})
 
 

@@ -126,23 +126,40 @@ def make_plan(
         image_shape=data.image_shape,
         freeze=tuple(sorted({freeze} if isinstance(freeze, str) else {*freeze})),
     )
-    check_parts(spec, model)
-    own = _check_start(spec, model, start) if start else None
+    own = _check_model(spec, model, start)
     return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256, own)
 
 
-def _check_start(spec: Spec, model: Any, start: Start) -> str:
-    """The SHA-256 of a start; ConfigError unless the model has its variables."""
-    shapes = look_inside(model, spec.image_shape).variables
-    given: Any = flatten_dict(start.variables, sep="/")
-    for path, leaf in given.items():
-        if shapes.get(path) != leaf.shape:
-            here = f"{shapes[path]} here" if path in shapes else f"not in this {spec.model}"
-            raise ConfigError(
-                f"init_from={start.name} does not fit: its {path} is {leaf.shape}, {here}; its model is "
-                f"{start.model}, for its own image size"
-            )
+def _check_model(spec: Spec, model: Any, start: Start | None) -> str | None:
+    """The SHA-256 of a start, if there is one.
+
+    ConfigError unless the model returns the logits of the task, and has the parts and the variables named.
+    """
+    found = look_inside(model, spec.image_shape).logits
+    if found != (1, spec.num_classes):
+        raise ConfigError(
+            f"{spec.model} must return an array of {spec.num_classes} logits for each image, "
+            f"(B, {spec.num_classes}); for one image it returns {'no array' if found is None else found}"
+        )
+    check_parts(spec, model)
+    if start is None:
+        return None
+    note = f"its model is {start.model}, for its own image size"
+    check_start(spec, model, start.variables, f"init_from={start.name}", note)
     return start.sha256
+
+
+def check_start(spec: Spec, model: Any, variables: Any, source: str, note: str) -> None:
+    """ConfigError unless the model has these variables, nested as by `model.init`."""
+    if not isinstance(variables, Mapping):
+        kind = type(variables).__name__
+        raise ConfigError(f"{source} must be variables, such as start_from(...).variables; got a {kind}")
+    shapes = look_inside(model, spec.image_shape).variables
+    given: Any = flatten_dict(variables, sep="/")
+    for path, leaf in given.items():
+        if shapes.get(path) != np.shape(leaf):
+            here = f"{shapes[path]} here" if path in shapes else f"not in this {spec.model}"
+            raise ConfigError(f"{source} does not fit: its {path} is {np.shape(leaf)}, {here}; {note}")
 
 
 def fill_options(choice: Choice, data: Dataset) -> Options:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from mnistjax.checks import check_training
-from mnistjax.config import DEFAULT_STOPPING, Hyper, Spec, Stopping, badness, one_line
+from mnistjax.config import DEFAULT_STOPPING, ConfigError, Hyper, Spec, Stopping, badness, one_line
 from mnistjax.metrics import Sums, summarize
-from mnistjax.step import State
+from mnistjax.plan import check_start
+from mnistjax.step import State, build_model
 
 RunStatus = Literal["done", "diverged", "stopped", "interrupted", "failed"]
 
@@ -61,6 +62,14 @@ class Run:
     def epochs(self) -> int:
         """The most epochs after which it ends."""
         return self.stopping.epochs if self.pause is None else min(self.pause, self.stopping.epochs)
+
+    def check(self, spec: Spec) -> None:
+        """Raises ConfigError unless the variables to start from fit the Spec, and the rows the snapshot."""
+        if self.start is not None:
+            check_start(spec, build_model(spec), self.start, "start", "nest it as `model.init` does")
+        epochs = int(self.snapshot["state"].step) // spec.steps_per_epoch if self.snapshot else 0
+        if epochs != len(self.rows):
+            raise ConfigError(f"a snapshot after {epochs} epochs needs their rows; got {len(self.rows)}")
 
 
 @dataclass(frozen=True)

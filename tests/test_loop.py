@@ -212,3 +212,28 @@ def test_data_that_does_not_fit_is_refused():
         fit(plan.spec, plan.hyper, data=made_up_data(train=100))
     with pytest.raises(ConfigError, match="10 classes; made_up has 2"):
         fit(plan.spec, plan.hyper, data=to_binary(made_up_data(), 1))
+
+
+def test_a_start_that_is_not_all_used_is_refused():
+    plan, data = small_plan(epochs=1)
+    trained = fit_plan(plan, data).variables
+    kernel = trained["params"]["Dense_0"]["kernel"]
+    wrong = {
+        r"its Dense_0/bias is \(8,\), not in this mlp": trained["params"],
+        r"its params/Dense_7/kernel is \(784, 8\), not in": {"params": {"Dense_7": {"kernel": kernel}}},
+        r"kernel is \(8, 784\), \(784, 8\) here": {"params": {"Dense_0": {"kernel": kernel.T}}},
+        r"start must be variables, .* got a list": [trained],
+    }
+    for error, start in wrong.items():
+        with pytest.raises(ConfigError, match=error):
+            fit_plan(plan, data, start=start)
+    assert fit_plan(plan, data, start={"params": {"Dense_0": {"kernel": kernel}}}).status == "done"
+
+
+def test_a_snapshot_needs_the_rows_up_to_it():
+    plan, data = small_plan(epochs=3)
+    seen = []
+    whole = fit_plan(plan, data, callbacks=[lambda progress: seen.append(progress.snapshot())])
+    for count in (0, 3):
+        with pytest.raises(ConfigError, match=f"a snapshot after 2 epochs needs their rows; got {count}"):
+            fit_plan(plan, data, snapshot=seen[1], rows=whole.rows[:count])

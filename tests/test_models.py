@@ -444,6 +444,44 @@ def test_a_model_can_be_registered():
         del MODELS["twice"]
 
 
+class Outputs(nn.Module):
+    """A model with so many logits, whatever the data; with 0 it returns no array."""
+
+    num_classes: int = 10
+    outputs: int = 7
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        logits = nn.Dense(self.outputs or 1)(images.reshape(len(images), -1) / 255)
+        return logits if self.outputs else (logits, {})
+
+
+def test_a_model_with_other_outputs_than_the_task_needs_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS, "outputs", Outputs)
+    for outputs, found in ((7, r"\(1, 7\)"), (1, r"\(1, 1\)"), (0, "no array")):
+        with pytest.raises(ConfigError, match=f"10 logits for each image, .* it returns {found}"):
+            small_plan(model="outputs", model_options={"outputs": outputs})
+    assert small_plan(model="outputs", model_options={"outputs": 10})[0].spec.num_classes == 10
+
+
+def test_what_is_no_model_is_not_registered():
+    class Bare(nn.Module):
+        pass
+
+    before = list_models()
+    wrong: list[tuple[Any, Any, str]] = [
+        (5, Outputs, "the name of a model must be a name; got 5"),
+        ("", Outputs, "the name of a model must be a name; got ''"),
+        ("bare", Bare, "model bare: its class needs a field num_classes"),
+        ("bare", Outputs(), "model bare: a class of flax.linen.Module expected, got "),
+        ("bare", lambda: None, "model bare: a class of flax.linen.Module expected, got "),
+    ]
+    for name, module, error in wrong:
+        with pytest.raises(ConfigError, match=error):
+            register_model(name, module)
+    assert list_models() == before
+
+
 def test_blocks_may_have_different_numbers_of_convolutions():
     model = make_model("cnn_bn", channels=[4, 8], convolutions=[1, 2])
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]

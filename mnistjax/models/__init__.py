@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from mnistjax.backend import isolated
-from mnistjax.checks import check_value
+from mnistjax.checks import TEXT, check_value
 from mnistjax.config import ConfigError, freeze, one_line, shorten, unknown
 from mnistjax.models.calls import trace_layers
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet, Separable
@@ -47,13 +47,21 @@ MOST_PARAMETERS = 2**60  # more would overflow XLA's int64 sizes
 
 
 def register_model(name: str, module: type[nn.Module]) -> None:
-    """Adds a model to the table; ValueError if another module has the name.
+    """Adds a model to the table; ConfigError if another module has the name, and for one that is no model.
 
     The module's dataclass fields, each with a default, are its options. One of them must be `num_classes`,
     the number of logits per image. The module is called as `module(images, train=False)`.
     """
-    if MODELS.get(name, module) is not module:
-        raise ValueError(f"a model named {name!r} is registered already: {MODELS[name].__qualname__}")
+    check_value("the name of a model", name, TEXT)
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise ConfigError(f"model {name}: a class of flax.linen.Module expected, got {shorten(module)!r}")
+    if "num_classes" not in {field.name for field in dataclasses.fields(module)}:
+        raise ConfigError(f"model {name}: its class needs a field num_classes, the logits per image")
+    if MODELS.get(name, module) is not module:  # programs of the other one may be compiled
+        other = MODELS[name].__qualname__
+        raise ConfigError(
+            f"a model named {name!r} is registered already: {other}; choose another name, or restart Python"
+        )
     MODELS[name] = module
 
 
@@ -62,10 +70,7 @@ def _load_entry_points() -> None:
     """Adds the models that installed packages declare in the entry-point group `mnistjax.models`."""
     for entry in importlib.metadata.entry_points(group="mnistjax.models"):
         try:
-            module = entry.load()
-            if not (isinstance(module, type) and issubclass(module, nn.Module)):
-                raise TypeError(f"{entry.value} is no module of Flax")
-            register_model(entry.name, module)
+            register_model(entry.name, entry.load())
         except Exception as error:  # the code of others
             warnings.warn(f"the model {entry.name} is left out: {one_line(error)}", stacklevel=2)
 
@@ -124,6 +129,7 @@ class Inside(NamedTuple):
 
     variables: Mapping[str, tuple[int, ...]]  # their shapes by path: "params/Dense_0/kernel"
     head: str | None  # name of the layer whose output the logits are, if there is one
+    logits: Any  # their shape for one image; None if they are no array
 
     @property
     def collections(self) -> set[str]:
@@ -139,12 +145,13 @@ def look_inside(module: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 
     Raises ConfigError if the module has more than MOST_PARAMETERS, and the module's own error if it does not
     accept images of this shape (H, W, C).
     """
-    image, head = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8), None
+    image, head, shape = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8), None, None
 
     def init(key: Array, image: Array) -> Any:
-        nonlocal head
+        nonlocal head, shape
         (logits, variables), calls = trace_layers(lambda: module.init_with_output(key, image))
         head = calls[-1].layer.name if calls and calls[-1].output is logits else None
+        shape = getattr(logits, "shape", None)
         return variables
 
     flat: Any = flatten_dict(jax.eval_shape(init, jax.random.key(0), image), sep="/")
@@ -152,7 +159,7 @@ def look_inside(module: nn.Module, image_shape: tuple[int, int, int] = (28, 28, 
     count = sum(map(math.prod, shapes.values()))
     if count > MOST_PARAMETERS:
         raise ConfigError(f"a model of {count:.1e} parameters is too large; at most {MOST_PARAMETERS:.1e}")
-    return Inside(shapes, head)
+    return Inside(shapes, head, shape)
 
 
 def _native(value: Any) -> Any:
