@@ -226,6 +226,10 @@ def test_a_sweep_ends_with_a_verdict_about_its_best_two(work, capsys):
         mnistjax.read_runs("sweep").verdicts("val/acuracy")
     with pytest.raises(mnistjax.ConfigError, match="unknown metric 'test/confusion_matrix'"):
         mnistjax.read_runs("sweep").verdicts("test/confusion_matrix")
+    with pytest.raises(mnistjax.ConfigError, match=r"allowed: test/.*, train/accuracy, .*, val/loss\)"):
+        mnistjax.read_runs("sweep").verdicts("loss")
+    with pytest.raises(mnistjax.ConfigError, match="none of the 0 runs has ended an epoch"):
+        mnistjax.read_runs().verdicts()
     assert main(["-m", *words, rates, "hydra.sweep.dir=one"]) == 0
     assert "verdict" not in capsys.readouterr().out
 

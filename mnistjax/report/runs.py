@@ -91,7 +91,11 @@ class Runs(Sequence[RunRecord]):
             value = "" if isinstance(value, (list, dict)) else value  # a confusion matrix is no number
             rows.append({**config, "status": run.status, "seed": run.seed, metric: value})
         if not any(row[metric] != "" for row in rows):
-            raise unknown("metric", metric, {key for run in self for key in run.kept_row if "/" in key})
+            found = [record for run in self for record in (run.kept_row, run.summary)]
+            known = {key for record in found for key in read_numbers(record) if "/" in key}
+            if not known:
+                raise ConfigError(f"none of the {len(self):,} runs has ended an epoch, so none is compared")
+            raise unknown("metric", metric, known)
         return compare(by_seed(rows, metric), metric, most=most)
 
     def compare(
