@@ -322,6 +322,14 @@ def test_overrides_that_define_jobs_are_taken():
         assert all(map(is_taken, parse_overrides(words)))
 
 
+@pytest.mark.parametrize("word", ["plan=true", "plan=wandb", "halving=2", "resume=sweep"])
+def test_another_launcher_refuses_what_only_ours_does(word, sweep, capsys):
+    assert main(["-m", *SMALL, "seed=0,1", "hydra/launcher=basic", f"sweep.{word}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"sweep.{word.partition('=')[0]} works only with our launcher" in line
+    assert [path.name for path in sweep.parent.iterdir()] == ["sweep"]
+
+
 def change_job(ledger, **fields):
     return {**ledger, "jobs": [{**ledger["jobs"][0], **fields}, *ledger["jobs"][1:]]}
 

@@ -66,6 +66,7 @@ def run_multirun(words: list[str], resume: str | None) -> int:
     multirun = read_multirun(words, load_ledger(Path(resume).absolute()) if resume else None)
     cfg = multirun.cfg
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
+        check_launcher(multirun)
         jobs = {task: multirun.jobs[task] for task in multirun.tasks}
         return run_by_launcher(jobs, [*multirun.argv, "--multirun"])
     check_subdir(cfg)
@@ -126,6 +127,14 @@ def check_data(ledger: Ledger, jobs: Sequence[Job]) -> None:
             since = f"has changed since {relative(ledger.folder)} was started"
             hashes = f"SHA-256 {stored} there, {found} here"
             raise ConfigError(f"the data of job {entry.number} {since}: {hashes}")
+
+
+def check_launcher(multirun: Multirun) -> None:
+    """Raises ConfigError if a sweep with another launcher than ours has a key that only ours obeys."""
+    halving, plan = multirun.options["halving"], multirun.cfg.sweep.plan
+    for name, value in (("plan", plan), ("resume", multirun.ledger), ("halving", halving)):
+        if value:
+            raise ConfigError(f"sweep.{name} works only with our launcher, without another hydra/launcher")
 
 
 def check_subdir(cfg: DictConfig) -> None:
