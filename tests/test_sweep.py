@@ -292,6 +292,10 @@ def test_a_sweep_grows_and_keeps_its_numbers(work, capsys):
     [
         (["sweep.resume=nowhere"], "nowhere is not a sweep folder: it has no sweep.json"),
         (["sweep.mode=map,vmap"], "sweep.mode=map,vmap: a sweep has only one sweep.mode"),
+        (["hydra/launcher=basic,fused"], "a sweep has only one hydra/launcher"),
+        (["hydra.sweeper.params.seed=range(3)"], "a sweep has only one hydra.sweeper.params.seed"),
+        (["hydra.sweeper.params={seed:1}"], "hydra.sweeper.params is for files; write KEY=VALUES instead"),
+        (["+hydra.sweeper.params.seed=1"], "hydra.sweeper.params is for files; write KEY=VALUES instead"),
         (["sweep.mode=vmpa", "seed=0,1"], "unknown sweep.mode 'vmpa'; nearest is 'vmap'"),
         (["sweep.timeout=0", "seed=0,1"], "sweep.timeout must be a whole number >= 1; got 0"),
         (["seed=0,1", "train.epochs=-1"], "job 0 "),

@@ -147,6 +147,8 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
                 return ConfigError(f"{key} already exists; write {shorten(override.input_line)[1:]}")
             if key not in known:
                 return ConfigError(f"{unknown_key(key, known)}{suggest_choices(key)}")
+    if any(word.lstrip("+").startswith("hydra.sweeper.params") for word in overrides):
+        return ConfigError("hydra.sweeper.params is for files; write KEY=VALUES instead")
     lines = [*str(error).splitlines(), *str(error.__cause__ or "").splitlines()[:1]]
     return ConfigError(" ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines) or one_line(error))
 
@@ -182,10 +184,10 @@ def base_overrides(overrides: list[str]) -> list[str]:
     """The overrides that apply to a whole sweep: Hydra's own, sweep.* and the experiment."""
     own = []
     for o in parse_overrides(overrides):
-        sweep = o.key_or_group.startswith("sweep.")
-        if sweep and o.is_sweep_override():
-            raise ConfigError(f"{o.input_line}: a sweep has only one {o.key_or_group}")
-        if sweep or o.is_hydra_override() or o.key_or_group == "experiment":
+        shared = o.key_or_group.startswith("sweep.") or o.is_hydra_override()
+        if shared and o.is_sweep_override():
+            raise ConfigError(f"{shorten(o.input_line)}: a sweep has only one {shorten(o.key_or_group)}")
+        if shared or o.key_or_group == "experiment":
             own.append(o)
     return [o.input_line for o in own if not o.is_sweep_override()]
 
