@@ -393,7 +393,7 @@ def test_the_runs_of_a_sweep_share_one_wait_for_a_hanging_wandb(work, monkeypatc
 
 def test_a_sweep_that_another_command_has_changed_is_not_overwritten(sweep, capsys, monkeypatch):
     """The other one ends between the reading of the ledger and the lock."""
-    words = ["-m", "sweep.resume=sweep", "optimizer.learning_rate=0.3"]
+    words = ["-m", "sweep.resume=sweep", *SMALL, "seed=0", "optimizer.learning_rate=0.3"]
     read = multirun.read_multirun
 
     def read_slowly(*given):
@@ -401,7 +401,7 @@ def test_a_sweep_that_another_command_has_changed_is_not_overwritten(sweep, caps
         monkeypatch.setattr(multirun, "read_multirun", read)
         RUNNING.release()
         try:
-            assert main([*words[:2], "optimizer.learning_rate=0.2"]) == 0
+            assert main([*words[:-1], "optimizer.learning_rate=0.2"]) == 0
         finally:
             RUNNING.acquire()
         return found
@@ -460,6 +460,17 @@ def test_words_that_describe_no_job_reach_those_of_a_resumed_sweep(words, sweep,
     assert {tuple(job.settings["wandb.tags"]) for job in found.jobs.values()} == {("x",) * (len(words) > 1)}
     assert main(["-m", "sweep.resume=sweep", *words]) == 0
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
+
+
+def test_new_jobs_of_a_resumed_sweep_need_all_its_keys(sweep, capsys):
+    before = (sweep / "sweep.json").read_bytes()
+    assert main(["-m", "sweep.resume=sweep", "seed=3", INLINE]) == 2  # would be the default model
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"mnistjax -m sweep.resume=sweep {' '.join(SMALL)} seed=3" in line
+    assert (sweep / "sweep.json").read_bytes() == before
+    words = ["data=digits", "model=neuron", "seed=3", "train.epochs=1", "train.batch_size=230"]
+    assert main(["-m", "sweep.resume=sweep", *words, "sweep.plan=true"]) == 0  # without model.hidden
+    assert "1 job in 1 group" in capsys.readouterr().out
 
 
 def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):

@@ -63,7 +63,10 @@ def run_multirun(words: list[str], resume: str | None) -> int:
     # The worker trains, so this process must not reserve a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     words = [word for word in words if not word.lstrip("+").startswith("sweep.resume=")]
-    multirun = read_multirun(words, load_ledger(Path(resume).absolute()) if resume else None)
+    ledger = load_ledger(Path(resume).absolute()) if resume else None
+    if ledger:
+        check_complete(ledger, words)
+    multirun = read_multirun(words, ledger)
     cfg = multirun.cfg
     if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
         check_launcher(multirun)
@@ -98,6 +101,26 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, write_as_choices(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def check_complete(ledger: Ledger, words: Sequence[str]) -> None:
+    """Raises ConfigError if words that describe new jobs of a sweep leave out some of its keys.
+
+    Otherwise `sweep.resume=FOLDER seed=3` would add a job of the default model.
+    """
+
+    def list_keys(words: Sequence[str]) -> dict[str, str]:
+        keys = {word.lstrip("+~").partition("=")[0]: word for word in words}
+        return {k: w for k, w in keys.items() if not (k.startswith(("hydra", "sweep.")) or is_movable(k))}
+
+    given = list_keys(words)
+    left = [w for k, w in list_keys(ledger.arguments).items() if not {k, k.partition(".")[0]} & given.keys()]
+    if given and left:
+        place = folder_word("sweep.resume", relative(ledger.folder))
+        raise ConfigError(
+            f"new jobs need all keys of the sweep; give {shell_join(left)[:400]} too, or other values: "
+            f"{shell_join(['mnistjax', '-m', place, *left, *words])[:1000]}"
+        )
 
 
 def check_halving(options: Mapping[str, Any], jobs: Sequence[Job]) -> None:
