@@ -260,7 +260,6 @@ EVIL = [
     "hydra.job_logging.handlers.file.filename=precious",
     "+hydra.callbacks.evil._target_=subprocess.run",
     "hydra/launcher=basic",
-    "hydra.searchpath=[file:///tmp]",
     "hydra.sweep.subdir=../../x",
     "model@hydra.callbacks=mlp",
     "experiment=../../../tmp/x",
@@ -275,6 +274,7 @@ ASKED = [
     "sweep.executor=submitit_local",
     "sweep.submitit={slurm_setup:[touch precious]}",
     "sweep.submitit.setup=x",
+    "hydra.searchpath=[file:///tmp]",
     "init_from=hf-hub:someone/else",
 ]
 
@@ -290,7 +290,7 @@ def test_only_our_own_keys_are_taken_from_a_stored_sweep(word, sweep, capsys):
     assert {path.name for path in sweep.parent.iterdir()} == {"sweep", "precious"}
 
 
-@pytest.mark.parametrize("word", [*(word for word in EVIL if not word.startswith("data.dir")), ASKED[-1]])
+@pytest.mark.parametrize("word", [*(word for word in EVIL if not word.startswith("data.dir")), *ASKED[-2:]])
 def test_only_our_own_keys_are_taken_from_stored_jobs(word, sweep, capsys):
     edit_ledger(sweep, lambda ledger: ledger["jobs"][0]["overrides"].append(word))
     assert main(["-m", "sweep.resume=sweep", INLINE]) == 2

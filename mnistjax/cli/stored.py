@@ -27,6 +27,7 @@ NEEDED = {  # start of a word -> stored words that are refused unless the comman
     "hydra/sweeper=": ("hydra/sweeper", "hydra.sweeper"),
     "sweep.executor=": ("sweep.executor=submitit", "sweep.submitit"),
     "init_from=": ("init_from=",),
+    "hydra.searchpath=": ("hydra.searchpath=",),  # the folders of its own experiments
 }
 FOLDER_WORDS = tuple(f"{key}=" for key in OUTPUT_KEYS)  # left out silently
 LONGEST_KEY = 100  # characters
@@ -58,7 +59,7 @@ def is_taken(override: Any) -> bool:
 def take_arguments(ledger: Ledger, given: Sequence[str]) -> list[str]:
     """Returns the stored arguments of a sweep that are used, and tells the user the others.
 
-    ConfigError if the sweep used a sweeper or a cluster, which the command line must name again.
+    ConfigError if it used a sweeper, a cluster or its own experiments, which the user must name again.
     """
     words = [o.input_line for o in parse_overrides(ledger.arguments) if is_taken(o)]
     place, known = relative(ledger.folder), {*words, *given}
