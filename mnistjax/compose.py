@@ -122,6 +122,21 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         return Settings(values, choose(**groups))
 
 
+def spell_numbers(config: dict[str, Any], choice: Choice) -> dict[str, Any]:
+    """The config with whole numbers as floats if the plan takes them so: dropout=0 is 0.0.
+
+    So equal jobs have equal configs, and tables have one row for them.
+    """
+    used = {"model": dict(choice.model_options), **choice.numbers}
+
+    def spell(group: str, option: str, value: Any) -> Any:
+        other = used[group].get(option)
+        return other if type(value) is int and type(other) is float else value
+
+    groups = {group: {k: spell(group, k, v) for k, v in config[group].items()} for group in OPEN_GROUPS}
+    return {**config, **groups}
+
+
 def find_schema(values: Mapping[str, Any]) -> dict[str, Check]:
     """The checks of all keys, with those of the task and of the data set's own options."""
     name = values.get("data.name")

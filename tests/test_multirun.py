@@ -20,6 +20,7 @@ from mnistjax.cli import RUNNING, main, multirun
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
+from mnistjax.report.configurations import group_runs
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
 from mnistjax.sweeps import processes
@@ -471,6 +472,16 @@ def test_new_jobs_of_a_resumed_sweep_need_all_its_keys(sweep, capsys):
     words = ["data=digits", "model=neuron", "seed=3", "train.epochs=1", "train.batch_size=230"]
     assert main(["-m", "sweep.resume=sweep", *words, "sweep.plan=true"]) == 0  # without model.hidden
     assert "1 job in 1 group" in capsys.readouterr().out
+
+
+def test_a_number_is_one_configuration_however_it_is_spelt(work):
+    words = ["-m", *SMALL, INLINE, "train.epochs=1"]
+    assert main([*words, "optimizer.learning_rate=1", "model.dropout=0", "hydra.sweep.dir=sweep"]) == 0
+    more = ["optimizer.learning_rate=1.0", "model.dropout=0.0", "seed=1", "sweep.resume=sweep"]
+    assert main([*words, *more]) == 0
+    assert [job["config"] for job in ledger_of(Path("sweep"))["jobs"]] == [{}, {}]
+    (configuration,) = group_runs(read_runs("sweep"))
+    assert len(configuration.runs) == 2
 
 
 def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnistjax.backend import prepare_backend
 from mnistjax.cli.overrides import compose, list_choices, parse_overrides, to_plain_config
-from mnistjax.compose import Settings, flatten, label, load, plan_run, read_settings
+from mnistjax.compose import Settings, flatten, label, load, plan_run, read_settings, spell_numbers
 from mnistjax.config import ConfigError, freeze
 from mnistjax.data import Dataset
 from mnistjax.job import Job
@@ -48,6 +48,7 @@ class Preparer:
     def __call__(self, config: dict[str, Any], words: list[str]) -> Job:
         """The validated job of a resolved config and its overrides."""
         settings = read_settings(config)
+        config = spell_numbers(config, settings.choice)
         dataset = self._load(settings)
         if settings["data.name"] == "auto":
             config = {**config, "data": {**config["data"], "name": dataset.name}}
