@@ -112,7 +112,7 @@ def _load_entry_points() -> None:
         try:
             row = entry.load()
             if not isinstance(row, Optimizer):
-                raise TypeError(f"{entry.value} is no row of the table of optimizers")
+                raise TypeError(f"{entry.value} is no mnistjax.optim.Optimizer(make, defaults)")
             OPTIMIZERS.setdefault(entry.name, row)
         except Exception as error:  # the code of others
             warnings.warn(f"the optimizer {entry.name} is left out: {one_line(error)}", stacklevel=2)

@@ -266,6 +266,18 @@ def test_a_package_that_can_not_be_used_is_left_out(group, module, target, why, 
     assert {"mlp", "adam"} & {*names}
 
 
+def test_an_optimizer_of_a_package_is_a_row_of_the_table(tmp_path, monkeypatch):
+    install(tmp_path, {"mine": ("optimizers", "my_rows:MINE"), "bare": ("optimizers", "optax:sgd")})
+    row = "from mnistjax.optim import Optimizer\nMINE = Optimizer(optax.nadamw, {'learning_rate': 1e-3})\n"
+    (tmp_path / "my_rows.py").write_text(f"import optax\n{row}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(optim, "OPTIMIZERS", dict(optim.OPTIMIZERS))
+    monkeypatch.setattr(optim, "_load_entry_points", functools.cache(optim._load_entry_points.__wrapped__))
+    why = r"bare is left out: TypeError: optax:sgd is no mnistjax.optim.Optimizer\(make, defaults\)"
+    with pytest.warns(UserWarning, match=why):
+        assert "mine" in optim.list_optimizers()
+
+
 def test_the_models_of_an_installed_package_are_in_the_zoo(tmp_path, monkeypatch):
     """And a package that can't be imported, or takes our name, does no harm."""
     install(tmp_path, {"lab": ("pretrained", "lab.weights"), "broken": ("pretrained", "no_such_package")})
