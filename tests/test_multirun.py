@@ -484,6 +484,15 @@ def test_a_number_is_one_configuration_however_it_is_spelt(work):
     assert len(configuration.runs) == 2
 
 
+def test_the_folder_of_a_sweep_is_named_after_what_its_jobs_share(work, capsys):
+    words = [*SMALL, "optimizer=sgd,adam", "wandb.mode=disabled"]
+    found = multirun.read_multirun([*words, "hydra.sweep.dir=${model.name}-${train.batch_size}"], None)
+    assert found.folder == work / "mlp-230"  # not the defaults
+    assert main(["-m", *words, "hydra.sweep.dir=${optimizer.name}"]) == 2
+    assert "a sweep has one folder, but optimizer.name is sgd and adam" in capsys.readouterr().err
+    assert [*work.iterdir()] == []
+
+
 def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):
     rates = ["optimizer.learning_rate=0.01,0.1,0.2,0.3", "train.epochs=4", "sweep.halving=2", INLINE]
     assert main(["-m", *SMALL, *rates, "hydra.sweep.dir=sweep"]) == 0

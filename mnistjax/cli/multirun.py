@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from mnistjax.cli.plugins import errors_about
 from mnistjax.cli.prepare import prepare_jobs
 from mnistjax.cli.stored import find_auto, take_arguments, take_jobs
 from mnistjax.compose import read_sweep
-from mnistjax.config import ConfigError
+from mnistjax.config import ConfigError, shorten
 from mnistjax.job import Job
 from mnistjax.progress import flush_stdout, relative, tell
 from mnistjax.sweeps.ledger import LEDGER, Ledger, check_unused, final_statuses, find_ledger, load_ledger
@@ -90,8 +91,8 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
             moved = {key: line for key, line in moved.items() if key not in DATA_KEYS}
         cfg = compose(base_overrides(words))
         options = read_sweep(to_plain_config(cfg))
-        folder = ledger.folder if ledger else find_folder(cfg, "sweep")
         own, expanded = expand(words, cfg)
+        folder = ledger.folder if ledger else find_sweep_folder(cfg, own, expanded)
         tasks = [tuple(task) for task in expanded]
         earlier = [tuple(move(task, moved)) for task in take_jobs(ledger)] if ledger else []
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
@@ -101,6 +102,23 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         if ledger:
             check_data(ledger, [jobs[task] for task in earlier])
         return Multirun(cfg, words, write_as_choices(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def find_sweep_folder(cfg: DictConfig, own: list[str], tasks: Sequence[list[str]]) -> Path:
+    """The folder of a new sweep, which may be named after values that all its jobs share: ${model.name}."""
+    from omegaconf import OmegaConf
+
+    node = cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.sweep, resolve=False))
+    keys = re.findall(r"\$\{([\w.]+)\}", str(node["dir"]))
+    if not (keys and tasks):
+        return find_folder(cfg, "sweep")
+    first, last = (compose([*own, *task]) for task in (tasks[0], tasks[-1]))
+    for key in keys:
+        values = [OmegaConf.select(one, key) for one in (first, last)]
+        if values[0] != values[1]:
+            differ = f"{key} is {shorten(values[0])} and {shorten(values[1])}"
+            raise ConfigError(f"hydra.sweep.dir={node['dir']}: a sweep has one folder, but {differ}")
+    return find_folder(first, "sweep")
 
 
 def check_complete(ledger: Ledger, words: Sequence[str]) -> None:
