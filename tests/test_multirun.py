@@ -106,6 +106,7 @@ DAMAGE = {
     "summary is empty": lambda job: (job / "summary.json").write_text(""),
     "summary is lost": lambda job: (job / "summary.json").unlink(),
     "status is empty": lambda job: (job / "status.json").write_text(""),
+    "its folder is lost": lambda job: shutil.rmtree(job),
     "status is lost": lambda job: (job / "status.json").unlink(),
     "config is a list": lambda job: (job / "config.yaml").write_text("[1, 2]"),
     "checkpoint is lost": lambda job: (job / "checkpoint.safetensors").unlink(),
@@ -121,7 +122,9 @@ def test_a_damaged_job_is_named_and_trained_again_and_the_others_stay(damage, sw
     DAMAGE[damage](sweep / "0")
     before = {path: path.read_bytes() for path in sweep.glob("[12]/*.json*")}
     assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
-    assert "job 0 is damaged and is trained again: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "job 0 is damaged and is trained again: " in said
+    assert "Errno" not in said
     assert checkpoint_bytes(sweep) == checkpoint_bytes(swept)
     assert {path: path.read_bytes() for path in before} == before
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * 3
@@ -152,7 +155,7 @@ def test_a_report_shows_the_undamaged_jobs(damage, sweep):
     runs = read_runs(sweep)
     assert [run.status for run in runs[-2:]] == ["done", "done"]
     for run in runs[:-2]:
-        assert run.damaged or damage in ("status is lost", "checkpoint is lost")
+        assert run.damaged or damage in ("its folder is lost", "status is lost", "checkpoint is lost")
         assert not run.damaged or (run.status == "failed" and run.reason)
 
 

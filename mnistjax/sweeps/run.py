@@ -161,8 +161,10 @@ class Sweep:
                     self._rows[entry.number] = make_result(entry, record.rows, summary)
                     continue
                 reason = f"its folder has another run, with status {status['status']}"
-            except (ConfigError, OSError) as error:
+            except ConfigError as error:
                 reason = str(error)
+            except OSError as error:  # the folder was removed, for example
+                reason = files.describe(error, self.ledger.folder)
             entry.status, entry.reason = "failed", reason
             tell(f"job {entry.number} is damaged and is trained again: {reason}")
         for change, count in changes.items() if self._waiting() else ():
