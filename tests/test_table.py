@@ -22,6 +22,7 @@ from mnistjax.report.dashboard import distinct_rows, make_data
 from mnistjax.report.runs import RunRecord, Runs
 from mnistjax.report.table import find_marks
 from mnistjax.report.table_text import escape_latex
+from mnistjax.sweeps.results import varying
 from mnistjax.verdicts import compare
 from small import made_run
 
@@ -88,9 +89,23 @@ def test_cells_are_means_over_seeds():
 
 
 def test_numbers_are_sorted_by_value_and_words_stay_in_order():
-    runs = [run(batch=size) for size in (128, "all", 32, 1e3, [8], None)] + [run()]
+    runs = [run(batch=size) for size in (128, "all", 32, 1e3, [8, 4], None)] + [run()]
     configurations = group_runs([replace(one, folder=Path(str(i))) for i, one in enumerate(runs)])
-    assert sort_values("batch", configurations) == ["32", "128", "1000.0", "all", "[8]", "None", "-"]
+    assert sort_values("batch", configurations) == ["32", "128", "1000.0", "all", "[8, 4]", "None", "-"]
+
+
+def test_a_number_and_a_list_of_it_are_one_row():
+    runs = Runs(
+        run(seed, val=0.5, accuracy=0.5, model__hidden=[width] if seed < 2 else width, optimizer__name=name)
+        for name in ("sgd", "adam")
+        for width in (8, 16)
+        for seed in range(4)
+    )
+    table = runs.table("hidden", "optimizer")
+    assert table.rows == ("8", "16")
+    assert {cell.spread.n for cell in table.cells.values()} == {4}
+    configs = {number: {"model": {"hidden": hidden}} for number, hidden in enumerate((8, [8], [8, 4]))}
+    assert [*varying(configs).values()] == [{"model.hidden": hidden} for hidden in (8, 8, [8, 4])]
 
 
 def test_within_a_cell_validation_chooses_and_never_the_test_metric():

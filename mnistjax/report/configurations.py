@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mnistjax.config import ConfigError, badness, unknown
@@ -16,7 +16,7 @@ from mnistjax.report import bits
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs, read_numbers
 from mnistjax.report.sanitize import check_run
 from mnistjax.seeds import Spread, describe_value, short_key
-from mnistjax.sweeps.results import SILENT, shown
+from mnistjax.sweeps.results import SILENT, align, shown
 
 MISSING = "-"  # the text of a key that a run lacks
 
@@ -55,6 +55,8 @@ class Configuration:
 def group_runs(runs: Sequence[RunRecord]) -> list[Configuration]:
     """The configurations, in the order of their runs; ConfigError if no run is done."""
     runs = find_distinct([check_run(run) for run in runs])
+    configs = align([dict(run.config) for run in runs])
+    runs = [replace(run, config=config) for run, config in zip(runs, configs, strict=True)]
     if not done(runs):
         raise ConfigError(f"none of the {len(runs):,} runs is done, so there is nothing to show")
     groups: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}

@@ -14,7 +14,7 @@ from mnistjax.compose import flatten
 from mnistjax.config import ConfigError, unknown
 from mnistjax.seeds import by_seed
 from mnistjax.sweeps.ledger import LEDGER, load_ledger
-from mnistjax.sweeps.results import short_name, shown, varying
+from mnistjax.sweeps.results import align, short_name, shown, varying
 from mnistjax.verdicts import Verdict, compare
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def read_configs(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     If runs with equal keys of `data` had different data, as if pictures were added, `data.sha256` tells them
     apart by the first digits.
     """
-    configs = [{k: v for k, v in run.config.items() if k not in PLACES} for run in runs]
+    configs = align([{k: v for k, v in run.config.items() if k not in PLACES} for run in runs])
     asked = [str([(k, v) for k, v in config.items() if k.startswith("data.")]) for config in configs]
     found = [run.summary["data"]["sha256"] if run.summary else None for run in runs]
     several = Counter(place for place, sha256 in {*zip(asked, found, strict=True)} if sha256)

@@ -29,7 +29,7 @@ def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any
 
     Keys that follow from a choice are left out: if all jobs with adam have b1=0.9, their names omit it.
     """
-    flat = {number: dict(flatten(config)) for number, config in configs.items()}
+    flat = dict(zip(configs, align([dict(flatten(config)) for config in configs.values()]), strict=True))
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     columns = {
         key: [json.dumps(to_plain(config.get(key))) for config in flat.values()]
@@ -48,6 +48,18 @@ def varying(configs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any
 
     chosen = [key for key in columns if not follows(key)]
     return {number: {key: config[key] for key in chosen if key in config} for number, config in flat.items()}
+
+
+def align(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These configs, by dotted key, with a list of one value as that value if another has a whole number.
+
+    For `model.hidden=64` is short for [64].
+    """
+    short = {key for config in configs for key, value in config.items() if type(value) is int}
+    return [
+        {k: v[0] if k in short and type(v) is list and len(v) == 1 else v for k, v in config.items()}
+        for config in configs
+    ]
 
 
 def short_name(config: Mapping[str, Any], seed: int) -> str:
