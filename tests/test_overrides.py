@@ -164,6 +164,25 @@ def start(*words, **environment):
     return subprocess.run([sys.executable, "-m", "mnistjax", *words], env=environment, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["experiment=mine", "trian.epochs=3"], "unknown key 'trian.epochs'; nearest is 'train.epochs'"),
+        (["+experiment=mine"], "experiment is already chosen; write experiment=mine without the +"),
+        (["experiment=yours"], "Could not find 'experiment/yours'"),
+    ],
+)
+def test_an_error_beside_an_experiment_of_ones_own_is_about_the_wrong_word(words, error, work, capsys):
+    Path("own/experiment").mkdir(parents=True)
+    Path("own/experiment/mine.yaml").write_text("# @package _global_\ntrain:\n  epochs: 1\n")
+    own = f"hydra.searchpath=[file://{work}/own]"
+    assert main([*PLAN, "model=mlp", own, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert error in line
+    assert main([*PLAN[:-1], "sweep.plan=wandb", "model=mlp", own, "experiment=mine"]) == 0
+    assert f"- mnistjax\n- {own}\n" in capsys.readouterr().out
+
+
 def test_a_sweep_is_read_without_pythons_assertions(work):
     words = ["seed=range(3)", "model=glob(ml?)", "model.hidden=int(4)", "sweep.submitit={timeout_min:9}"]
     done = start(*PLAN, *words, PYTHONOPTIMIZE="1")

@@ -227,6 +227,7 @@ def print_sweep(multirun: Multirun) -> int:
     settings = multirun.jobs[multirun.tasks[0]].settings
     place = {key: settings[f"wandb.{key}"] for key in ("project", "entity")}
     config = describe_sweep(multirun.tasks, settings["train.monitor"], **place)
+    config["command"][1:1] = [word for word in multirun.words if word.startswith("hydra.searchpath=")]
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000), end="")
     return flush_stdout()
 

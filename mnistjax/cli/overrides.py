@@ -123,7 +123,8 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     for word in overrides:
         if word.startswith("="):
             return unreadable(word)
-    choices, others = [], []
+    choices, others = [word for word in overrides if word.startswith("hydra.searchpath=")], []
+    complete = not choices  # whether `list_choices` knows all of them
     for override in parse_overrides(overrides):
         key, value, shown = override.key_or_group, override.value(), shorten(override.input_line)
         options = list_choices(key)
@@ -132,7 +133,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             one = f", or write {shorten(key)}=[...] for one run" if takes_list else ""
             return ConfigError(f"{shown} has several values; add -m for a run of each{one}")
         if options and not override.is_delete():
-            if not isinstance(value, (dict, list)) and str(value) not in options:
+            if complete and not isinstance(value, (dict, list)) and str(value) not in options:
                 return unknown(key, shorten(override.get_value_element_as_str()), options)
             if override.is_add():
                 return ConfigError(f"{key} is already chosen; write {shown[1:]} without the +")
