@@ -143,6 +143,21 @@ def test_replace_follows_no_link_and_leaves_no_other_file(tmp_path):
     assert {p.name for p in path.parent.iterdir()} == {"file", "file.tmp"}
 
 
+def test_a_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a machine that loses its power could keep the name without the content."""
+    steps, sync, rename = [], os.fsync, os.replace
+
+    def note_sync(descriptor):
+        found = os.fstat(descriptor)
+        steps.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("name"), rename(*paths)))
+    files.replace(tmp_path / "file", b"cont", b"ent")
+    assert steps == [7, "name", "folder"]
+
+
 def test_new_files_have_the_users_own_permissions(tmp_path):
     before = os.umask(0o027)
     try:

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from mnistjax import checkpoints, progress, recorder, records, zoo
+from mnistjax import checkpoints, files, progress, recorder, records, zoo
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
+from mnistjax.run import Progress
 from mnistjax.run_summary import find_versions
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230"]
@@ -394,6 +397,20 @@ def test_a_refused_write_is_tried_again(work, monkeypatch, capsys):
     assert len(refused) == 1
     assert [row["epoch"] for row in records.read_rows("run")] == [1, 2, 3, 4]
     assert capsys.readouterr().err.count("saving is tried again") == 1
+
+
+def test_the_rows_are_on_the_disk_before_their_checkpoint(tmp_path, monkeypatch):
+    """Else a machine that loses its power could keep a checkpoint without its rows, which is refused."""
+    synced, save = [], checkpoints.save_checkpoint
+    monkeypatch.setattr(files, "sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(
+        checkpoints, "save_checkpoint", lambda *a, **b: (synced.append("saving"), save(*a, **b))
+    )
+    job: Any = SimpleNamespace(folder=tmp_path, plan=SimpleNamespace(identity="0"))
+    callback = recorder.Recorder(job, recorder.RunStart(records.now(), None, [], {}, []))
+    callback(Progress(1, 1, 5, 5, 100, {}, {"epoch": 1}, lambda: {"w": np.ones(3)}, final=True))
+    assert synced[synced.index("saving") - 1] == records.ROWS
+    assert len(records.read_rows(tmp_path)) == 1
 
 
 def test_damaged_files_are_set_aside_in_new_folders(tmp_path):
