@@ -16,7 +16,7 @@ from mnistjax.layout import layout
 from mnistjax.loop import fit, fit_runs
 from mnistjax.metrics import summarize
 from mnistjax.programs import make_program
-from mnistjax.run import Run
+from mnistjax.run import Run, best_epoch
 from mnistjax.step import init
 from small import (
     Watched,
@@ -176,11 +176,14 @@ def test_a_run_learns():
     assert result.test["accuracy"] > 0.95
 
 
-def test_divergence_ends_the_run():
-    plan, data = small_plan(optimizer="sgd", optimizer_options={"learning_rate": 1e30}, epochs=5)
+@pytest.mark.parametrize("batch_size", [32, "all"])
+def test_divergence_ends_the_run(batch_size):
+    """In its first epoch, of which only the validation loss tells it if there is one step."""
+    options = {"optimizer": "sgd", "optimizer_options": {"learning_rate": 1e30}}
+    plan, data = small_plan(batch_size=batch_size, epochs=5, **options)
     result = fit_plan(plan, data)
     assert result.status == "diverged"
-    assert result.epoch == len(result.rows) < 5
+    assert result.epoch == len(result.rows) == 1
     assert result.reason is not None
     assert f"epoch {result.epoch}" in result.reason
     assert result.test is None
@@ -199,11 +202,18 @@ def test_early_stopping_and_the_best_epoch():
     assert kept["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
-def test_a_stopped_run_is_interrupted():
-    plan, data = small_plan(epochs=5)
+@pytest.mark.parametrize(("epochs", "status"), [(5, "interrupted"), (2, "done")])
+def test_a_run_stopped_before_its_last_epoch_is_interrupted(epochs, status):
+    plan, data = small_plan(epochs=epochs)
     answers = iter([False, True])
     result = fit_plan(plan, data, stop=lambda: next(answers))
-    assert (result.status, result.epoch, result.test) == ("interrupted", 2, None)
+    assert (result.status, result.epoch, result.test is None) == (status, 2, status != "done")
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("val/loss", 2), ("val/accuracy", 1)])
+def test_of_equal_epochs_the_first_is_the_best(monitor, best):
+    rows = [{"epoch": epoch, monitor: value} for epoch, value in enumerate((0.9, 0.1, 0.9, 0.1), start=1)]
+    assert best_epoch(rows, monitor) == best
 
 
 def test_data_that_does_not_fit_is_refused():
