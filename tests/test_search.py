@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from mnistjax import records
 from mnistjax.cli import main
 from mnistjax.cli.overrides import composing, parse_overrides
-from mnistjax.cli.search import Dimension, draw, read_space
+from mnistjax.cli.search import Dimension, TpeSweeper, draw, read_space
 from mnistjax.seeds import group_seeds
 from test_sweep import bits, results, without_times
 
@@ -192,6 +193,24 @@ def test_tpe_learns_from_the_means_over_seeds_and_repeats_its_trials(work, monke
     assert main(["-m", "sweep.resume=search", "sweep.executor=inline"]) == 0
     assert without_times("search") == before
     assert np.isfinite(told).all()
+
+
+@pytest.mark.parametrize(("monitor", "sign"), [("val/loss", 1), ("val/accuracy", -1)])
+def test_tpe_seeks_a_low_loss_or_a_high_accuracy(monitor, sign):
+    """Of made-up jobs that are best at a learning rate of 1e-3."""
+    distances = []
+
+    def launch(jobs, first):
+        assert first == len(distances)
+        distances.extend(abs(math.log10(float(word.partition("=")[2])) + 3) for (word,) in jobs)
+        return [SimpleNamespace(return_value=sign * distance) for distance in distances[first:]]
+
+    sweeper = TpeSweeper(trials=40, seed=1, batch=4)
+    sweeper.config = SimpleNamespace(train=SimpleNamespace(monitor=monitor))
+    sweeper.launcher = SimpleNamespace(launch=launch)
+    sweeper.search(space(RATE))
+    assert len(distances) == 40
+    assert np.mean(distances[20:]) < np.mean(distances[:10])
 
 
 def test_tpe_serves_the_launcher_of_hydra(work):
