@@ -20,6 +20,7 @@ from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.run import Progress
 from mnistjax.run_summary import find_versions
+from small import without_seconds
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230"]
 
@@ -151,6 +152,8 @@ def test_longer_rows_are_cut_and_a_torn_one_too(killed, finished):
         file.write('{"epoch": 5, "va')
     assert resume() == 0
     assert records.read_rows(killed) == records.read_rows(finished)
+    statuses = [records.read_status(folder) or {} for folder in (killed, finished)]
+    assert statuses[0]["started"] == statuses[1]["started"]  # so its W&B run is the same
 
 
 def test_a_run_without_a_checkpoint_starts_again(killed, finished, capsys):
@@ -158,6 +161,8 @@ def test_a_run_without_a_checkpoint_starts_again(killed, finished, capsys):
     assert resume() == 0
     assert "run has no checkpoint; it starts again" in capsys.readouterr().err
     assert (killed / checkpoints.CHECKPOINT).read_bytes() == (finished / checkpoints.CHECKPOINT).read_bytes()
+    one, other = (without_seconds(records.read_rows(folder)) for folder in (killed, finished))
+    assert one == other
 
 
 def test_a_checkpoint_of_another_run_is_refused(killed, capsys):
@@ -185,6 +190,7 @@ def test_a_checkpoint_of_another_shape_is_refused(killed, capsys):
         {"epoch": 3},
         {"epoch": "3", "step": 15},
         {"epoch": 3, "step": 10**9},
+        {"epoch": 2, "step": 15},
         {"epoch": 3, "step": 15, "conditions": 3},
         {"epoch": 3, "step": 15, "continued": {"a": 1}},
         {"epoch": 3, "step": 15, "continued": [{"epoch": 1}]},
@@ -409,7 +415,8 @@ def test_the_rows_are_on_the_disk_before_their_checkpoint(tmp_path, monkeypatch)
     )
     job: Any = SimpleNamespace(folder=tmp_path, plan=SimpleNamespace(identity="0"))
     callback = recorder.Recorder(job, recorder.RunStart(records.now(), None, [], {}, []))
-    callback(Progress(1, 1, 5, 5, 100, {}, {"epoch": 1}, lambda: {"w": np.ones(3)}, final=True))
+    snapshot: Any = {"w": np.ones(3)}
+    callback(Progress(1, 1, 5, 5, 100, {}, {"epoch": 1}, lambda: snapshot, final=True))
     assert synced[synced.index("saving") - 1] == records.ROWS
     assert len(records.read_rows(tmp_path)) == 1
 
