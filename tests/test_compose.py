@@ -1,5 +1,8 @@
 """The configuration: every file composes and agrees with the code; every wrong value gives one clear line."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -8,8 +11,9 @@ import yaml
 from mnistjax.augment import CHECKS
 from mnistjax.cli import overrides as words
 from mnistjax.cli.overrides import conf_dir
+from mnistjax.cli.prepare import prepare_jobs
 from mnistjax.compose import SCHEMA, SUBMITIT, differing_keys, flatten, label, plan_run, read_settings
-from mnistjax.config import ConfigError, to_plain
+from mnistjax.config import ConfigError, Plan, to_plain
 from mnistjax.data import DATASETS, list_options, load_data
 from mnistjax.models import MODELS, model_options
 from mnistjax.optim import OPTIMIZERS, SCHEDULES, optimizer_options, schedule_options
@@ -80,6 +84,32 @@ def test_equal_jobs_have_equal_identities():
     assert one.identity != plan("model.hidden=64", "optimizer.learning_rate=0.02").identity
 
 
+def test_jobs_have_the_configs_and_labels_that_each_would_have_alone():
+    """Though they share what is composed and loaded once."""
+    binary = ["task=binary", "optimizer.learning_rate=0.1"]
+    jobs = [["seed=1"], [], ["seed=2", *binary], ["task.positive=3", *binary], ["task.positive=3", *binary]]
+    jobs = [["data=digits", *job] for job in jobs]
+    with words.composing():
+        prepared = prepare_jobs(jobs)
+    for job, own in zip(prepared, jobs, strict=True):
+        config = compose(*own)
+        data = label(load_data("digits"), read_settings(config))
+        assert job.config == config
+        assert np.array_equal(job.data.train.labels, data.train.labels)
+    assert prepared[-1].data is prepared[-2].data
+
+
+def test_every_field_of_a_plan_is_part_of_its_identity():
+    one = plan()
+    others: list[Plan] = [one]
+    for name, part in {"": one, "spec": one.spec, "stopping": one.stopping}.items():
+        for field in dataclasses.fields(part):
+            if field.init and field.name != "spec":
+                changed: Any = dataclasses.replace(part, **{field.name: "other"})
+                others.append(dataclasses.replace(one, **{name: changed}) if name else changed)
+    assert len({other.identity for other in others}) == len(others)
+
+
 def test_another_learning_rate_or_seed_has_the_same_spec():
     assert plan("optimizer.learning_rate=0.5", "seed=3").spec == plan().spec
 
@@ -119,8 +149,9 @@ def test_balanced_weights_are_part_of_the_identity_only_if_asked_for():
 
 NEWER = {
     "data": ["validation_fraction"],
-    "train": ["class_weights"],
+    "train": ["class_weights", "freeze"],
     "wandb": ["registry"],
+    "sweep": ["halving", "rank"],
     "augment": ["flip", "crop"],
     "model": ["standardize"],
 }
@@ -133,6 +164,7 @@ def test_the_config_of_an_older_run_lacks_newer_keys():
         if isinstance(values, dict)
         else values
         for section, values in config.items()
+        if section != "init_from"
     }
     assert older != config
     assert plan_run(read_settings(older), load_data("digits")) == plan()
