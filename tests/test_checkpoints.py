@@ -68,6 +68,12 @@ def test_equal_states_have_equal_files(tmp_path):
     assert len(set(files)) == 1
 
 
+def test_the_hash_tells_equal_bytes_of_other_shapes_and_types_apart():
+    array = np.ones((2, 3), np.float32)
+    others = [array, array.T, array.ravel(), array.view(np.int32)]
+    assert len({checkpoints.digest({"w": other}, {}) for other in others}) == 4
+
+
 def test_unsupported_dtypes_are_refused(tmp_path):
     with pytest.raises(checkpoints.CheckpointError, match="'x': complex64"):
         checkpoints.save_checkpoint(tmp_path, {"x": np.zeros(2, np.complex64)}, meta={})
