@@ -165,6 +165,8 @@ def test_weight_decay_and_clipping():
     np.testing.assert_allclose(update(), [-30, -40])
     np.testing.assert_allclose(update(clip_norm=5.0), [-3, -4], rtol=1e-6)
     np.testing.assert_allclose(update(weight_decay=0.1), [-30.3, -40.4], rtol=1e-6)
+    both = update(clip_norm=5.0, weight_decay=0.1)  # the decay is not clipped
+    np.testing.assert_allclose(both, [-3.3, -4.4], rtol=1e-6)
 
 
 def test_an_absent_number_gives_another_spec():
