@@ -195,22 +195,33 @@ def test_tpe_learns_from_the_means_over_seeds_and_repeats_its_trials(work, monke
     assert np.isfinite(told).all()
 
 
-@pytest.mark.parametrize(("monitor", "sign"), [("val/loss", 1), ("val/accuracy", -1)])
-def test_tpe_seeks_a_low_loss_or_a_high_accuracy(monitor, sign):
-    """Of made-up jobs that are best at a learning rate of 1e-3."""
-    distances = []
+def search(word, monitor, find_value):
+    """The numbers that 40 made-up jobs get, whose results are a function of them."""
+    numbers = []
 
     def launch(jobs, first):
-        assert first == len(distances)
-        distances.extend(abs(math.log10(float(word.partition("=")[2])) + 3) for (word,) in jobs)
-        return [SimpleNamespace(return_value=sign * distance) for distance in distances[first:]]
+        assert first == len(numbers)
+        numbers.extend(float(word.partition("=")[2]) for (word,) in jobs)
+        return [SimpleNamespace(return_value=find_value(number)) for number in numbers[first:]]
 
     sweeper = TpeSweeper(trials=40, seed=1, batch=4)
     sweeper.config = SimpleNamespace(train=SimpleNamespace(monitor=monitor))
     sweeper.launcher = SimpleNamespace(launch=launch)
-    sweeper.search(space(RATE))
-    assert len(distances) == 40
+    sweeper.search(space(word))
+    assert len(numbers) == 40
+    return numbers
+
+
+@pytest.mark.parametrize(("monitor", "sign"), [("val/loss", 1), ("val/accuracy", -1)])
+def test_tpe_seeks_a_low_loss_or_a_high_accuracy(monitor, sign):
+    rates = search(RATE, monitor, lambda rate: sign * abs(math.log10(rate) + 3))
+    distances = np.abs(np.log10(rates) + 3)
     assert np.mean(distances[20:]) < np.mean(distances[:10])
+
+
+@pytest.mark.parametrize("values", ["1,2,3", "range(1,4)", "int(interval(1,3))"])
+def test_tpe_draws_each_of_a_few_values(values):
+    assert {*search(f"train.epochs={values}", "val/loss", lambda number: 0.0)} == {1, 2, 3}
 
 
 def test_tpe_serves_the_launcher_of_hydra(work):
@@ -219,7 +230,11 @@ def test_tpe_serves_the_launcher_of_hydra(work):
     assert {records.read_record(Path(f"search/{n}")).status["status"] for n in (0, 1)} == {"done"}
 
 
-def test_tpe_with_halving_counts_stopped_trials_as_pruned(work):
+def test_tpe_with_halving_counts_stopped_trials_as_pruned(work, monkeypatch):
+    studies, create = [], optuna.create_study
+    monkeypatch.setattr(
+        optuna, "create_study", lambda **given: studies.append(create(**given)) or studies[-1]
+    )
     words = [*SMALL, *TPE, RATE, "train.epochs=4", "sweep.halving=2", "hydra.sweeper.trials=8"]
     assert main(["-m", *words, "hydra.sweep.dir=search"]) == 0
     rows = results("search")
@@ -228,6 +243,9 @@ def test_tpe_with_halving_counts_stopped_trials_as_pruned(work):
     before = without_times("search")
     assert main(["-m", "sweep.resume=search", "sweep.executor=inline"]) == 0
     assert without_times("search") == before
+    expected = [{"done": "COMPLETE", "stopped": "PRUNED"}[row["status"]] for row in rows]
+    states = [[trial.state.name for trial in study.trials] for study in studies]
+    assert [*filter(None, states)] == [expected] * 2
 
 
 def test_tpe_without_optuna_says_what_to_install(work, capsys, monkeypatch):
