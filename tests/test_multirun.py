@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,8 @@ from mnistjax.report.configurations import group_runs
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
 from mnistjax.sweeps import processes
+from mnistjax.sweeps.events import JobEnded
+from mnistjax.sweeps.executor import end_job
 from mnistjax.sweeps.ledger import load_ledger
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
@@ -59,6 +63,18 @@ def edit_ledger(folder, change):
 
 def checkpoint_bytes(folder):
     return [(folder / f"{number}" / checkpoints.CHECKPOINT).read_bytes() for number in range(3)]
+
+
+def test_the_end_of_a_job_that_its_worker_can_not_write_keeps_what_was_known(tmp_path):
+    known: Any = {"identity": "0", "epoch": 3, "started": "2026-01-01"}
+    known |= {"continued": [{"epoch": 1, "before": {"jax": "1"}, "now": {"jax": "2"}}]}
+    records.write_status(tmp_path, "running", **known)
+    job: Any = SimpleNamespace(number=7, folder=tmp_path, plan=SimpleNamespace(identity="0"))
+    assert end_job(job, "failed", "killed") == JobEnded(7, "failed", "killed")
+    status = records.read_status(tmp_path)
+    assert status is not None
+    assert {**status, **known, "status": "failed", "reason": "killed"} == status
+    assert status["ended"]
 
 
 # A full disk
@@ -268,6 +284,7 @@ EVIL = [
     "model@hydra.callbacks=mlp",
     "experiment=../../../tmp/x",
     "wandb.tags=['${oc.env:HOME}']",
+    "data.dir=/",
     "data.dir=/tmp/nowhere",
     "data.dir='~nobody-of-that-name/x'",
     f"data.dir={'x' * 300}",
@@ -418,6 +435,14 @@ def test_a_sweep_that_another_command_has_changed_is_not_overwritten(sweep, caps
     assert 0.3 not in rates
     assert main(words) == 0
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * len([*rates, 0.3])
+
+
+def test_a_resumed_sweep_keeps_the_widths_of_its_programs(work):
+    """The bits of its jobs depend on them, and three jobs would be four lanes on two devices."""
+    words = ["-m", *SMALL, "sweep.mode=vmap", INLINE]
+    assert main([*words, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert main([*words, "seed=0,1,2", "sweep.resume=sweep"]) == 0
+    assert [group["width"] for group in ledger_of(work / "sweep")["groups"]] == [2]
 
 
 def refuse(*args, **kwargs):
