@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 
 import mnistjax
@@ -29,6 +31,8 @@ from mnistjax.sweeps import processes
 from mnistjax.sweeps.events import JobEnded
 from mnistjax.sweeps.executor import end_job
 from mnistjax.sweeps.ledger import load_ledger
+from mnistjax.sweeps.results import write_results
+from test_sweep import results
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.batch_size=230", "train.epochs=2"]
 INLINE = "sweep.executor=inline"  # no process to start
@@ -452,12 +456,29 @@ def refuse(*args, **kwargs):
 
 @pytest.mark.parametrize("fail_fast", [False, True])
 def test_a_job_that_failed_is_not_trained_again_by_the_next_launch(fail_fast, work, monkeypatch):
+    told, tell = [], optuna.study.Study.tell
+    monkeypatch.setattr(optuna.study.Study, "tell", lambda *given: (told.append(given[2]), tell(*given)))
     monkeypatch.setattr(programs, "make_program", refuse)
     search = ["hydra/sweeper=tpe", "hydra.sweeper.trials=3", "hydra.sweeper.batch=1"]
     more = ["optimizer.learning_rate=interval(0.01,1)", f"sweep.fail_fast={fail_fast}", INLINE]
     assert main(["-m", *SMALL, *search, *more, "hydra.sweep.dir=sweep"]) == 1
     found = [(job["status"], job["attempts"]) for job in ledger_of(Path("sweep"))["jobs"]]
     assert found == ([("failed", 1), ("waiting", 0), ("waiting", 0)] if fail_fast else [("failed", 1)] * 3)
+    assert all(row["optimizer.learning_rate"] for row in results("sweep"))  # though the first had no other
+    assert told == [math.inf] * 3  # the worst loss
+
+
+def test_a_sweep_saves_its_results_while_it_trains(work, monkeypatch):
+    done = []
+
+    def note(folder, rows):
+        done.append(sum(row["status"] == "done" for row in rows))
+        write_results(folder, rows)
+
+    monkeypatch.setattr("mnistjax.sweeps.run.write_results", note)
+    monkeypatch.setattr("mnistjax.sweeps.run.MOST_SECONDS", 0.0)
+    assert main(["-m", *SMALL, "seed=0,1,2", INLINE, "hydra.sweep.dir=sweep"]) == 0
+    assert sorted({*done}) == [0, 1, 2, 3]
 
 
 def test_a_failed_job_does_not_hold_up_the_rungs_of_a_search(work, monkeypatch):
