@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mnistjax import records
 from mnistjax.cli import main
+from mnistjax.cli.launcher import FusedLauncher
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.search import Dimension, TpeSweeper, draw, read_space
 from mnistjax.seeds import group_seeds
@@ -222,6 +223,22 @@ def test_tpe_seeks_a_low_loss_or_a_high_accuracy(monitor, sign):
 @pytest.mark.parametrize("values", ["1,2,3", "range(1,4)", "int(interval(1,3))"])
 def test_tpe_draws_each_of_a_few_values(values):
     assert {*search(f"train.epochs={values}", "val/loss", lambda number: 0.0)} == {1, 2, 3}
+
+
+def test_a_sweeper_and_the_table_get_the_values_of_the_epochs_that_are_kept(work, monkeypatch):
+    values, run = {}, FusedLauncher._run_hydra
+
+    def note(self, end):
+        values[end.number] = end.value
+        return run(self, end)
+
+    monkeypatch.setattr(FusedLauncher, "_run_hydra", note)
+    more = ["model.hidden=8", "train.epochs=4", "train.keep=best", "optimizer.learning_rate=0.1,1"]
+    assert main(["-m", *SMALL, *more, "hydra.sweep.dir=sweep"]) == 0
+    losses = [[row["val/loss"] for row in records.read_rows(f"sweep/{number}")] for number in range(2)]
+    assert values == {number: min(own) for number, own in enumerate(losses)}
+    assert [float(row["val/loss"]) for row in results("sweep")] == [min(own) for own in losses]
+    assert any(min(own) < own[-1] for own in losses)
 
 
 def test_tpe_serves_the_launcher_of_hydra(work):
