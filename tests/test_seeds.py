@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mnistjax.checks import LARGEST
-from mnistjax.seeds import Spread, group_seeds, seeds_table
+from mnistjax.seeds import Spread, by_seed, group_seeds, seeds_table
 
 VALUES = st.lists(st.integers(-1000, 1000).map(lambda x: x / 1000), min_size=2, max_size=8, unique=True)
 
@@ -82,6 +82,19 @@ def test_a_stopped_seed_does_not_count_beside_one_that_is_done():
     )
     assert (one.spreads["val/accuracy"].values, one.stopped, one.not_done) == ((0.9,), None, 1)
     assert (other.spreads["val/accuracy"].values, other.stopped, other.not_done) == ((0.7,), 3, 1)
+    rows = [
+        {**row("0.1", value, status), "seed": seed}
+        for seed, (value, status) in enumerate(
+            [("0.9", "done"), ("0.5", "stopped"), ("0.4", "failed"), ("", "done")]
+        )
+    ]
+    assert by_seed(rows, "val/accuracy") == {"learning_rate=0.1": {0: 0.9}}
+
+
+def test_stopped_configurations_follow_those_that_are_done_by_how_far_they_came():
+    stopped = [row("0.1", "0.9", "stopped"), row("0.2", "0.8", "stopped"), row("0.3", "0.7", "stopped")]
+    ranked = group_seeds([*stopped[:2], {**stopped[2], "epoch": 9}, row("0.4", "0.6")], "val/accuracy")
+    assert [seeds.config["optimizer.learning_rate"] for seeds in ranked] == ["0.4", "0.3", "0.1", "0.2"]
 
 
 def test_the_largest_numbers_of_a_record_have_a_spread():
