@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
 
+from mnistjax import records
 from mnistjax.cli import main
+from mnistjax.sweeps.ledger import Ledger
+from mnistjax.sweeps.mirror import find_best, sort_by_end
 from mnistjax.tracking import describe_sweep, find_tags, keep_safe
 from mnistjax.words import read_words
 
@@ -117,6 +121,29 @@ def test_an_agent_gets_no_word_of_a_stranger(word):
 def test_the_tags_of_a_run_are_unique_and_fit():
     values = {"model.name": "x" * 100, "data.name": "mnist", "task.name": "multiclass"}
     assert find_tags(values, ["mnist", "a"]) == ["mnist", "a", "x" * 64, "multiclass"]
+
+
+def test_points_come_in_the_order_in_which_jobs_ended(tmp_path):
+    """W&B says how many it has, so it must lack the last ones."""
+    ended: dict[int, Any] = {
+        0: ("done", "2026-01-03"),
+        1: ("failed", "2026-01-01"),
+        3: ("stopped", "2026-01-02"),
+    }
+    for number, (status, time) in ended.items():
+        (tmp_path / str(number)).mkdir()
+        known: Any = {"identity": "0", "epoch": 1, "started": "2026-01-01", "ended": time}
+        records.write_status(tmp_path / str(number), status, **known)
+    rows = [{"number": n, "status": ended[n][0] if n in ended else "waiting"} for n in range(4)]
+    found = sort_by_end(Ledger(tmp_path, "0", "2026-01-01", []), rows)
+    assert [row["number"] for row in found] == [1, 3, 0]
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("val/loss", [3, 1, 0]), ("val/accuracy", [4, 0, 1])])
+def test_the_best_jobs_are_done_and_have_the_best_values(monitor, best):
+    values = {0: 0.5, 1: 0.4, 2: "", 3: 0.1, 4: 0.9}
+    rows = [{"number": n, "status": "failed" if n == 2 else "done", monitor: values[n]} for n in values]
+    assert find_best(rows, monitor) == best
 
 
 def test_wandb_is_not_imported_for_the_printed_file(tmp_path):
