@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -18,7 +19,7 @@ from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.models import MODELS
 from mnistjax.sweeps.events import WORKER
-from mnistjax.sweeps.trainer import JobQueue
+from mnistjax.sweeps.trainer import JobQueue, split_by_step
 from mnistjax.sweeps.worker import copy_tables, needs_main, without_main
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=1", "train.batch_size=230"]
@@ -147,6 +148,12 @@ def test_a_worker_that_calls_a_command_is_refused(work, monkeypatch, capsys):
     assert main(SMALL) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert os.listdir() == []
+
+
+def test_jobs_take_turns_only_if_they_are_at_one_step():
+    snapshots = [None, {"state": SimpleNamespace(step=np.int32(5))}]
+    runs: Any = [SimpleNamespace(snapshot=snapshots[number % 2]) for number in range(4)]
+    assert split_by_step(runs) == [runs[::2], runs[1::2]]
 
 
 def test_a_thread_does_not_wait_for_a_program_while_there_are_other_jobs():
