@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from flax import linen as nn
 
 import mnistjax
-from mnistjax import checkpoints, step
+from mnistjax import active, checkpoints, step
 from mnistjax.cli import main
 from mnistjax.config import ConfigError, Plan
 from mnistjax.data import Dataset
@@ -286,6 +288,13 @@ def test_a_changed_start_is_another_run(work, capsys):
     (work / "mine.safetensors").unlink()
     assert main([*words, "resume=true"]) == 2
     assert "mine.safetensors" in capsys.readouterr().err
+
+
+def test_a_start_that_changes_after_the_plan_is_refused(monkeypatch):
+    monkeypatch.setattr(active, "find_start", lambda *_: SimpleNamespace(sha256="new"))
+    job: Any = SimpleNamespace(settings={"init_from": "x"}, data=None, plan=SimpleNamespace(start="old"))
+    with pytest.raises(ConfigError, match="init_from=x has changed since the run was planned"):
+        active.read_start(job)
 
 
 def test_a_sweep_over_starts_compares_them_in_one_program(work, capsys):
