@@ -293,6 +293,11 @@ def test_two_sides_have_the_verdict_of_a_pair():
     for metric in ("val/loss", "val/accuracy"):
         (expected,) = compare({"A": one, "B": other}, metric)
         assert compare_sides([(one, other)], metric, ("A", "B")) == [expected]
+        for sides in ((one, other), (other, one)):
+            before, after = ({(): side} for side in sides)
+            (result,) = compare_results(before, after, metric, {(): "all"}, ("A", "B"))
+            assert result.interval is not None
+            assert result.interval[0] < result.difference < result.interval[1]
     more = {**other, 7: 100.0, 8: float("nan")}
     assert compare_sides([(one, more)], "val/loss", ("A", "B")) == compare({"A": one, "B": other}, "val/loss")
     apart = {seed + 10: value for seed, value in other.items()}

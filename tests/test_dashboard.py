@@ -32,6 +32,13 @@ def test_each_run_finds_its_own_curves():
         np.testing.assert_allclose(curve_of(data, "val/accuracy", number), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("monitor", "ranking"), [("val/loss", [2, 1, 0]), ("val/accuracy", [0, 1, 2])])
+def test_the_best_run_by_the_monitored_metric_is_the_first_of_the_ranking(monitor, ranking):
+    """A run with a higher number has lower values."""
+    runs = [made_run(number, **{"train.monitor": monitor}) for number in range(3)]
+    assert make_data(runs)["ranking"] == ranking
+
+
 def test_unfinished_runs_are_listed_but_not_ranked():
     runs = [made_run(0), made_run(1, status="diverged"), made_run(2, status="waiting", epochs=0), made_run(5)]
     data = make_data(runs)

@@ -58,13 +58,14 @@ def test_a_copied_folder_is_the_same_run(tmp_path):
     assert len(read_runs(tmp_path)) == 1
 
 
-def test_of_copies_the_one_that_came_farthest_counts(tmp_path):
+@pytest.mark.parametrize("status", ["done", "interrupted"])
+def test_of_copies_the_one_that_came_farthest_counts(status, tmp_path):
     """A backup of a run that was stopped, and then continued, is found first."""
     write_run(tmp_path / "a", "interrupted", epochs=1)
-    write_run(tmp_path / "b")
+    write_run(tmp_path / "b", status)
     write_run(tmp_path / "c", "interrupted", epochs=1)
     (run,) = read_runs(tmp_path)
-    assert (run.folder, run.status) == (tmp_path / "b", "done")
+    assert (run.folder, run.status) == (tmp_path / "b", status)
 
 
 def test_a_backup_of_a_sweep_adds_no_waiting_jobs(tmp_path):
