@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 
 import mnistjax
 import publish_zoo
-from mnistjax import zoo
+from mnistjax import checkpoints, zoo
 from mnistjax.cli import main
 from mnistjax.compose import plan_run, read_settings
 from mnistjax.config import ConfigError, Spec, freeze
@@ -27,6 +27,7 @@ from mnistjax.metrics import per_example_loss, probabilities, summarize
 from mnistjax.zoo import classify
 from mnistjax.zoo.ensemble import ensemble
 from sections import replace_section
+from small import write_run
 
 SHARED = Path(__file__).parents[2] / "shared/data/mnist"
 MNIST = Path(os.environ.get("MNISTJAX_RAW_DIR") or SHARED).resolve()
@@ -82,6 +83,15 @@ def test_a_run_is_loaded_as_it_was_tested(run, words):
     shares = probabilities(card.task, logits)
     np.testing.assert_allclose(predict(spec, variables, dataset.test.images), shares, atol=1e-6)
     assert dict(card.options).get("standardize") == (STANDARD if "model.standardize=true" in words else None)
+
+
+def test_a_run_that_kept_its_first_epoch_is_loaded_as_of_that(tmp_path):
+    write_run(tmp_path / "run", epochs=2, summary={"kept_epoch": 1})
+    last = checkpoints.read_checkpoint(tmp_path / "run" / checkpoints.CHECKPOINT)
+    best = {"best/params/w": np.ones(3, np.float32)}
+    checkpoints.save_checkpoint(tmp_path / "run", {**last.arrays, **best}, meta=last.meta)
+    assert zoo.read_variables(tmp_path / "run")["params/w"].tolist() == [1, 1, 1]
+    assert zoo.describe_run(tmp_path / "run").val_accuracy == 1.0  # 0.5 in the second epoch
 
 
 @pytest.mark.parametrize("words", [["model=mlp", "model.hidden=8"], ["model=neuron", "task=binary"]])
