@@ -39,6 +39,25 @@ def test_the_best_run_by_the_monitored_metric_is_the_first_of_the_ranking(monito
     assert make_data(runs)["ranking"] == ranking
 
 
+def test_a_repeated_run_is_no_other_seed():
+    runs = [replace(made_run(number), identity=str(number)) for number in (0, 1, 0)]
+    (one,) = make_data(runs)["configurations"]
+    assert one["runs"] == [0, 1, 2]
+    assert {count for _, _, count in one["metrics"].values()} == {2}
+
+
+def test_stopped_runs_count_only_where_none_is_done_and_have_no_letters():
+    statuses: Any = {"adam": ["done", "done", "stopped"], "sgd": ["stopped", "stopped"]}
+    runs = [
+        made_run(seed, status, **{"optimizer.name": name})
+        for name, own in statuses.items()
+        for seed, status in enumerate(own)
+    ]
+    found = make_data(runs)["configurations"]
+    assert [one["metrics"]["val/loss"][2] for one in found] == [2, 2]
+    assert [one["letters"]["val/loss"] for one in found] == ["a", ""]
+
+
 def test_unfinished_runs_are_listed_but_not_ranked():
     runs = [made_run(0), made_run(1, status="diverged"), made_run(2, status="waiting", epochs=0), made_run(5)]
     data = make_data(runs)
