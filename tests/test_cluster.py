@@ -1,5 +1,6 @@
 """A cluster's tasks: their folder, their jobs, their states in the queue. A script answers as `squeue`."""
 
+import json
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ import pytest
 
 from mnistjax.job import Job
 from mnistjax.sweeps import slurm
-from mnistjax.sweeps.cluster import make_new_folder
+from mnistjax.sweeps.cluster import Submission, make_new_folder
+from mnistjax.sweeps.events import JobEnded, JobStarted
 from mnistjax.sweeps.groups import cut, estimate_seconds, make_assignments, make_groups
 from small import small_plan
 
@@ -83,6 +85,17 @@ def test_only_tasks_of_the_folder_that_have_not_ended_are_found(queue, tmp_path)
     assert [task.job_id for task in found.find_left(tmp_path / "sweep|2")] == ["3"]
     queue(None)
     assert found.find_left(tmp_path) == []
+
+
+def test_an_event_is_read_once_and_when_it_is_whole(tmp_path):
+    events, found = [JobStarted(3), JobEnded(3, "done", None, None, 0.5)], []
+    lines = "".join(f"{json.dumps([type(event).__name__, *event])}\n" for event in events)
+    whole: Any = SimpleNamespace(jobs=())
+    submission = Submission(None, tmp_path / "0.jsonl", whole)
+    for end in range(len(lines) + 1):
+        (tmp_path / "0.jsonl").write_text(lines[:end])
+        found += submission.read_events()
+    assert found == events
 
 
 @pytest.mark.parametrize(("mode", "lanes", "size"), [("map", "auto", 1), ("chunk", 2, 2)])
