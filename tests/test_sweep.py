@@ -25,7 +25,13 @@ from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
 from mnistjax.step import initial_state
 from mnistjax.sweeps import trainer
-from mnistjax.sweeps.groups import MOST_INTERLEAVED, count_interleaved
+from mnistjax.sweeps.groups import (
+    MOST_INTERLEAVED,
+    choose_width,
+    count_interleaved,
+    count_threads,
+    lane_bytes,
+)
 from mnistjax.sweeps.results import short_name, varying
 from small import count_traces
 from test_folder import make, noise, save
@@ -202,6 +208,15 @@ def test_jobs_are_interleaved_if_epochs_are_short_and_jobs_are_many():
     assert count_interleaved(neuron, 7, 2) == 1
     wide = make_plan(data, model="mlp", model_options={"hidden": [4096, 4096, 4096]}).spec
     assert count_interleaved(wide, 1000, 2) == 1
+
+
+@pytest.mark.parametrize(("room", "each"), [(0.5, 0), (1.5, 1), (2.5, 2)])
+def test_only_as_many_jobs_train_at_a_time_as_fit_into_half_of_the_memory(room, each, monkeypatch):
+    spec = make_plan(load_data("digits"), model="neuron").spec
+    monkeypatch.setattr("mnistjax.sweeps.groups.free_bytes", lambda: 2 * room * lane_bytes(spec))
+    devices = jax.device_count()
+    assert choose_width(spec, 1000, "vmap", "auto") == max(1, each * devices)
+    assert count_threads(spec, 1000) == max(1, min(each, devices))
 
 
 def test_fail_fast_stops_at_the_first_failure(work, capsys):
