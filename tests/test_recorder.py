@@ -406,6 +406,31 @@ def test_a_refused_write_is_tried_again(work, monkeypatch, capsys):
     assert capsys.readouterr().err.count("saving is tried again") == 1
 
 
+class Killed(BaseException):
+    """As a signal that no one can handle."""
+
+
+@pytest.mark.parametrize("writes", range(1, 6))
+def test_a_run_killed_after_any_write_can_continue(writes, finished, work, monkeypatch):
+    """It writes its status, its config, a checkpoint, its summary, and its status again."""
+    replace, written = files.replace, []
+
+    def replace_and_die(path, *content, **options):
+        replace(path, *content, **options)
+        written.append(path)
+        if len(written) == writes:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replace", replace_and_die)
+        with pytest.raises(Killed):
+            main([*SMALL, "train.epochs=3", "hydra.run.dir=run"])
+    assert resume() == 0
+    assert (
+        Path("run", checkpoints.CHECKPOINT).read_bytes() == (finished / checkpoints.CHECKPOINT).read_bytes()
+    )
+
+
 def test_the_rows_are_on_the_disk_before_their_checkpoint(tmp_path, monkeypatch):
     """Else a machine that loses its power could keep a checkpoint without its rows, which is refused."""
     synced, save = [], checkpoints.save_checkpoint

@@ -183,6 +183,7 @@ def test_a_living_owner_is_named_and_a_killed_one_replaced(tmp_path):
     with pytest.raises(files.FolderInUse, match=str(owner.pid)), records.lock(folder):
         pass
     kill(owner)
+    (folder / records.LOCK).write_text("9" * 10)  # its number may have more digits than ours
     with records.lock(folder):
         assert (folder / records.LOCK).read_text() == str(os.getpid())
         with pytest.raises(files.FolderInUse, match=str(os.getpid())), records.lock(folder):
@@ -200,6 +201,16 @@ def test_a_reader_that_looks_for_an_owner_is_none(tmp_path, monkeypatch):
         monkeypatch.setattr(files.time, "sleep", lambda _: fcntl.flock(file, fcntl.LOCK_UN))
         with records.lock(tmp_path):
             pass
+
+
+def test_a_lock_ends_with_its_owner_though_another_process_has_the_open_file(tmp_path, monkeypatch):
+    """A forked one, for example; here a second descriptor."""
+    opened, open_plain = [], files.open_plain
+    monkeypatch.setattr(files, "open_plain", lambda *given: opened.append(open_plain(*given)) or opened[-1])
+    with files.lock(tmp_path / records.LOCK):
+        other = os.dup(opened[-1])
+    assert not files.is_locked(tmp_path / records.LOCK)
+    os.close(other)
 
 
 def test_a_stopped_owner_still_owns(tmp_path):
