@@ -560,6 +560,23 @@ def test_a_worker_that_can_not_be_started_is_one_line(work, monkeypatch, capsys)
     assert capsys.readouterr().err.count(why) == 2
 
 
+def test_a_job_whose_end_can_not_be_saved_has_failed_alone(work, monkeypatch):
+    write = records.write_summary
+
+    def write_another(folder, summary):
+        if folder.name == "0":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        write(folder, summary)
+
+    monkeypatch.setattr(records, "write_summary", write_another)
+    assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 1
+    first, second = ledger_of(work / "sweep")["jobs"]
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert "No space left on device" in first["reason"]
+    monkeypatch.setattr(records, "write_summary", write)
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+
+
 def test_a_job_whose_program_can_not_be_made_has_failed(work, monkeypatch):
     monkeypatch.setattr(programs, "make_program", refuse)
     assert main(["-m", *SMALL, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 1
