@@ -441,6 +441,12 @@ def test_a_sweep_that_another_command_has_changed_is_not_overwritten(sweep, caps
     assert [job["status"] for job in ledger_of(sweep)["jobs"]] == ["done"] * len([*rates, 0.3])
 
 
+def test_a_sweep_killed_before_its_jobs_had_groups_is_resumed(sweep):
+    """They are in the first one until then, which may be of other data."""
+    edit_ledger(sweep, lambda ledger: ledger["groups"][0].update(data=["mnist", "0" * 64, "None"]))
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+
+
 def test_a_resumed_sweep_keeps_the_widths_of_its_programs(work):
     """The bits of its jobs depend on them, and three jobs would be four lanes on two devices."""
     words = ["-m", *SMALL, "sweep.mode=vmap", INLINE]
