@@ -361,6 +361,16 @@ def test_damaged_arrays_are_read_again_from_the_records(small, tmp_path, caplog)
     prepared.read_arrays("mnist", home / "mnistjax/mnist")
 
 
+def test_records_of_other_images_restore_nothing(tmp_path):
+    images, labels = np.zeros((10, 4, 4), np.uint8), np.arange(10, dtype=np.int32) % 2
+    one, other = (data.Arrays(images + level, labels, images, labels, ("a", "b")) for level in (0, 1))
+    recipe = prepared.Recipe(lambda *_: one, restore=lambda _: other)
+    for _ in range(2):
+        found = prepared.load_prepared("mine", recipe, tmp_path, None)
+        assert prepared.digest(found) == prepared.digest(one)
+        (tmp_path / "mnistjax/mine/train_labels.npy").write_bytes(b"")
+
+
 @pytest.mark.parametrize("victim", ["manifest.json", "tfds", "test_labels.npy"])
 def test_damaged_records_are_prepared_again_from_the_source(victim, small, tmp_path, caplog):
     home = tmp_path / "data"
