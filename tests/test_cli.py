@@ -224,6 +224,7 @@ def test_without_mnist_auto_says_so_first(work, monkeypatch, capsys):
     assert main(["train.epochs=1", "model=neuron", "hydra.run.dir=run"]) == 0
     assert "NOT MNIST" in "".join(capsys.readouterr().err.splitlines()[:5])
     assert json.loads(Path("run/summary.json").read_text())["data"]["name"] == "digits"
+    assert records.read_config("run")["data"]["name"] == "digits"  # "auto" may mean another one later
 
 
 def test_a_registered_model_needs_no_config_file(work, monkeypatch, capsys):
