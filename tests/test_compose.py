@@ -185,7 +185,7 @@ def test_standardized_images_are_part_of_the_identity_only_if_asked_for():
 
 
 def test_differing_keys_have_both_values():
-    here = compose("seed=1", "resume=true", "wandb.project=a", "train.epochs=20")
+    here = compose("seed=1", "resume=true", "wandb.project=a", "data.dir=a", "train.epochs=20")
     there = compose("train.epochs=3")
     assert differing_keys(here, there) == ["seed (0 there, 1 here)", "train.epochs (3 there, 20 here)"]
 
