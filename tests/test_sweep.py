@@ -247,6 +247,11 @@ def test_sweep_plan_trains_and_writes_nothing(work, capsys):
     assert [*work.iterdir()] == []
 
 
+def test_an_experiment_may_have_the_parameters_of_a_sweep(work, capsys):
+    assert main(["-m", "experiment=quickstart", "data=digits", "sweep.plan=true"]) == 0
+    assert capsys.readouterr().out.startswith("27 jobs in 3 groups, ")
+
+
 def test_sweep_plan_tells_apart_images_of_one_kind(work, capsys):
     make(work / "one")
     make(work / "two", classes=("ants", "bees"))
