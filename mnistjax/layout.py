@@ -59,9 +59,8 @@ def count_argument(spec: Spec, count: int) -> int | None:
 
 
 def steps_left(spec: Spec, step: int) -> int:
-    """Steps to the end of a segment, for a run that has done `step` steps."""
-    position, length = step % spec.steps_per_epoch, layout(spec).segment_steps
-    return min(length - position % length, spec.steps_per_epoch - position)
+    """Steps of the next segment of a run that has done `step` steps; it ends with the epoch at the latest."""
+    return min(layout(spec).segment_steps, spec.steps_per_epoch - step % spec.steps_per_epoch)
 
 
 @functools.cache
