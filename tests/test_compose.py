@@ -90,7 +90,7 @@ def test_jobs_have_the_configs_and_labels_that_each_would_have_alone():
     jobs = [["seed=1"], [], ["seed=2", *binary], ["task.positive=3", *binary], ["task.positive=3", *binary]]
     jobs = [["data=digits", *job] for job in jobs]
     with words.composing():
-        prepared = prepare_jobs(jobs)
+        prepared = prepare_jobs(jobs, auto=None)
     for job, own in zip(prepared, jobs, strict=True):
         config = compose(*own)
         data = label(load_data("digits"), read_settings(config))
