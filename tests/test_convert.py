@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 import mnistjax
 from mnistjax.config import ConfigError
+from mnistjax.zoo.ensemble import ensemble
 
 MODELS = mnistjax.list_models()
 CONVOLUTIONAL = {"cnn", "cnn_bn", "lenet5", "resnet", "separable"}
@@ -61,6 +62,19 @@ def test_onnx_gives_the_same_logits_for_any_batch(name, options):
     for count in (5, 2):
         (found,) = session.run(None, {given.name: images[:count]})
         assert_allclose(found, logits[:count], atol=1e-5)
+
+
+def test_the_logits_of_a_sure_binary_ensemble_stay_finite():
+    member = mnistjax.create_model("neuron", num_classes=1)
+    variables = member.init(jax.random.key(0), IMAGES)
+    surer = jax.tree.map(lambda leaf: 100 * leaf, variables)
+    model, together = ensemble(member, [surer, surer], "binary", IMAGES, np.array([0, 1, 0, 1, 0]))
+    together["params"]["temperature"] = np.float32(1)
+    logits = np.asarray(model.apply(together, IMAGES))
+    assert np.abs(logits).max() > 30
+    session: Any = onnxruntime.InferenceSession(mnistjax.export(model, together, "onnx"))
+    (found,) = session.run(None, {session.get_inputs()[0].name: (IMAGES / 255).astype(np.float32)})
+    assert_allclose(found, logits, rtol=1e-5, atol=1e-4)
 
 
 def test_an_unknown_format_is_refused_with_the_nearest():

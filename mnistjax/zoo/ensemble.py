@@ -37,7 +37,8 @@ class Ensemble(nn.Module):
 def mix(logits: Array) -> Array:
     """The logits (B, K) of the members' mean probability, from logits (W, B, K); K is 1 for a binary task."""
     if logits.shape[-1] == 1:
-        yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1))
+        # Not `log_sigmoid`, which jax2onnx 0.17 writes as log(sigmoid(x)): infinite from a logit of 20 on.
+        yes, no = (jax.nn.logsumexp(-jax.nn.softplus(sign * logits), axis=0) for sign in (-1, 1))
         return yes - no
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(jnp.float32(len(logits)))
 
