@@ -171,6 +171,23 @@ def test_no_card_of_a_stranger_does_anything_but_cost_a_line(run, work):
     assert {path.name for path in work.iterdir()} == {"here", "x.safetensors"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": ["a", "b"], "test_confusion_matrix": [[1, 0], [0, 1]]},
+        {"class_names": ["a", "b"], "test_confusion_matrix": [[1, 0], [0, 1]], "task": "binary"},
+        {"class_names": ["a", "b"]},
+    ],
+)
+def test_a_card_of_other_classes_than_its_logits_is_refused(run, work, change):
+    _, variables, card = run
+    fields = {**to_plain(card), **change}
+    content = checkpoints.encode_checkpoint(checkpoints.flatten(variables), fields)
+    (work / "x.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is damaged: (num_classes|class_names) must be .*; found (10|2)$"):
+        mnistjax.load("x.safetensors")
+
+
 def test_a_folder_for_the_hub_comes_back_and_says_what_it_is(tmp_path, capsys):
     model, variables, card = mnistjax.load("neuron.mnist_zero")
     folder = mnistjax.save_pretrained(tmp_path / "zeros", model, variables, card, license="apache-2.0")

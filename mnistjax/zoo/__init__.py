@@ -266,7 +266,13 @@ def _make_card(where: str, fields: Mapping[str, Any], sha256: str = "") -> Card:
     known = {field.name for field in dataclasses.fields(Card)} - {"sha256"}
     plain = {key: to_plain(value) for key, value in fields.items() if key in known}
     records.check_fields(where, {**DEFAULTS, **plain}, CARD_FIELDS)
-    classes = len(plain["test_confusion_matrix"])
-    if len(plain["class_names"]) != classes:
-        raise files.DamagedFile(f"{where} is damaged: class_names must be {classes} names")
+    binary, logits = plain["task"] == "binary", plain["num_classes"]
+    if binary and logits != 1:
+        allowed = "num_classes must be 1 for a binary task"
+        raise files.DamagedFile(f"{where} is damaged: {allowed}; found {logits}")
+    classes = 2 if binary else logits
+    for field in ("class_names", "test_confusion_matrix"):
+        if (found := len(plain[field])) != classes:
+            allowed = f"{field} must be of {classes} classes"
+            raise files.DamagedFile(f"{where} is damaged: {allowed}; found {found}")
     return Card(**{key: freeze(value) for key, value in plain.items()}, sha256=sha256)
