@@ -9,7 +9,7 @@ from PIL import Image
 
 from mnistjax.cli import main as train
 from mnistjax.cli import predict
-from mnistjax.cli.predict import DOUBTFUL, describe, main, read
+from mnistjax.cli.predict import DOUBTFUL, _describe_answer, describe, main, read
 from mnistjax.zoo import load
 from pictures import BACKGROUNDS, BROKEN, PLAIN, WAYS, draw, read_all
 from small import made_up_data
@@ -82,6 +82,18 @@ def test_a_line_has_class_probability_and_runner_up():
     assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%)"
     digit["doubtful"] = True
     assert describe("a.png", [digit]) == "a.png: 7\n  7  99.1%, else 1 (0.6%), doubtful"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("7", 7), ("0", 0), ("42", 42), ("07", "07"), ("00", "00"), ("٣", "٣"), ("1" * 5000, "1" * 5000)],
+    ids=["digit", "zero", "number", "leading zero", "zeros", "other digit", "long"],
+)
+def test_a_class_is_a_number_only_if_its_name_is_the_numbers(name, shown):
+    card = dataclasses.replace(load("mlp.mnist")[2], class_names=(name, *"bcdefghij"))
+    answer = _describe_answer(card, np.array([0.9, 0.1, *[0.0] * 8]))
+    assert answer["class"] == shown
+    assert answer["runner_up"] == "b"
 
 
 def test_a_wrong_file_hides_no_other(work, capsys):

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mnistjax.zoo import Card
 
 DOUBTFUL = 0.9  # the least probability of a digit that is not doubtful
+NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # a class whose name is one
 SHOWN_NAMES = 10  # of classes; of more, the first three
 BATCH_SECONDS = 0.5  # answers wait no longer for those of other pictures
 
@@ -147,14 +149,18 @@ def _describe_answer(card: Card, probabilities: np.ndarray) -> dict[str, Any]:
     these doubtful, and 0.7 % of the others.
     """
     best, second = (int(index) for index in probabilities.argsort()[::-1][:2])
-    names = [int(name) if name.isdecimal() else name for name in card.class_names]
     return {
-        "class": names[best],
+        "class": _describe_class(card.class_names[best]),
         "probability": round(float(probabilities[best]), 6),
-        "runner_up": names[second],
+        "runner_up": _describe_class(card.class_names[second]),
         "runner_up_probability": round(float(probabilities[second]), 6),
         "doubtful": bool(probabilities[best] < DOUBTFUL),
     }
+
+
+def _describe_class(name: str) -> str | int:
+    """The name of a class as --json prints it: a number if that prints as the name does, unlike "07"."""
+    return int(name) if NUMBER.fullmatch(name) else name
 
 
 def show(
