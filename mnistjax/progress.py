@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.files import open_plain
+from mnistjax.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -301,13 +302,6 @@ def tell(line: str) -> None:
     """Prints one line to stderr, with control characters escaped."""
     # The line break is in the text, so that lines of several threads do not mix.
     print(f"{printable(line)}\n", end="", file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """The text as one line, with control characters escaped: a line break becomes "\\n"."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: Path) -> str:

@@ -173,6 +173,13 @@ def shell_join(words: Iterable[str]) -> str:
     return " ".join(map(_shell_quote, words))
 
 
+def printable(text: str) -> str:
+    """The text as one line, with control characters escaped: a line break becomes "\\n"."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _shell_quote(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)

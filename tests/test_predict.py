@@ -96,6 +96,20 @@ def test_a_class_is_a_number_only_if_its_name_is_the_numbers(name, shown):
     assert answer["runner_up"] == "b"
 
 
+def test_a_name_of_a_stranger_is_a_line_without_control_characters():
+    digit = {
+        "class": "\x1b[31mred\n",
+        "probability": 0.9912,
+        "runner_up": "\x1b]0;title\x07",
+        "runner_up_probability": 0.0061,
+        "doubtful": False,
+    }
+    lines = describe("\x1b[2Ja.png", [digit]).split("\n")
+    assert len(lines) == 2
+    assert all(map(str.isprintable, lines))
+    assert describe("\x1b[2Ja.png", []).isprintable()
+
+
 def test_a_wrong_file_hides_no_other(work, capsys):
     write(work / "a.png", draw("1"))
     (work / "b.png").write_text("seven")

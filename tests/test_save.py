@@ -188,6 +188,20 @@ def test_a_card_of_other_classes_than_its_logits_is_refused(run, work, change):
         mnistjax.load("x.safetensors")
 
 
+def test_no_name_of_a_stranger_is_markdown_of_the_readme(run, tmp_path):
+    model, variables, card = run
+    evil = "a\n# pwned\n```\n<img src=x>\n\x1b[2J"
+    card = dataclasses.replace(
+        card, data=evil, command=evil, class_names=("```", evil, *card.class_names[2:]), name=evil
+    )
+    folder = mnistjax.save_pretrained(tmp_path / "mine", model, variables, card)
+    text = (folder / "README.md").read_text().partition("library_name")[2].partition("\n---\n")[2]
+    assert [line for line in text.splitlines() if line.startswith("#")] == ["# mine"]
+    assert [line for line in text.splitlines() if line.startswith("```")] == ["```python", "```"]
+    assert all(line.startswith("    ") for line in text.splitlines() if "<img" in line.replace(r"\<", ""))
+    assert "\x1b" not in text
+
+
 def test_a_folder_for_the_hub_comes_back_and_says_what_it_is(tmp_path, capsys):
     model, variables, card = mnistjax.load("neuron.mnist_zero")
     folder = mnistjax.save_pretrained(tmp_path / "zeros", model, variables, card, license="apache-2.0")

@@ -19,6 +19,7 @@ from mnistjax import files
 from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError
 from mnistjax.progress import flush_stdout, relative, tell
+from mnistjax.words import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,13 +230,15 @@ def to_json(picture: Picture) -> str:
 
 def describe(path: str, digits: Sequence[dict[str, Any]]) -> str:
     """A line with all digits of a picture, then a line for each digit."""
-    path = os.fsencode(path).decode(errors="replace")  # file names can have bytes that are not UTF-8
+    path = printable(os.fsencode(path).decode(errors="replace"))  # its bytes may be no UTF-8
     if not digits:
         return f"{path}: no digit found"
-    read = " ".join(str(digit["class"]) for digit in digits)
+    read = " ".join(printable(str(digit["class"])) for digit in digits)
     lines = [
-        f"  {digit['class']}  {digit['probability']:.1%}, else {digit['runner_up']} "
-        f"({digit['runner_up_probability']:.1%}){', doubtful' if digit['doubtful'] else ''}"
+        printable(
+            f"  {digit['class']}  {digit['probability']:.1%}, else {digit['runner_up']} "
+            f"({digit['runner_up_probability']:.1%}){', doubtful' if digit['doubtful'] else ''}"
+        )
         for digit in digits
     ]
     return "\n".join([f"{path}: {read}", *lines])

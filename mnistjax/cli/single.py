@@ -18,10 +18,10 @@ from mnistjax.cli.stored import find_run_auto
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
-from mnistjax.progress import printable, tell
+from mnistjax.progress import tell
 from mnistjax.recorder import open_run
 from mnistjax.tracking import AgentRun, take_agent_run
-from mnistjax.words import quote
+from mnistjax.words import printable, quote
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra

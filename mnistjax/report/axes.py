@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mnistjax.progress import printable
 from mnistjax.report.figures import INK, SLANTED, TEST, TRAIN, VAL, new_figure, style
 from mnistjax.seeds import Spread, find_format
+from mnistjax.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

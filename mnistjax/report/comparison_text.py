@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnistjax.markdown import format_table
-from mnistjax.progress import make_console, printable
+from mnistjax.progress import make_console
 from mnistjax.report.comparison import Comparison, Difference, Result
 from mnistjax.report.output import TEXT_MARK
+from mnistjax.words import printable
 
 MOST_KEYS = 20  # of the config, and of versions
 MOST_NAMES = 5  # of configurations that one side has

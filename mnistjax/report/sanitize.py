@@ -8,9 +8,9 @@ from typing import Any
 
 from mnistjax import records
 from mnistjax.config import ConfigError
-from mnistjax.progress import printable
 from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS
 from mnistjax.report.runs import RunRecord
+from mnistjax.words import printable
 
 CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss", *OPTIONAL_FIELDS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from mnistjax.markdown import format_table
-from mnistjax.progress import printable
+from mnistjax.markdown import escape_markdown, format_table
 from mnistjax.seeds import Spread, find_format
+from mnistjax.words import printable
 
 if TYPE_CHECKING:
     from mnistjax.report.table import Table
@@ -47,12 +46,6 @@ def format_markdown(table: Table) -> str:
 def count(spread: Spread, spec: str) -> str:
     """The mean, the deviation and the number of seeds: "98.76% ± 0.12% (3)"; "-" without values."""
     return f"{spread:{spec}} ({spread.n})" if spread.n else "-"
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is; an underscore within a word needs no escape."""
-    text = re.sub(r"([\\`*\[\]$~]|<(?=[A-Za-z/!?]))", r"\\\1", printable(" ".join(text.split())))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def format_latex(table: Table) -> str:

@@ -9,6 +9,7 @@ from mnistjax.config import ConfigError
 from mnistjax.data.known import HANDWRITING, LIGHT_ON_DARK
 from mnistjax.records.fields import IMAGE_SHAPE, MATRIX
 from mnistjax.seeds import Spread
+from mnistjax.words import printable
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,14 @@ class Card:
         }
         rows = [["true \\ read as", *self.class_names]]
         rows += [[name, *row] for name, row in zip(self.class_names, self.test_confusion_matrix, strict=True)]
-        first, *others = (max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True))
+        rows = [[printable(str(cell)) for cell in row] for row in rows]
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         matrix = [
             "  ".join([f"{name:<{first}}", *(f"{cell:>{max(others)}}" for cell in cells)])
             for name, *cells in rows
         ]
-        return "\n".join([self.name, *(f"  {key:<15}{fact}" for key, fact in facts.items() if fact), *matrix])
+        lines = [self.name, *(f"  {key:<15}{fact}" for key, fact in facts.items() if fact)]
+        return "\n".join([*map(printable, lines), *matrix])
 
 
 TRY = Check(lambda x: type(x) is list and len(x) == 3 and all(map(checks.FINITE.holds, x)), "")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flax import linen as nn
 from mnistjax import files
 from mnistjax.backend import isolated
 from mnistjax.config import ConfigError, to_plain
+from mnistjax.markdown import escape_markdown
 from mnistjax.zoo import MODEL, check_replaceable, encode_model
 from mnistjax.zoo.card import Card
 
@@ -31,9 +33,7 @@ model, variables, card = mnistjax.load("FOLDER")  # this folder
 mnistjax.classify(model, variables, card, images)  # probabilities of images {shape}
 ```
 
-```text
 {card}
-```
 """
 
 
@@ -124,5 +124,6 @@ def make_readme(card: Card, name: str, license: str | None) -> str:
     }
     shape = ", ".join(map(str, card.image_shape))
     facts = {"parameters": card.parameters, "accuracy": card.test_accuracy, "shape": f"(N, {shape})"}
-    text = TEXT.format(name=name, model=card.model, data=card.data, card=card, **facts)
+    shown = {"name": escape_markdown(name), "data": escape_markdown(card.data)}
+    text = TEXT.format(**shown, model=card.model, card=textwrap.indent(str(card), "    "), **facts)
     return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n\n{MARK}\n\n{text}"
