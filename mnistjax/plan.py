@@ -54,6 +54,7 @@ class Start(NamedTuple):
     name: str  # of the trained model
     model: str  # words of the command for its architecture: "model=mlp model.hidden=[64]"
     new_head: bool = False  # whether its last layer is left out
+    options: Options = ()  # of its architecture
 
 
 def choose(
@@ -146,7 +147,21 @@ def _check_model(spec: Spec, model: Any, start: Start | None) -> str | None:
         return None
     note = f"its model is {start.model}, for its own image size"
     check_start(spec, model, start.variables, f"init_from={start.name}", note)
+    _check_options(spec, start)
     return start.sha256
+
+
+def _check_options(spec: Spec, start: Start) -> None:
+    """Raises ConfigError if a start's model computes something else, except for its rates of dropout."""
+    defaults = list_options(spec.model)
+    own, others = ({**defaults, **dict(options)} for options in (spec.model_options, start.options))
+    for option, default in defaults.items():
+        one, other = own[option], others[option]
+        if option == "standardize":  # each has the numbers of its own data
+            one, other = bool(one), bool(other)
+        if one != other and type(default) is not float:
+            change = f"its {option} is {shorten(other)}, {shorten(one)} here"
+            raise ConfigError(f"init_from={start.name} does not fit: {change}; its model is {start.model}")
 
 
 def check_start(spec: Spec, model: Any, variables: Any, source: str, note: str) -> None:

@@ -248,6 +248,30 @@ def test_wrong_parts_and_starts_cost_a_line(monkeypatch):
         start_from("cnn_bn.mnist_ensemble", data)
 
 
+def test_a_start_fits_only_a_model_that_computes_the_same(tmp_path):
+    data = made_up_data()
+    small = {"model": "mlp", "model_options": {"hidden": 64}}
+    start = start_from("mlp.mnist", data)
+    assert mnistjax.make_plan(data, **small, start=start).start == start.sha256
+    for change, message in (
+        ({"activation": "tanh"}, "its activation is relu, tanh here; its model is model=mlp"),
+        ({"standardize": True}, "its standardize is False, True here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mnistjax.make_plan(data, model="mlp", model_options={"hidden": 64, **change}, start=start)
+    more = {"hidden": 64, "dropout": 0.5}
+    assert mnistjax.make_plan(data, model="mlp", model_options=more, start=start).start == start.sha256
+    _, variables, card = mnistjax.load("mlp.mnist")
+    numbers = ((0.5,), (0.25,))
+    card = dataclasses.replace(card, options=(*card.options, ("standardize", numbers)))
+    model = mnistjax.create_model("mlp", hidden=64, standardize=numbers)
+    start = start_from(mnistjax.save(tmp_path / "a.safetensors", model, variables, card), data)
+    with pytest.raises(ConfigError, match="does not fit: its standardize is True, False here"):
+        mnistjax.make_plan(data, **small, start=start)
+    same = {"hidden": 64, "standardize": True}  # the numbers are those of the new data
+    assert mnistjax.make_plan(data, model="mlp", model_options=same, start=start).start == start.sha256
+
+
 def accuracy(folder):
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["train/accuracy"]
 

@@ -50,4 +50,5 @@ def _read_start(name: str, is_path: bool, changed: int | None, classes: tuple[st
     for option, value in card.options:
         if value != model_options(card.model).get(option):
             words.append(f"model.{option}={make_text(option, value)}")
-    return Start(variables, digest(flatten(variables), {}), name, shell_join(words), new_head=not same)
+    sha256 = digest(flatten(variables), {})
+    return Start(variables, sha256, name, shell_join(words), not same, card.options)
