@@ -546,6 +546,10 @@ DAMAGED = {
         header(2**31, 28, 28),
         "dimensions 1 to 2,000,000 x 1 to 4096 x 1 to 4096 expected, found 2147483648",
     ),
+    "absurd size": (
+        gzip.compress(header(2_000_000, 4096, 4096) + bytes(2**24)),
+        "at most 4,294,967,296 bytes expected, found 33,554,432,000,000",
+    ),
     "large count": (header(1_900_000, 28, 28) + bytes(100), "truncated"),
     "no image": (header(0, 28, 28), "dimensions"),
     "no side": (header(50, 0, 28), "found 50 x 0 x 28"),

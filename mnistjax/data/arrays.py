@@ -15,6 +15,7 @@ from mnistjax.config import ConfigError
 
 SIDE = 28  # pixels, of MNIST and the data sets in its format
 CHUNK = 1 << 20  # bytes read at once
+LARGEST = 2**32  # bytes of an array in a user's file
 
 
 class DataError(ConfigError):

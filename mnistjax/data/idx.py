@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnistjax import files
-from mnistjax.data.arrays import CHUNK, SIDE, Arrays, DataError, read_content
+from mnistjax.data.arrays import CHUNK, LARGEST, SIDE, Arrays, DataError, read_content
 
 IMAGE = (SIDE, SIDE)  # shape of an item in a file of images
 LABEL = ()  # shape of an item in a file of labels
@@ -92,6 +92,8 @@ def parse(stream: Any, name: str, item: Item, *, size: int = 0, most: int = MOST
     stream = gzip.GzipFile(fileobj=stream) if zipped else stream
     shape = _parse_header(bytes(read_content(stream, 4)), stream, name, item, most)
     length, expected = 4 * (1 + len(shape)), math.prod(shape)
+    if expected > LARGEST:
+        raise DataError(f"{name}: at most {LARGEST:,} bytes expected, found {expected:,}")
     if size > length + expected + CHUNK:  # gzip adds less
         limit = f"at most {length + expected:,} bytes, as its header says,"
         raise DataError(f"{name}: {limit} expected, found {size:,}")

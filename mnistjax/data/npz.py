@@ -18,10 +18,18 @@ import numpy as np
 from mnistjax.checks import MOST_CLASSES
 from mnistjax.config import shorten
 from mnistjax.data import idx
-from mnistjax.data.arrays import PARTS, VAL_PARTS, Arrays, DataError, check_labels, read_npy, read_npy_header
+from mnistjax.data.arrays import (
+    LARGEST,
+    PARTS,
+    VAL_PARTS,
+    Arrays,
+    DataError,
+    check_labels,
+    read_npy,
+    read_npy_header,
+)
 from mnistjax.data.splits import hold_out
 
-LARGEST = 2**32  # bytes of an array
 CLASS_NAMES = "class_names"
 PREFIXES = "train_", "test_", "val_", "valid"  # of names that seem to be arrays of a split
 log = logging.getLogger(__name__)
