@@ -264,6 +264,17 @@ def test_nothing_goes_to_a_repository_whose_readme_is_unknown():
         has_other(hub, "user/name", "README.md", is_own_readme)
 
 
+@pytest.mark.parametrize("revision", ["../../../../escaped", "a/../b", "/etc/escaped", "..", "-"])
+def test_no_revision_is_a_path_out_of_the_hubs_cache(revision):
+    """The hub's library writes a file of the revision's name, if a server has it."""
+    with (
+        unittest.mock.patch.object(huggingface_hub, "hf_hub_download") as asked,
+        pytest.raises(ConfigError, match="a model at the hub is hf-hub:USER/NAME or"),
+    ):
+        mnistjax.load(f"hf-hub:a/b@{revision}")
+    asked.assert_not_called()
+
+
 def test_a_repository_is_not_named_after_a_folder_above(run, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("user/..", "user/.", "user/.git"):

@@ -16,7 +16,7 @@ from mnistjax.zoo.card import Card
 from mnistjax.zoo.pretrained import CONFIG, README, is_own_config, is_own_readme, save_pretrained
 
 NAME = r"\w[\w.-]*/\w[\w.-]*"  # of a repository
-REVISION = r"[\w./-]+"  # a branch, a tag, or the id of a commit
+REVISION = r"(?!.*\.\.)\w[\w./-]*"  # a branch, a tag, or the id of a commit; it is a path in the hub's cache
 
 
 def push_to_hub(
