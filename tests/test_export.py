@@ -86,6 +86,7 @@ def test_what_is_wrong_costs_a_line_and_writes_nothing(work, capsys, monkeypatch
         ("mlp.mnist", "a.onx"): "unknown suffix of a file '.onx'; nearest is '.onnx'",
         ("mlp.mnist",): "give a FILE to write, or --html FILE",
         ("mlp.mnist", "there.onnx"): "there.onnx exists; add --force to replace it, or give another name",
+        ("mlp.mnist", "--html", "x.onnx"): "--html x.onnx would write a page; for .onnx leave out --html",
         ("mlp.mnist", "folder.html"): "folder.html is a folder; give a file that ends in .html",
         ("mlp.mnist", "a.onnx", "b.onnx"): "unrecognized arguments: b.onnx",
         ("mlp.mnist", "mlp.mnist"): "a folder is mlp.mnist/",

@@ -80,6 +80,8 @@ def find_targets(args: argparse.Namespace) -> dict[Path, str]:
         path = Path(args.file)
         targets[path] = "" if args.file.endswith(os.sep) else path.suffix.lower()
     if args.html:
+        if (suffix := Path(args.html).suffix.lower()) in {*SUFFIXES} - {PAGE}:
+            raise ConfigError(f"--html {args.html} would write a page; for {suffix} leave out --html")
         targets[Path(args.html)] = PAGE
     if not targets:
         raise ConfigError("give a FILE to write, or --html FILE; `mnistjax-export --help` shows how")
