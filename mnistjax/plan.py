@@ -127,11 +127,10 @@ def make_plan(
         image_shape=data.image_shape,
         freeze=tuple(sorted({freeze} if isinstance(freeze, str) else {*freeze})),
     )
-    own = _check_model(spec, model, start)
-    return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256, own)
+    return Plan(spec, hyper, seed, stopping, positive, data.name, data.sha256, _check_fit(spec, model, start))
 
 
-def _check_model(spec: Spec, model: Any, start: Start | None) -> str | None:
+def _check_fit(spec: Spec, model: Any, start: Start | None) -> str | None:
     """The SHA-256 of a start, if there is one.
 
     ConfigError unless the model returns the logits of the task, and has the parts and the variables named.

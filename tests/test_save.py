@@ -292,10 +292,14 @@ def install(folder, points):
         (folder / f"{name}.dist-info/entry_points.txt").write_text(text)
 
 
-@pytest.mark.parametrize(("group", "module"), [("models", models), ("optimizers", optim)])
 @pytest.mark.parametrize(
-    ("target", "why"),
-    [("no_such_package:Model", "ModuleNotFoundError"), ("math:pi", "TypeError: math:pi is no")],
+    ("group", "module", "target", "why"),
+    [
+        ("models", models, "no_such_package:Model", "ModuleNotFoundError"),
+        ("models", models, "math:pi", "ConfigError: model broken: a class of flax.linen.Module expected"),
+        ("optimizers", optim, "no_such_package:Model", "ModuleNotFoundError"),
+        ("optimizers", optim, "math:pi", "TypeError: math:pi is no mnistjax.optim.Optimizer"),
+    ],
 )
 def test_a_package_that_can_not_be_used_is_left_out(group, module, target, why, tmp_path, monkeypatch):
     install(tmp_path, {"broken": (group, target)})

@@ -229,12 +229,12 @@ def _load_auto(data_dir: Path, fraction: float | None) -> Dataset:
         raw_dir = None
     try:
         try:
-            return _load("mnist", row.load, data_dir, raw_dir, (), fraction)
+            return _load_row("mnist", row, data_dir, raw_dir, (), fraction)
         except Missing:
             log.warning("MNISTJAX_RAW_DIR=%s: no file of MNIST is in it; ignoring it", raw_dir)
-            return _load("mnist", row.load, data_dir, None, (), fraction)
+            return _load_row("mnist", row, data_dir, None, (), fraction)
     except Unreachable:
-        return _load("digits", DATASETS["digits"].load, data_dir, None, (), fraction, BANNER)
+        return _load("digits", DATASETS["digits"].load, data_dir, None, (), fraction, "", BANNER)
 
 
 def _load_row(
@@ -242,7 +242,7 @@ def _load_row(
 ) -> Dataset:
     """The data set, once for each state of a user's own files."""
     stamp = row.stamp(raw_dir) if row.stamp and raw_dir else ""
-    return _load(name, row.load, data_dir, raw_dir, options, fraction, stamp=stamp)
+    return _load(name, row.load, data_dir, raw_dir, options, fraction, stamp)
 
 
 @functools.cache
@@ -253,8 +253,8 @@ def _load(
     raw_dir: Path | None,
     options: Options,
     fraction: float | None,
+    stamp: str,  # of a user's own files, only for the cache
     banner: str | None = None,
-    stamp: str = "",  # of the files, only for the cache
 ) -> Dataset:
     """The checked and split data set, once per process."""
     arrays = load(data_dir, raw_dir, **dict(options))
