@@ -30,6 +30,7 @@ PACKAGED = {  # channels -> name in the model zoo
     "[12,16,16]": "separable.mnist_2500",
     "[16,24,24]": "separable.mnist_5000",
     "[24,32,48]": "separable.mnist_10000",
+    "[24,56,96]": "separable.mnist_25000",
 }
 
 
