@@ -164,7 +164,7 @@ def _check_options(spec: Spec, start: Start) -> None:
 
 
 def check_start(spec: Spec, model: Any, variables: Any, source: str, note: str) -> None:
-    """ConfigError unless the model has these variables, nested as by `model.init`."""
+    """Raises ConfigError unless the model has these variables, nested as by `model.init`."""
     if not isinstance(variables, Mapping):
         kind = type(variables).__name__
         raise ConfigError(f"{source} must be variables, such as start_from(...).variables; got a {kind}")

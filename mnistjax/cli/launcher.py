@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mnistjax")
 LOG_FILE = "mnistjax.progress.LogFile"  # a handler whose file exists only if it has a message
-MOST_TEXTS = 10_000  # that are remembered; a job has about five of its own
+MOST_TEXTS = 10_000  # pieces of YAML that are remembered; a job has about five of its own
 
 
 class FusedLauncher(Launcher):
