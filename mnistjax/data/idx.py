@@ -162,20 +162,23 @@ def load_files(raw_dir: Path | None) -> Arrays:
 
 def fingerprint(raw_dir: Path) -> str:
     """A text that changes if one of the files that `load_files` reads is written again."""
-    names = [form for name in FILES.values() for form in (name, name.replace("idx3", "idx4"))]
-    places = [
-        path for part in (raw_dir / "idx", raw_dir) for name in names for path in find_forms(part, name)
-    ]
+    folders = raw_dir / "idx", raw_dir
+    paths = [path for folder in folders for name in FILES.values() for path in _list_files(folder, name)]
     with readable(str(raw_dir), "folder"):
-        found = [(path, os.stat(path)) for path in places]
+        found = [(path, os.stat(path)) for path in paths]
     return " ".join(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found)
+
+
+def _list_files(folder: Path, name: str) -> list[Path]:
+    """The files of this name in a folder; images may have four axes instead of three."""
+    names = dict.fromkeys((name, name.replace("idx3", "idx4")))
+    return [path for form in names for path in find_forms(folder, form)]
 
 
 def _find(raw_dir: Path, name: str, item: Item) -> tuple[np.ndarray, str]:
     """The array in the folder or its subfolder `idx`, and its file; DataError if two files of it differ."""
-    names = [name, name.replace("idx3", "idx4")] if item is ANY_IMAGE else [name]
     for folder in (raw_dir / "idx", raw_dir):
-        if paths := [path for form in names for path in find_forms(folder, form)]:
+        if paths := _list_files(folder, name):
             array, *others = (read_file(path, item) for path in paths)
             if not all(np.array_equal(array, other) for other in others):
                 raise DataError(f"{' and '.join(map(str, paths))} differ; keep one of them")
