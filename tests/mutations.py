@@ -280,7 +280,7 @@ def make_targets(work: Path) -> dict[str, Target]:
     data = work / "kmnist"
     data.mkdir()
     prepared.write_arrays(data, arrays)
-    names = [f"{part}.npy" for part in prepared.PARTS] + ["manifest.json"]
+    names = [f"{part}.npy" for part in prepared.ARRAYS] + ["manifest.json"]
 
     def read_data(folder: Path) -> None:
         assert prepared.digest(prepared.read_arrays("kmnist", folder)) == prepared.digest(arrays)

@@ -110,8 +110,8 @@ def check(name, arrays):
     arrays = check_arrays(name, arrays)
     for half in ("train", "test"):
         images, labels = draw(name, half)
-        np.testing.assert_array_equal(arrays.parts[f"{half}_images"], images)
-        np.testing.assert_array_equal(arrays.parts[f"{half}_labels"], labels)
+        np.testing.assert_array_equal(arrays.by_name[f"{half}_images"], images)
+        np.testing.assert_array_equal(arrays.by_name[f"{half}_labels"], labels)
     assert len(arrays.class_names) == CLASSES[name]
 
 

@@ -34,7 +34,7 @@ from mnistjax import data
 from mnistjax.cli.overrides import conf_dir
 from mnistjax.config import ConfigError
 from mnistjax.data import DataError, digits, idx, prepared
-from mnistjax.data.arrays import PARTS
+from mnistjax.data.arrays import ARRAYS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MNISTJAX_RAW_DIR") or REPOSITORY / "../shared/data/mnist").resolve()
@@ -700,7 +700,7 @@ def test_own_files_are_loaded_again_only_if_they_have_changed(kind, tmp_path):
     def write(number: int) -> None:
         images = np.full((20, 6, 6), number, np.uint8)
         parts: dict[str, Any] = dict(
-            zip(PARTS, (images, np.arange(20) % 2, images[:9], np.arange(9) % 2), strict=True)
+            zip(ARRAYS, (images, np.arange(20) % 2, images[:9], np.arange(9) % 2), strict=True)
         )
         for index, label in enumerate(parts["train_labels"]):
             (tmp_path / "folder" / str(label)).mkdir(parents=True, exist_ok=True)

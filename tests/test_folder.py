@@ -92,7 +92,7 @@ def test_the_files_are_the_images_of_the_classes(tmp_path):
     make(tmp_path)
     arrays = load(tmp_path)
     assert arrays.class_names == ("cats", "dogs")
-    assert [len(arrays.parts[f"{part}_images"]) for part in ("train", "val", "test")] == [12, 4, 4]
+    assert [len(arrays.by_name[f"{part}_images"]) for part in ("train", "val", "test")] == [12, 4, 4]
     images, labels = joined(arrays)
     found = {(label, image.tobytes()) for image, label in zip(images, labels, strict=True)}
     wanted = {(index, np.asarray(noise(1000 * index + n)).tobytes()) for index in (0, 1) for n in range(10)}
@@ -121,7 +121,9 @@ def test_a_missing_part_is_held_out_of_the_training_part(tmp_path, given):
     if given:
         make(tmp_path / given, count=4)
     arrays = load(tmp_path)
-    counts = {part: np.bincount(arrays.parts[f"{part}_labels"]).tolist() for part in ("train", "val", "test")}
+    counts = {
+        part: np.bincount(arrays.by_name[f"{part}_labels"]).tolist() for part in ("train", "val", "test")
+    }
     expected = {"val": {"val": 4, "test": 5, "train": 20}, "test": {"val": 5, "test": 4, "train": 20}}
     rest = {"test": 5, "val": 4, "train": 16}
     assert counts == {part: [count] * 2 for part, count in expected.get(given or "", rest).items()}
@@ -459,7 +461,7 @@ def test_each_class_is_held_out_in_its_share(tmp_path):
     arrays = load(tmp_path)
     assert arrays.class_names == ("few", "many", "some")
     assert np.bincount(arrays.test_labels).tolist() == [1, 20, 6]
-    assert np.bincount(arrays.parts["val_labels"]).tolist() == [1, 16, 5]
+    assert np.bincount(arrays.by_name["val_labels"]).tolist() == [1, 16, 5]
 
 
 def make_people(root, people=15, count=4):
@@ -499,9 +501,9 @@ def test_a_group_is_searched_in_class_and_name(tmp_path):
         ),
         ("q", "data.group='q' does not match no/p00_0.png"),
         ("p|(q)", "data.group='p|(q)' does not match no/p00_0.png"),
-        ("p", "data.group='p': at least 2 groups expected, found 1: a part can't be held out"),
-        ("yes|no", "data.group='yes|no': each group has all examples of a class: a part can't be held out"),
-        ("p0[01]|p", "data.group='p0[01]|p': at least 2 groups expected, found 1: a part can't be held out"),
+        ("p", "data.group='p': at least 2 groups expected, found 1: a split can't be held out"),
+        ("yes|no", "data.group='yes|no': each group has all examples of a class: a split can't be held out"),
+        ("p0[01]|p", "data.group='p0[01]|p': at least 2 groups expected, found 1: a split can't be held out"),
     ],
 )
 def test_a_pattern_that_gives_no_groups_is_an_error(tmp_path, pattern, message):
@@ -574,7 +576,7 @@ def make_broken(root, kind):
     if kind == "two names":
         make(root / "val")
         make(root / "valid")
-        return "val/ and valid/ are names of one part; keep one of them"
+        return "val/ and valid/ are names of one split; keep one of them"
     assert kind == "part without pictures"
     (root / "test" / "cats").mkdir(parents=True)
     return "no PNG, JPEG, BMP or WebP file in test/"
@@ -598,7 +600,7 @@ def test_a_folder_that_is_no_data_set_is_an_error(tmp_path, kind):
 
 def test_a_few_pictures_are_too_few(tmp_path):
     make(tmp_path, count=1)
-    assert error_of(tmp_path) == "too few pictures to hold out a test part"
+    assert error_of(tmp_path) == "too few pictures to hold out a test split"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -785,10 +787,10 @@ def test_real_photographs_become_a_data_set():
     assert whole.train_images.shape == (320, 100, 100, 3)
     assert small.train_images.shape == (320, 32, 32, 3)
     for part in ("train", "val", "test"):
-        assert {*np.bincount(whole.parts[f"{part}_labels"]).tolist()} == {
-            len(whole.parts[f"{part}_labels"]) // 10
+        assert {*np.bincount(whole.by_name[f"{part}_labels"]).tolist()} == {
+            len(whole.by_name[f"{part}_labels"]) // 10
         }
-        assert_array_equal(whole.parts[f"{part}_labels"], small.parts[f"{part}_labels"])
+        assert_array_equal(whole.by_name[f"{part}_labels"], small.by_name[f"{part}_labels"])
     with Image.open(SIGNS / "0" / "IMG_1118.JPG") as picture:
         first = np.asarray(picture)
     assert any((image == first).all() for image in joined(whole)[0])

@@ -38,16 +38,16 @@ def git_id(content):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    for part, row in kannada.PARTS.items():
+    for part, row in kannada.FILES.items():
         stream = io.BytesIO()
         np.save(stream, draw(part))
         own = {"length": len(draw(part)), "array_id": git_id(stream.getvalue())}
-        monkeypatch.setitem(kannada.PARTS, part, row._replace(**own))
+        monkeypatch.setitem(kannada.FILES, part, row._replace(**own))
 
 
 def write_official(folder, save=np.savez):
     folder.mkdir(exist_ok=True, parents=True)
-    for part, row in kannada.PARTS.items():
+    for part, row in kannada.FILES.items():
         (folder / row.file).write_bytes(pack(save, arr_0=draw(part)))
     return folder
 
@@ -62,15 +62,15 @@ def test_the_arrays_are_verified_however_they_are_packed(place, save, tmp_path):
     write_official(tmp_path / place, save)
     arrays = check_arrays("kannada_mnist", read(tmp_path))
     for part in SHAPES:
-        np.testing.assert_array_equal(arrays.parts[part], draw(part))
+        np.testing.assert_array_equal(arrays.by_name[part], draw(part))
     assert arrays.class_names == tuple("0123456789")
 
 
 def test_the_official_labels_have_the_pinned_ids(monkeypatch):
     """They are six thousand and a thousand of each digit in turn, as the published files have them."""
     monkeypatch.undo()
-    assert {row.length for row in kannada.PARTS.values()} == {60_000, 10_000}
-    assert len({row.array_id for row in kannada.PARTS.values()}) == 4
+    assert {row.length for row in kannada.FILES.values()} == {60_000, 10_000}
+    assert len({row.array_id for row in kannada.FILES.values()}) == 4
 
 
 @pytest.mark.parametrize("shape", [(1,), (60_000,), (60_000, 28, 28), (7, 28, 28)])

@@ -57,7 +57,7 @@ def test_a_folder_is_prepared_once_for_each_choice_of_options(pictures, home, ca
     first = load_again(pictures)
     assert first.image_shape == (20, 16, 3)
     assert first.class_names == ("dark", "light")
-    assert {name: len(part.labels) for name, part in first.parts.items()} == {
+    assert {name: len(part.labels) for name, part in first.splits.items()} == {
         "train": 16,
         "val": 4,
         "test": 4,
@@ -218,7 +218,7 @@ def test_a_set_of_medmnist_has_its_own_name(subset, home, tmp_path, monkeypatch)
     monkeypatch.setattr(medmnist, "verify", lambda path, file: None)
     found = mnistjax.load_data("medmnist", subset=subset, raw_dir=tmp_path)
     assert found.name == subset
-    assert {name: len(part.labels) for name, part in found.parts.items()} == counts
+    assert {name: len(part.labels) for name, part in found.splits.items()} == counts
     assert mnistjax.load_data(subset, raw_dir=tmp_path) is found
     assert data.find_data(subset, found.sha256).sha256 == found.sha256
 
@@ -235,5 +235,5 @@ def test_a_set_of_medmnist_must_be_named(home):
 def test_an_error_names_the_users_files(home, tmp_path):
     labels = np.arange(4) % 2
     np.savez(tmp_path / "few.npz", x_train=np.zeros((4, 5, 5), np.uint8), y_train=labels)
-    with pytest.raises(DataError, match=r"few.npz', training part: at least 5 images expected, found 2"):
+    with pytest.raises(DataError, match=r"few.npz', training split: at least 5 images expected, found 2"):
         mnistjax.load_data("npz", raw_dir=tmp_path / "few.npz")

@@ -60,9 +60,9 @@ def test_each_subset_keeps_its_own_parts(subset, place, tmp_path, monkeypatch):
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / f"{subset}.npz").write_bytes(pack(arrays))
     found = check_arrays(subset, read(subset, tmp_path))
-    assert set(found.parts) == set(arrays)
+    assert set(found.by_name) == set(arrays)
     for part, array in arrays.items():
-        np.testing.assert_array_equal(found.parts[part], array if "images" in part else array[:, 0])
+        np.testing.assert_array_equal(found.by_name[part], array if "images" in part else array[:, 0])
     assert found.class_names == row.class_names
 
 
@@ -79,7 +79,7 @@ def test_the_table_is_plausible():
 def test_the_real_retinamnist(tmp_path):
     arrays = check_arrays("medmnist", read("retinamnist", OFFICIAL.parent))
     assert arrays.train_images.shape == (1080, 28, 28, 3)
-    assert [len(arrays.parts[f"{half}_labels"]) for half in ("train", "val", "test")] == [1080, 120, 400]
+    assert [len(arrays.by_name[f"{half}_labels"]) for half in ("train", "val", "test")] == [1080, 120, 400]
     assert arrays.class_names == tuple("01234")
     assert np.bincount(arrays.test_labels).tolist() == [174, 46, 92, 68, 20]
 
@@ -88,7 +88,7 @@ def test_the_real_retinamnist(tmp_path):
 def test_the_real_breastmnist():
     arrays = check_arrays("medmnist", read("breastmnist", OFFICIAL))
     assert arrays.train_images.shape == (546, 28, 28)
-    assert [len(arrays.parts[f"{half}_labels"]) for half in ("train", "val", "test")] == [546, 78, 156]
+    assert [len(arrays.by_name[f"{half}_labels"]) for half in ("train", "val", "test")] == [546, 78, 156]
     assert arrays.class_names == ("malignant", "normal, benign")
     assert np.bincount(arrays.test_labels).tolist() == [42, 114]
 

@@ -55,7 +55,7 @@ def test_all_parts_of_both_forms(form, shape, save, tmp_path):
     found = load(tmp_path, arrays, save=save)
     for part, key in form.items():
         expected = arrays[key][..., 0] if shape[2:] == (1,) and "images" in part else arrays[key]
-        np.testing.assert_array_equal(found.parts[part], expected)
+        np.testing.assert_array_equal(found.by_name[part], expected)
     assert found.class_names == ("0", "1", "2", "3")
 
 
@@ -84,15 +84,15 @@ def test_missing_parts_are_held_out_of_the_training_part(given, tmp_path):
         {"train": 64, "test": 20, "val": 16} if given == ("train",) else {"train": 80, "test": 20, "val": 20}
     )
     expected |= {part: COUNTS[part] for part in given if part != "train"}
-    assert {part: len(found.parts[f"{part}_labels"]) for part in COUNTS} == expected
+    assert {part: len(found.by_name[f"{part}_labels"]) for part in COUNTS} == expected
     held = [part for part in COUNTS if part not in given or part == "train"]
-    together = itertools.chain(*(numbers(found.parts[f"{part}_images"]) for part in held))
+    together = itertools.chain(*(numbers(found.by_name[f"{part}_images"]) for part in held))
     assert sorted(together) == list(range(100))
     for part in held:
         np.testing.assert_array_equal(
-            np.asarray(numbers(found.parts[f"{part}_images"])) * 3 % 4, found.parts[f"{part}_labels"]
+            np.asarray(numbers(found.by_name[f"{part}_images"])) * 3 % 4, found.by_name[f"{part}_labels"]
         )
-        assert np.ptp(np.bincount(found.parts[f"{part}_labels"])) == 0  # stratified
+        assert np.ptp(np.bincount(found.by_name[f"{part}_labels"])) == 0  # stratified
     again = load(tmp_path, make(parts=given))
     np.testing.assert_array_equal(again.val_images, found.val_images)
 
@@ -112,9 +112,9 @@ def test_groups_stay_together(given, kind, tmp_path):
     people = [number // 5 for number in range(100)]
     found = load(tmp_path, {**make(parts=given), "person": np.array(people).astype(kind)}, "person")
     held = [part for part in COUNTS if part not in given or part == "train"]
-    groups = [{people[number] for number in numbers(found.parts[f"{part}_images"])} for part in held]
+    groups = [{people[number] for number in numbers(found.by_name[f"{part}_images"])} for part in held]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 20
-    assert sum(len(found.parts[f"{part}_labels"]) for part in held) == 100
+    assert sum(len(found.by_name[f"{part}_labels"]) for part in held) == 100
 
 
 def test_class_names(tmp_path):
@@ -153,7 +153,7 @@ INCOMPLETE = {
     "one class": ({"x_train": X, "y_train": Y * 0}, "at least 2 different class names"),
     "four images": (
         {"x_train": X[:4], "y_train": Y[:4]},
-        "training part: at least 5 images expected, found 4",
+        "training split: at least 5 images expected, found 4",
     ),
 }
 
@@ -196,7 +196,7 @@ WRONG = {
     "too many names": ({"class_names": np.arange(1001).astype(str)}, "at most 1,000 classes .* found 1,001"),
     "huge labels": ({"y_train": Y.astype("u8") + 2**63}, "found 9223372036854775808"),
     "one label less": ({"y_train": Y[1:]}, "100 labels expected as in x_train, found 99"),
-    "other sizes": ({"x_test": X[:20, :5]}, r"images of \(9, 7\) as in the training part"),
+    "other sizes": ({"x_test": X[:20, :5]}, r"images of \(9, 7\) as in the training split"),
     "three names": ({"class_names": np.array(list("abc"))}, "labels 0 to 2 expected, found 3"),
     "equal names": ({"class_names": np.array(list("abca"))}, "at least 2 different class names"),
     "an empty name": (

@@ -11,7 +11,7 @@ import pytest
 
 from mnistjax import data
 from mnistjax.data import DataError, builders, idx, official
-from mnistjax.data.arrays import PARTS, Missing, Unreachable
+from mnistjax.data.arrays import ARRAYS, Missing, Unreachable
 from test_data import HAS_REAL, REAL, one_line, refused_within, to_idx
 
 SETS = ("mnist", "fashion_mnist", "kmnist", "emnist")
@@ -51,13 +51,13 @@ def read(path, filename):
 
 
 def find(dataset, folder):
-    """What `find_parts` finds if the small data sets are the official ones."""
+    """What `find_arrays` finds if the small data sets are the official ones."""
     known = [
         official.Archive(name, file, f"https://x/{file}", len(content), hashlib.sha256(content).hexdigest())
         for name in SETS
         for file, content in archives(name).items()
     ]
-    return official.find_parts(dataset, folder, known, read)
+    return official.find_arrays(dataset, folder, known, read)
 
 
 @pytest.fixture(autouse=True)
@@ -145,21 +145,21 @@ def test_a_data_set_is_found_in_each_form(dataset, form, tmp_path):
     if (dataset, form) == ("fashion_mnist", "Keras"):
         pytest.skip("Keras has the official files of Fashion-MNIST")
     found = find(dataset, make(tmp_path / "x", form, dataset))
-    assert {*found} == {*PARTS}
+    assert {*found} == {*ARRAYS}
     for part, array in arrays(dataset).items():
         np.testing.assert_array_equal(found[part][0], array)
         assert found[part][0].dtype == np.uint8
 
 
 def test_parts_may_have_different_forms_and_a_damaged_file_may_have_a_good_copy(tmp_path):
-    for part, form in zip(PARTS, ("as downloaded", "unpacked", "Kaggle", "torchvision"), strict=True):
+    for part, form in zip(ARRAYS, ("as downloaded", "unpacked", "Kaggle", "torchvision"), strict=True):
         source = make(tmp_path / form, form, "mnist")
         for path in source.rglob(f"{idx.FILES[part]}*"):
             if path.is_file():
                 put(tmp_path / "all" / path.relative_to(source), path.read_bytes())
-    assert {*find("mnist", tmp_path / "all")} == {*PARTS}
+    assert {*find("mnist", tmp_path / "all")} == {*ARRAYS}
     put(tmp_path / "all" / NAMES["test_images"], b"")
-    assert {*find("mnist", tmp_path / "all")} == {*PARTS}
+    assert {*find("mnist", tmp_path / "all")} == {*ARRAYS}
 
 
 @pytest.mark.parametrize("form", ["as downloaded", "unpacked", "packed again, dots", "Kaggle"])
@@ -331,7 +331,7 @@ def test_real_files_are_known_unpacked(tmp_path, monkeypatch):
     monkeypatch.undo()
     for part, name in NAMES.items():
         put(tmp_path / dotted(idx.FILES[part]), gzip.decompress((REAL / name).read_bytes()))
-    found = official.find_parts("mnist", tmp_path, builders._archives(), read)
+    found = official.find_arrays("mnist", tmp_path, builders._archives(), read)
     assert len(found["train_images"][0]) == 60_000
 
 

@@ -101,9 +101,9 @@ def test_the_smallest_of_two_large_groups_is_held_out():
 
 def test_too_few_groups_are_an_error():
     labels = np.array([0, 1] * 10)
-    with pytest.raises(DataError, match="at least 2 groups expected, found 1: a part can't be held out"):
+    with pytest.raises(DataError, match="at least 2 groups expected, found 1: a split can't be held out"):
         hold_out(labels, np.zeros(20, int))
-    with pytest.raises(DataError, match="each group has all examples of a class: a part can't be held out"):
+    with pytest.raises(DataError, match="each group has all examples of a class: a split can't be held out"):
         hold_out(labels, labels)
 
 

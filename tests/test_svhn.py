@@ -62,8 +62,8 @@ def check(arrays):
     arrays = check_arrays("svhn_cropped", arrays)
     for half in COUNTS:
         images, digits = draw(half)
-        np.testing.assert_array_equal(arrays.parts[f"{half}_images"], images)
-        np.testing.assert_array_equal(arrays.parts[f"{half}_labels"], digits)
+        np.testing.assert_array_equal(arrays.by_name[f"{half}_images"], images)
+        np.testing.assert_array_equal(arrays.by_name[f"{half}_labels"], digits)
     assert arrays.class_names == tuple("0123456789")
 
 

@@ -62,11 +62,11 @@ def test_values_become_bytes_and_labels_digits(place, tmp_path, monkeypatch):
     arrays = check_arrays("usps", read(tmp_path))
     for half in COUNTS:
         values, digits = draw(half)
-        images = arrays.parts[f"{half}_images"]
+        images = arrays.by_name[f"{half}_images"]
         assert images.shape == values.shape
         np.testing.assert_allclose(images / 127.5 - 1, values, atol=0.5 / 127.5 + 1e-9)
         assert images[0, 0, :3].tolist() == [0, 255, 128]
-        np.testing.assert_array_equal(arrays.parts[f"{half}_labels"], digits)
+        np.testing.assert_array_equal(arrays.by_name[f"{half}_labels"], digits)
     assert arrays.class_names == tuple("0123456789")
 
 

@@ -72,26 +72,26 @@ class Dataset:
         return self.name in LIGHT_ON_DARK
 
     @property
-    def parts(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @property
     def class_counts(self) -> dict[str, list[int]]:
-        """The number of images per class in each part: {"train": [n_0, ...], "val": ..., "test": ...}."""
+        """The number of images per class in each split: {"train": [n_0, ...], "val": ..., "test": ...}."""
         count = partial(np.bincount, minlength=self.num_classes)
-        return {name: count(part.labels).tolist() for name, part in self.parts.items()}
+        return {name: count(split.labels).tolist() for name, split in self.splits.items()}
 
 
 _OURS = frozenset(DATASETS) | {"auto"}
 
-Part = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def register_dataset(name: str, load: Callable[[], tuple[Part, Part, Sequence[str]]]) -> None:
+def register_dataset(name: str, load: Callable[[], tuple[Pair, Pair, Sequence[str]]]) -> None:
     """Adds a data set to the table.
 
     `load()` returns `(train_images, train_labels), (test_images, test_labels), class_names`, with images
-    uint8 (N, H, W) or (N, H, W, C) and labels 0..K-1. The validation part is split off the training part. A
+    uint8 (N, H, W) or (N, H, W, C) and labels 0..K-1. The validation split is cut off the training split. A
     package can declare `load` in its entry-point group "mnistjax.datasets" instead.
     """
     if name in _OURS:
@@ -146,7 +146,7 @@ def load_data(
     `data_dir`: the folder of prepared data; default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     `raw_dir`: a folder of official files, used instead of the network; default `MNISTJAX_RAW_DIR`.
     `validation_fraction`: the share of the training images that are held out to choose by, > 0 and <= 0.5.
-    Default 0.2. It must be left out for "folder", "npz" and data sets with a validation part of their own.
+    Default 0.2. It must be left out for "folder", "npz" and data sets with a validation split of their own.
     `options`: those of `data=NAME` on the command line, such as `size` for "folder".
     `auto` is MNIST if it is available, else the embedded digits with `banner` set.
     """
@@ -270,7 +270,7 @@ def _find(name: str, find: Find, data_dir: Path, sha256: str, fraction: float | 
 
 
 def _make_dataset(name: str, arrays: Arrays, fraction: float | None, banner: str | None = None) -> Dataset:
-    """The data set; its validation part is a share of the training images unless it has one of its own."""
+    """The data set; its validation split is a share of the training images unless it has one of its own."""
     arrays = check_arrays(name, arrays)
     train, order = _freeze(arrays.train_images, arrays.train_labels), ()
     if arrays.val_images is None or arrays.val_labels is None:
@@ -279,7 +279,7 @@ def _make_dataset(name: str, arrays: Arrays, fraction: float | None, banner: str
     elif fraction is None:
         val = _freeze(arrays.val_images, arrays.val_labels)
     else:
-        raise DataError(f"data.validation_fraction must be null: the validation part of {name!r} is fixed")
+        raise DataError(f"data.validation_fraction must be null: the validation split of {name!r} is fixed")
     return Dataset(
         name=name,
         train=train,
@@ -338,8 +338,8 @@ def to_binary(dataset: Dataset, positive: int = 0) -> Dataset:
             f"positive class {positive!r}: 0 to {dataset.num_classes - 1} expected for {dataset.name}"
         )
 
-    parts = {
-        name: _freeze(part.images, (part.labels == positive).astype(np.int32))
-        for name, part in dataset.parts.items()
+    binary = {
+        name: _freeze(split.images, (split.labels == positive).astype(np.int32))
+        for name, split in dataset.splits.items()
     }
-    return dataclasses.replace(dataset, **parts, class_names=("other", dataset.class_names[positive]))
+    return dataclasses.replace(dataset, **binary, class_names=("other", dataset.class_names[positive]))

@@ -31,7 +31,7 @@ class Missing(DataError):
 
 
 class Arrays(NamedTuple):
-    """A data set as it is stored. If it has no validation part, one is split off the training part."""
+    """A data set as it is stored. If it has no validation split, one is cut off the training split."""
 
     train_images: np.ndarray  # (N, H, W) or (N, H, W, C) uint8
     train_labels: np.ndarray  # (N,) int32
@@ -44,13 +44,13 @@ class Arrays(NamedTuple):
     warnings: tuple[str, ...] = ()  # lines that each command logs
 
     @property
-    def parts(self) -> dict[str, np.ndarray]:
-        """The arrays by name: those of PARTS, and of VAL_PARTS if there are any."""
-        found = {name: getattr(self, name) for name in (*PARTS, *VAL_PARTS)}
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The arrays: those of ARRAYS, and of VAL_ARRAYS if there are any."""
+        found = {name: getattr(self, name) for name in (*ARRAYS, *VAL_ARRAYS)}
         return {name: array for name, array in found.items() if array is not None}
 
 
-PARTS, VAL_PARTS = Arrays._fields[:4], Arrays._fields[5:7]
+ARRAYS, VAL_ARRAYS = Arrays._fields[:4], Arrays._fields[5:7]
 
 
 TITLES = {"train": ("training", 5), "test": ("test", 1), "val": ("validation", 1)}  # with the fewest images
@@ -64,21 +64,21 @@ def check_arrays(name: str, arrays: Arrays) -> Arrays:
     if len(names) > MOST_CLASSES:
         raise DataError(f"data set {name!r}: at most {MOST_CLASSES:,} classes expected, found {len(names):,}")
     checked: dict[str, np.ndarray] = {}
-    for part, (title, least) in TITLES.items():
-        images, labels = (getattr(arrays, f"{part}_{kind}") for kind in ("images", "labels"))
-        if images is None and labels is None and part == "val":
+    for split, (title, least) in TITLES.items():
+        images, labels = (getattr(arrays, f"{split}_{kind}") for kind in ("images", "labels"))
+        if images is None and labels is None and split == "val":
             continue
-        where = f"data set {name!r}, {title} part"
-        images, labels = _check_part(where, images, labels, classes=len(names), least=least)
-        checked |= {f"{part}_images": images, f"{part}_labels": labels}
+        where = f"data set {name!r}, {title} split"
+        images, labels = _check_split(where, images, labels, classes=len(names), least=least)
+        checked |= {f"{split}_images": images, f"{split}_labels": labels}
         if images.shape[1:] != (shape := checked["train_images"].shape[1:]):
             raise DataError(
-                f"{where}: images of {shape} as in the training part expected, found {images.shape[1:]}"
+                f"{where}: images of {shape} as in the training split expected, found {images.shape[1:]}"
             )
     return Arrays(**checked, class_names=names, left_out=arrays.left_out, warnings=arrays.warnings)
 
 
-def _check_part(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+def _check_split(where: str, images, labels, *, classes: int, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Contiguous images and labels; DataError if shapes, types, labels or their number are wrong."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[1:]:
@@ -143,7 +143,7 @@ def check_labels(where: str, labels: np.ndarray, allowed: range) -> None:
 def digest(arrays: Arrays, order: Sequence[np.ndarray] = ()) -> str:
     """SHA-256 over class names, types, shapes and bytes of the arrays, and over the `order` of a split."""
     sha256 = hashlib.sha256("\n".join(arrays.class_names).encode())
-    for array in (*arrays.parts.values(), *order):
+    for array in (*arrays.by_name.values(), *order):
         sha256.update(f"\n{array.dtype.str} {array.shape}\n".encode())
         sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()

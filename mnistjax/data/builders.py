@@ -23,7 +23,7 @@ from mnistjax.data import download, idx
 from mnistjax.data.arrays import Arrays, DataError
 from mnistjax.data.cifar import Cifar10, Cifar100
 from mnistjax.data.download import check_reachable, unreachable
-from mnistjax.data.official import Archive, Parts
+from mnistjax.data.official import Archive, Stored
 from mnistjax.data.svhn import SvhnCropped
 from mnistjax.data.without_tensorflow import WithoutTensorFlow, load_pinned
 
@@ -43,9 +43,9 @@ CLASSES = {  # from the EMNIST paper (arXiv:1702.05373) and the mapping files in
 class _IdxBuilder(WithoutTensorFlow, skip_registration=True):
     """A data set in four IDX files."""
 
-    def read_archive(self, path: Path, filename: str) -> Parts:
-        (part,) = (part for part, stem in idx.FILES.items() if filename.startswith(stem))
-        return {part: (idx.read_file(path, idx.ITEMS[part]), str(path))}
+    def read_archive(self, path: Path, filename: str) -> Stored:
+        (name,) = (name for name, stem in idx.FILES.items() if filename.startswith(stem))
+        return {name: (idx.read_file(path, idx.ITEMS[name]), str(path))}
 
 
 class MNIST(_IdxBuilder, stock.MNIST, skip_registration=True):
@@ -98,16 +98,16 @@ class EMNIST(_IdxBuilder, stock.EMNIST, skip_registration=True):
     def counts(self) -> tuple[int, int]:
         return self.builder_config.train_examples, self.builder_config.test_examples
 
-    def read_archive(self, path: Path, filename: str) -> Parts:
-        parts = Parts()
+    def read_archive(self, path: Path, filename: str) -> Stored:
+        arrays = Stored()
         with idx.readable(str(path), "zip"), zipfile.ZipFile(path) as archive:
-            for part, stem in idx.FILES.items():
+            for name, stem in idx.FILES.items():
                 member = f"gzip/emnist-{self.builder_config.name}-{stem.replace('t10k', 'test')}.gz"
                 with archive.open(member) as stream:
-                    array = idx.parse(stream, f"{path}/{member}", idx.ITEMS[part])
+                    array = idx.parse(stream, f"{path}/{member}", idx.ITEMS[name])
                 upright = array.swapaxes(1, 2) if array.ndim == 3 else array  # stored transposed
-                parts[part] = upright, f"{path}/{member}"
-        return parts
+                arrays[name] = upright, f"{path}/{member}"
+        return arrays
 
 
 BUILDERS: dict[str, tuple[Any, str | None]] = {
@@ -144,7 +144,7 @@ def prepare(name: str, *, data_dir: Path, downloads: Path, raw_dir: Path | None)
         with quiet(), stall_limit():
             builder = builder_class(data_dir=data_dir, config=config)
             if raw_dir:
-                builder.parts = builder.find_parts(raw_dir, _archives())
+                builder.arrays = builder.find_arrays(raw_dir, _archives())
             builder.download_and_prepare(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(

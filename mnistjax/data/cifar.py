@@ -13,7 +13,7 @@ from tensorflow_datasets.image_classification import cifar as stock
 from mnistjax.data import idx
 from mnistjax.data.arrays import DataError, Missing, read_content
 from mnistjax.data.download import File, verify
-from mnistjax.data.official import Archive, Parts
+from mnistjax.data.official import Archive, Stored
 from mnistjax.data.without_tensorflow import WithoutTensorFlow, load_pinned
 
 SHAPE = (32, 32, 3)
@@ -60,25 +60,25 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
         splits = zip((self._cifar_info.train_files, self._cifar_info.test_files), self.counts, strict=True)
         return {name: count // len(names) * self._record for names, count in splits for name in names}
 
-    def read_archive(self, path: Path, filename: str) -> Parts:
+    def read_archive(self, path: Path, filename: str) -> Stored:
         folder, sizes = self._cifar_info.prefix, self._list_sizes()
         with idx.readable(str(path), "tar.gz"), open(path, "rb") as file:
             stream: Any = gzip.GzipFile(fileobj=file)
             contents = read_members(stream, {f"{folder}{name}": size for name, size in sizes.items()})
         return self._parse({name: contents[f"{folder}{name}"] for name in sizes}, str(path))
 
-    def find_parts(self, raw_dir: Path, archives: Sequence[Archive]) -> Parts:
+    def find_arrays(self, raw_dir: Path, archives: Sequence[Archive]) -> Stored:
         try:
-            return super().find_parts(raw_dir, archives)
+            return super().find_arrays(raw_dir, archives)
         except Missing as error:
             missing = error
-        parts = self._find_unpacked(raw_dir)
-        if parts is None:
+        arrays = self._find_unpacked(raw_dir)
+        if arrays is None:
             raise missing
-        return parts
+        return arrays
 
-    def _find_unpacked(self, raw_dir: Path) -> Parts | None:
-        """The parts in the unpacked files; None if there are none, DataError if they can't be verified."""
+    def _find_unpacked(self, raw_dir: Path) -> Stored | None:
+        """The arrays in the unpacked files; None if there are none, DataError if they can't be verified."""
         ((url, info),) = self.url_infos.items()
         archive, names = f"{info.filename} ({url})", [*self._list_sizes()]
         folder = self._cifar_info.prefix
@@ -95,16 +95,16 @@ class Cifar10(WithoutTensorFlow, stock.Cifar10, skip_registration=True):
                 raise DataError(f"{path}: pickles are never loaded; give the binary version, {archive}")
         return None
 
-    def _parse(self, contents: dict[str, bytes], where: str) -> Parts:
-        """The parts in the contents of the files by name."""
-        parts, keys = Parts(), self._cifar_info.label_keys
+    def _parse(self, contents: dict[str, bytes], where: str) -> Stored:
+        """The arrays in the contents of the files by name."""
+        arrays, keys = Stored(), self._cifar_info.label_keys
         for split, names in (("train", self._cifar_info.train_files), ("test", self._cifar_info.test_files)):
             content = b"".join(contents[name] for name in names)
             records = np.frombuffer(content, np.uint8).reshape(-1, self._record)
             channels = records[:, len(keys) :].reshape(-1, 3, 32, 32)
-            parts[f"{split}_images"] = np.ascontiguousarray(channels.transpose(0, 2, 3, 1)), where
-            parts[f"{split}_labels"] = records[:, keys.index("label")], where
-        return parts
+            arrays[f"{split}_images"] = np.ascontiguousarray(channels.transpose(0, 2, 3, 1)), where
+            arrays[f"{split}_labels"] = records[:, keys.index("label")], where
+        return arrays
 
 
 class Cifar100(Cifar10, stock.Cifar100, skip_registration=True):

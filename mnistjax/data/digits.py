@@ -13,7 +13,7 @@ BOX = 20  # pixels a side of the box that MNIST's digits fill
 
 
 def load_digits() -> Arrays:
-    """The embedded digits as 28 x 28 images, with a fixed, stratified 20 % as their test part."""
+    """The embedded digits as 28 x 28 images, with a fixed, stratified 20 % as their test split."""
     rows = read_embedded()
     images, labels = enlarge(rows[:, :-1].reshape(-1, 8, 8)), rows[:, -1].astype(np.int32)
     test = choose_fifth(labels, TEST_SEED)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WORKING_BYTES = 16  # per pixel of a picture while it is decoded and converted
 
-Parts = dict[str, list[Picture]]
+Splits = dict[str, list[Picture]]
 """The pictures of "train", "val" and "test", in this order."""
 
 
@@ -48,23 +48,23 @@ def load_folder(
 ) -> Arrays:
     """The pictures in ROOT/CLASS/, or in ROOT/train/CLASS/ and, if they exist, ROOT/val/ and ROOT/test/.
 
-    For a missing part, 20 % of the training part are held out, always the same, of each class alike.
+    For a missing split, 20 % of the training images are held out, always the same, of each class alike.
     `size`: the sides (H, W) to which pictures are scaled and cropped; None: all must have one size.
     `channels`: 1 for grey images (N, H, W), 3 for RGB; None: RGB unless all pictures are grey.
-    `group`: a regular expression that finds, in CLASS/NAME, the group that stays in one part: its own group 1
-    if it has one, else all that it matches.
+    `group`: a regular expression that finds, in CLASS/NAME, the group that stays in one split: its own group
+    1 if it has one, else all that it matches.
     `skip_bad`: leave out damaged files. `threads` change no image. `load_data` has checked the types of all
     options; DataError, in one line, for all else that is wrong.
     """
     sides = (size, size) if isinstance(size, int) else size
     listing = list_pictures(root)
-    parts = _assign(root, listing, group)
+    splits = _assign(root, listing, group)
     reader = Reader(root, skip_bad, threads or cores())
     with quiet():
-        headers = reader.read(_join(parts), lambda _, picture: read_header(picture), header=True)
+        headers = reader.read(_join(splits), lambda _, picture: read_header(picture), header=True)
         headers = [header for header in headers if header]
-        parts = _drop(root, listing.class_names, parts, reader.bad)
-        pictures = _join(parts)
+        splits = _drop(root, listing.class_names, splits, reader.bad)
+        pictures = _join(splits)
         shape = _choose_shape(root, pictures, headers, sides, channels)
         images = _allocate(root, len(pictures), shape)
         reader.threads = _count_threads(reader.threads, headers, images.nbytes)
@@ -80,22 +80,22 @@ def load_folder(
     for place, row in enumerate(kept):
         if place != row:
             images[place] = images[row]  # in place, because a copy may not fit in memory
-    parts = _drop(root, listing.class_names, parts, reader.bad)
+    splits = _drop(root, listing.class_names, splits, reader.bad)
     warnings = tuple(_find_warnings(root, listing, group, reader.bad))
-    return _gather(listing.class_names, parts, images, reader.bad)._replace(warnings=warnings)
+    return _gather(listing.class_names, splits, images, reader.bad)._replace(warnings=warnings)
 
 
-def _join(parts: Parts) -> list[Picture]:
-    return [*itertools.chain(*parts.values())]
+def _join(splits: Splits) -> list[Picture]:
+    return [*itertools.chain(*splits.values())]
 
 
-def _assign(root: Path, listing: Listing, group: str | None) -> Parts:
-    """The three parts; those that the folder lacks are held out of the training part."""
-    parts = dict(listing.parts)
-    for part in ("test", "val"):
-        if part in parts:
+def _assign(root: Path, listing: Listing, group: str | None) -> Splits:
+    """The three splits; those that the folder lacks are held out of the training split."""
+    splits = dict(listing.splits)
+    for split in ("test", "val"):
+        if split in splits:
             continue
-        train = parts["train"]
+        train = splits["train"]
         labels = np.array([picture.label for picture in train])
         groups = None if group is None else np.array(_find_groups(root, listing, "train", train, group))
         try:
@@ -103,20 +103,20 @@ def _assign(root: Path, listing: Listing, group: str | None) -> Parts:
         except DataError as error:
             raise DataError(f"{root}: data.group={group!r}: {error}") from None
         if not len(held):
-            raise DataError(f"{root}: too few pictures to hold out a {TITLES[part][0]} part")
-        parts["train"], parts[part] = ([train[row] for row in rows] for rows in (rest, held))
-    return {part: parts[part] for part in ("train", "val", "test")}
+            raise DataError(f"{root}: too few pictures to hold out a {TITLES[split][0]} split")
+        splits["train"], splits[split] = ([train[row] for row in rows] for rows in (rest, held))
+    return {split: splits[split] for split in ("train", "val", "test")}
 
 
 def _find_groups(
-    root: Path, listing: Listing, part: str, pictures: Iterable[Picture], group: str
+    root: Path, listing: Listing, split: str, pictures: Iterable[Picture], group: str
 ) -> list[str]:
-    """The group of each picture of a part; DataError if one has none."""
+    """The group of each picture of a split; DataError if one has none."""
     try:
         pattern = re.compile(group)
     except re.error as error:
         raise DataError(f"data.group={group!r} is not a regular expression: {error}") from None
-    prefix = listing.folders[part] and f"{listing.folders[part]}/"
+    prefix = listing.folders[split] and f"{listing.folders[split]}/"
     groups = []
     for picture in pictures:
         name = picture.path.removeprefix(prefix)
@@ -128,16 +128,16 @@ def _find_groups(
     return groups
 
 
-def _drop(root: Path, class_names: Sequence[str], parts: Parts, bad: Mapping[str, str]) -> Parts:
-    """The parts without damaged pictures; DataError if no other picture of a class, or of a part, is left."""
-    kept = {part: [p for p in pictures if p.path not in bad] for part, pictures in parts.items()}
-    for part, pictures in parts.items():
-        left = {picture.label for picture in kept[part]}
+def _drop(root: Path, class_names: Sequence[str], splits: Splits, bad: Mapping[str, str]) -> Splits:
+    """The splits without damaged pictures; DataError if no other picture of a class or split is left."""
+    kept = {split: [p for p in pictures if p.path not in bad] for split, pictures in splits.items()}
+    for split, pictures in splits.items():
+        left = {picture.label for picture in kept[split]}
         for picture in pictures:
-            if not left or (part == "train" and picture.label not in left):
-                of = f" of the class {show(class_names[picture.label])}" if part == "train" else ""
+            if not left or (split == "train" and picture.label not in left):
+                of = f" of the class {show(class_names[picture.label])}" if split == "train" else ""
                 example = f"{show(picture.path)} {bad[picture.path]}"
-                raise DataError(f"{root}: all {TITLES[part][0]} pictures{of} are damaged; {example}")
+                raise DataError(f"{root}: all {TITLES[split][0]} pictures{of} are damaged; {example}")
     return kept
 
 
@@ -180,22 +180,24 @@ def _count_threads(wanted: int, headers: Iterable[Header], reserved: int) -> int
 
 
 def _find_warnings(root: Path, listing: Listing, group: str | None, bad: Container[str]) -> Iterator[str]:
-    """Lines about pictures that belong to no class, and pictures and groups in train/ and in another part."""
+    """Lines about pictures that belong to no class, and pictures and groups in train/ and another split."""
     if listing.beside:
         count, first = len(listing.beside), show(listing.beside[0])
         yield f"{root}: {count} pictures beside the class folders are not used, such as {first}"
-    train = [picture for picture in listing.parts["train"] if picture.path not in bad]
-    for part, pictures in listing.parts.items():
-        if part == "train":
+    train = [picture for picture in listing.splits["train"] if picture.path not in bad]
+    for split, pictures in listing.splits.items():
+        if split == "train":
             continue
-        folder = show(listing.folders[part])
+        folder = show(listing.folders[split])
         if copies := _find_copies(root, train, [picture for picture in pictures if picture.path not in bad]):
             example = " = ".join(show(picture.path) for picture in copies[0])
             yield f"{root}: {len(copies)} pictures of {folder}/ are also in train/: {example}"
         if group is not None:
             common: set[str] = set()
-            with contextlib.suppress(DataError):  # names in a part of its own may have no group
-                groups = [{*_find_groups(root, listing, p, listing.parts[p], group)} for p in ("train", part)]
+            with contextlib.suppress(DataError):  # names in a split of its own may have no group
+                groups = [
+                    {*_find_groups(root, listing, p, listing.splits[p], group)} for p in ("train", split)
+                ]
                 common = groups[0] & groups[1]
             if common:
                 example = show(min(common))
@@ -222,13 +224,15 @@ def _hash_file(path: Path) -> bytes | None:
         return None
 
 
-def _gather(class_names: tuple[str, ...], parts: Parts, images: np.ndarray, bad: Mapping[str, str]) -> Arrays:
-    """The arrays: views of the images, which lie part by part."""
+def _gather(
+    class_names: tuple[str, ...], splits: Splits, images: np.ndarray, bad: Mapping[str, str]
+) -> Arrays:
+    """The arrays: views of the images, which lie split by split."""
     arrays: dict[str, Any] = {}
     start = 0
-    for part, pictures in parts.items():
-        arrays[f"{part}_images"] = images[start : start + len(pictures)]
-        arrays[f"{part}_labels"] = np.array([picture.label for picture in pictures], np.int32)
+    for split, pictures in splits.items():
+        arrays[f"{split}_images"] = images[start : start + len(pictures)]
+        arrays[f"{split}_labels"] = np.array([picture.label for picture in pictures], np.int32)
         start += len(pictures)
     left_out = tuple(f"{show(path)}: {bad[path]}" for path in sorted(bad, key=os.fsencode))
     return Arrays(**arrays, class_names=class_names, left_out=left_out)

@@ -32,7 +32,7 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-ITEMS = {part: IMAGE if "images" in part else LABEL for part in FILES}
+ITEMS = {name: IMAGE if "images" in name else LABEL for name in FILES}
 
 
 def find_forms(folder: Path, name: str) -> list[Path]:
@@ -150,7 +150,7 @@ def load_files(raw_dir: Path | None) -> Arrays:
     if raw_dir is None:
         raise DataError("data set 'idx' needs data.raw_dir=FOLDER with your four IDX files")
     found = {
-        part: _find(raw_dir, name, ANY_IMAGE if "images" in part else LABEL) for part, name in FILES.items()
+        key: _find(raw_dir, name, ANY_IMAGE if "images" in key else LABEL) for key, name in FILES.items()
     }
     for split in ("train", "test"):
         check_pair(*found[f"{split}_images"], *found[f"{split}_labels"])

@@ -21,8 +21,8 @@ URL = (
 )
 
 
-class Part(NamedTuple):
-    """A part of the data set: one array in an npz file."""
+class ArrayFile(NamedTuple):
+    """An npz file with one array of the data set."""
 
     file: str
     file_id: str  # in Git
@@ -30,26 +30,26 @@ class Part(NamedTuple):
     length: int
 
 
-PARTS = {
-    "train_images": Part(
+FILES = {
+    "train_images": ArrayFile(
         "X_kannada_MNIST_train.npz",
         "fbb55cd9a274b4cad741172c50e82031014b4885",
         "03a54f90f74cdc663d66f444ff0ee788ef51f098",
         60_000,
     ),
-    "train_labels": Part(
+    "train_labels": ArrayFile(
         "y_kannada_MNIST_train.npz",
         "8ff45845c68fae58e51747543eef19133128816b",
         "09124589b8a8dd51fe708c6b2c8da9d95263e0d6",
         60_000,
     ),
-    "test_images": Part(
+    "test_images": ArrayFile(
         "X_kannada_MNIST_test.npz",
         "aecceb6457d4913f215e8151423a91fbf23681cf",
         "35ab6baa7d456ef1f137359573ae7fbf19b0462f",
         10_000,
     ),
-    "test_labels": Part(
+    "test_labels": ArrayFile(
         "y_kannada_MNIST_test.npz",
         "49bbc26591a1e29bbb69f0bb4ccd603570ede323",
         "fb8cbb8b4af9398e485ccc5ec88ba8a90ebdbedd",
@@ -60,24 +60,24 @@ PARTS = {
 
 def read(*, raw_dir: Path | None, downloads: Path) -> Arrays:
     """The arrays, from the official files in the user's folder or downloaded."""
-    parts: dict[str, Any] = {
-        part: obtain(
+    arrays: dict[str, Any] = {
+        name: obtain(
             "kannada_mnist",
             File(row.file, f"{URL}{row.file}", f"git:{row.file_id}"),
-            partial(_read_file, part),
+            partial(_read_file, name),
             raw_dir=raw_dir,
             downloads=downloads,
         )
-        for part, row in PARTS.items()
+        for name, row in FILES.items()
     }
-    return Arrays(**parts, class_names=tuple("0123456789"))
+    return Arrays(**arrays, class_names=tuple("0123456789"))
 
 
-def _read_file(part: str, path: Path) -> np.ndarray:
-    """The verified array of a part: images (N, 28, 28) or labels (N,), uint8."""
-    row = PARTS[part]
+def _read_file(name: str, path: Path) -> np.ndarray:
+    """The verified array of this name: images (N, 28, 28) or labels (N,), uint8."""
+    row = FILES[name]
     with npz.open_npz(path) as archive:
-        array = npz.read_array(archive, "arr_0", idx.ITEMS[part], np.uint8, row.length)
+        array = npz.read_array(archive, "arr_0", idx.ITEMS[name], np.uint8, row.length)
     found = find_array_id(array)
     if found != row.array_id:
         expected = f"an array of the Git id {row.array_id} expected, found {found}"

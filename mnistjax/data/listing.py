@@ -39,11 +39,11 @@ class Picture(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pictures of a folder; in each part by class, then by the bytes of their paths."""
+    """The pictures of a folder; in each split by class, then by the bytes of their paths."""
 
     class_names: tuple[str, ...]
-    folders: dict[str, str]  # of the parts, below the root; {"train": ""} without parts
-    parts: dict[str, list[Picture]]  # "train", and "val" and "test" if the folder has them
+    folders: dict[str, str]  # of the splits, below the root; {"train": ""} without splits
+    splits: dict[str, list[Picture]]  # "train", and "val" and "test" if the folder has them
     beside: list[str]  # paths of pictures beside the class folders, which belong to no class
 
 
@@ -52,29 +52,29 @@ def list_pictures(root: Path) -> Listing:
     if not os.path.isdir(root):
         found = "a file" if os.path.exists(root) else "nothing"
         raise DataError(f"{root}: a folder with a folder per class expected, found {found}")
-    folders = _find_parts(root)
+    folders = _find_splits(root)
     classes = _find_classes(root, folders)
-    parts: dict[str, list[Picture]] = {}
-    for part, folder in folders.items():
+    splits: dict[str, list[Picture]] = {}
+    for split, folder in folders.items():
         members = {
             name: _list_class(root, os.path.join(folder, name), label)
             for label, name in enumerate(classes["train"])
-            if name in classes[part]
+            if name in classes[split]
         }
-        parts[part] = list(itertools.chain(*members.values()))
+        splits[split] = list(itertools.chain(*members.values()))
         empty = [os.path.join(folder, name) for name in members if not members[name]]
-        empty = empty if part == "train" else [] if parts[part] else [folder]
+        empty = empty if split == "train" else [] if splits[split] else [folder]
         if empty:
             named = ", ".join(f"{show(path)}/" for path in empty)
             raise DataError(f"{root}: no PNG, JPEG, BMP or WebP file in {named}")
     places = dict.fromkeys(["", *folders.values()])
     beside = [os.path.join(place, name) for place in places for name in _scan(root, place).pictures]
-    return Listing(tuple(classes["train"]), folders, parts, beside)
+    return Listing(tuple(classes["train"]), folders, splits, beside)
 
 
 def fingerprint(root: Path) -> str:
     """The SHA-256 of the names, sizes and times of all pictures below the root; 1 s for 100,000."""
-    listed = [picture for part in list_pictures(root).parts.values() for picture in part]
+    listed = [picture for split in list_pictures(root).splits.values() for picture in split]
     sha256 = hashlib.sha256()
     for path, size, modified in sorted((os.fsencode(path), size, time) for path, _, size, time in listed):
         sha256.update(b"%s\0%d %d\n" % (path, size, modified))
@@ -91,10 +91,10 @@ def show(path: str) -> str:
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
 
 
-def _find_parts(root: Path) -> dict[str, str]:
-    """The folder of each part, "train" first; {"train": ""} if the class folders lie in the root itself.
+def _find_splits(root: Path) -> dict[str, str]:
+    """The folder of each split, "train" first; {"train": ""} if the class folders lie in the root itself.
 
-    A folder is a part by its name, unless it holds pictures itself and lies beside classes: "train" may be a
+    A folder is a split by its name, unless it holds pictures itself and lies beside classes: "train" may be a
     class, beside "bus".
     """
     folders = _scan(root, "").folders
@@ -114,13 +114,13 @@ def _find_parts(root: Path) -> dict[str, str]:
     for names in found.values():
         if len(names) > 1:
             same = "/ and ".join(map(show, names))
-            raise DataError(f"{root}: {same}/ are names of one part; keep one of them")
-    return {part: found[part][0] for part in ("train", "val", "test") if part in found}
+            raise DataError(f"{root}: {same}/ are names of one split; keep one of them")
+    return {split: found[split][0] for split in ("train", "val", "test") if split in found}
 
 
 def _find_classes(root: Path, folders: dict[str, str]) -> dict[str, list[str]]:
-    """The sorted names of the class folders in each part; DataError if they are no classes."""
-    classes = {part: sorted(_scan(root, folder).folders) for part, folder in folders.items()}
+    """The sorted names of the class folders in each split; DataError if they are no classes."""
+    classes = {split: sorted(_scan(root, folder).folders) for split, folder in folders.items()}
     names = classes["train"]
     for name in names:
         if not _is_line(name):
@@ -129,8 +129,8 @@ def _find_classes(root: Path, folders: dict[str, str]) -> dict[str, list[str]]:
     if len(names) < 2:
         where = f"{root}: {show(folders['train'])}/" if folders["train"] else str(root)
         raise DataError(f"{where}: at least 2 class folders expected, found {', '.join(names) or 'none'}")
-    for part, folder in folders.items():
-        for name in classes[part]:
+    for split, folder in folders.items():
+        for name in classes[split]:
             if name not in names:
                 raise DataError(f"{root}: {unknown(f'class in {show(folder)}/', show(name), names)}")
     return classes

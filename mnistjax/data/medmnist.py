@@ -1,4 +1,4 @@
-"""MedMNIST v2: eleven data sets of medical images, 28 x 28 pixels, with their own validation parts.
+"""MedMNIST v2: eleven data sets of medical images, 28 x 28 pixels, with their own validation splits.
 
 MD5 sums, counts and class names are those of the package medmnist 3.0.2, whose files have no blank images of
 organs any more. Yang et al. (2023), https://doi.org/10.1038/s41597-022-01721-8.
@@ -132,12 +132,12 @@ def read(subset: str | None, *, raw_dir: Path | None, downloads: Path) -> Arrays
 def _read_file(file: File, row: Subset, path: Path) -> Arrays:
     """The arrays in the verified file of a subset."""
     verify(path, file)
-    parts: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     with npz.open_npz(path) as archive:
         for split, count in zip(("train", "val", "test"), row.counts, strict=True):
             for kind, item in (("images", row.image), ("labels", (1,))):
                 array = npz.read_array(archive, f"{split}_{kind}", item, np.uint8, count)
                 if len(array) != count:
                     raise ValueError(f"{split}_{kind} of {len(array)}, not {count}")
-                parts[f"{split}_{kind}"] = array if kind == "images" else array[:, 0].astype(np.int32)
-    return Arrays(**parts, class_names=row.class_names)
+                arrays[f"{split}_{kind}"] = array if kind == "images" else array[:, 0].astype(np.int32)
+    return Arrays(**arrays, class_names=row.class_names)

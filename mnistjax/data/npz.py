@@ -19,9 +19,9 @@ from mnistjax.checks import MOST_CLASSES
 from mnistjax.config import shorten
 from mnistjax.data import idx
 from mnistjax.data.arrays import (
+    ARRAYS,
     LARGEST,
-    PARTS,
-    VAL_PARTS,
+    VAL_ARRAYS,
     Arrays,
     DataError,
     check_labels,
@@ -33,7 +33,7 @@ from mnistjax.data.splits import hold_out
 CLASS_NAMES = "class_names"
 PREFIXES = "train_", "test_", "val_", "valid"  # of names that seem to be arrays of a split
 log = logging.getLogger(__name__)
-MEDMNIST = {part: part for part in (*PARTS, *VAL_PARTS)}  # names of the arrays in MedMNIST's files
+MEDMNIST = {name: name for name in (*ARRAYS, *VAL_ARRAYS)}  # names of the arrays in MedMNIST's files
 KERAS_NAMES = "x_train", "y_train", "x_test", "y_test", "x_val", "y_val"
 KERAS = dict(zip(MEDMNIST, KERAS_NAMES, strict=True))  # and in Keras's
 
@@ -98,27 +98,27 @@ def load_npz(path: Path, group: str | None = None) -> Arrays:
     """The user's own data set in a file of `np.savez`, or in the only .npz file of a folder.
 
     The arrays have Keras's names (x_train, y_train, x_test, ...) or MedMNIST's (train_images, train_labels,
-    ...). If there is no test part, 20 % of the training part become one, then 20 % of the rest the validation
-    part if there is none. `group` names an array of the training part; images of equal values stay together.
-    The array `class_names` has the K names; without it, they are "0", "1", ...
+    ...). If there is no test split, 20 % of the training images become one, then 20 % of the rest the
+    validation split if there is none. `group` names an array of the training split; images of equal values
+    stay together. The array `class_names` has the K names; without it, they are "0", "1", ...
     """
     file = _find_file(path)
     with open_npz(file) as archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        parts, labels = {}, []
+        arrays, labels = {}, []
         for split, images_key, labels_key in _match(file, keys):
-            images = parts[f"{split}_images"] = _read(archive, file, images_key, IMAGES)
+            images = arrays[f"{split}_images"] = _read(archive, file, images_key, IMAGES)
             array = _read(archive, file, labels_key, LABELS).reshape(-1)
             idx.check_pair(images, images_key, array, f"{file}:{labels_key}")
             labels.append((f"{split}_labels", f"{file}:{labels_key}", array))
         names = _read_names(archive, file) if CLASS_NAMES in keys else None
         groups = None if group is None else _read_groups(archive, file, keys, group, len(labels[0][-1]))
-    for part, where, array in labels:
+    for name, where, array in labels:
         check_labels(where, array, range(len(names) if names else MOST_CLASSES))
-        parts[part] = array.astype(np.int32)
-    names = names or tuple(map(str, range(1 + max(int(parts[part].max()) for part, *_ in labels))))
+        arrays[name] = array.astype(np.int32)
+    names = names or tuple(map(str, range(1 + max(int(arrays[name].max()) for name, *_ in labels))))
     try:
-        return Arrays(**_hold_out_missing(parts, groups), class_names=names)
+        return Arrays(**_hold_out_missing(arrays, groups), class_names=names)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
 
@@ -144,7 +144,7 @@ def _find_file(path: Path) -> Path:
 
 def _match(file: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
     """Yields each split in the file (train, test or val) with the names of its images and its labels."""
-    forms = [form for form in (KERAS, MEDMNIST) if {form[part] for part in PARTS[:2]} & {*keys}]
+    forms = [form for form in (KERAS, MEDMNIST) if {form[name] for name in ARRAYS[:2]} & {*keys}]
     if len(forms) != 1:
         expected = "x_train, y_train, ... or train_images, train_labels, ..."
         both = ", not both," if forms else ""
@@ -198,15 +198,15 @@ def _read_groups(archive: zipfile.ZipFile, file: Path, keys: list[str], key: str
     return groups
 
 
-def _hold_out_missing(parts: dict[str, np.ndarray], groups: np.ndarray | None) -> dict[str, Any]:
-    """The parts with a test and a validation part, which are held out of the training part if missing."""
-    missing = [split for split in ("test", "val") if f"{split}_images" not in parts]
+def _hold_out_missing(arrays: dict[str, np.ndarray], groups: np.ndarray | None) -> dict[str, Any]:
+    """The arrays with a test and a validation split, which are held out of the training split if missing."""
+    missing = [split for split in ("test", "val") if f"{split}_images" not in arrays]
     if groups is not None and not missing:
-        log.warning("data.group changes nothing: the file has a test and a validation part")
+        log.warning("data.group changes nothing: the file has a test and a validation split")
     for split in missing:
-        rest, held = hold_out(parts["train_labels"], groups)
+        rest, held = hold_out(arrays["train_labels"], groups)
         for kind in ("images", "labels"):
-            whole = parts[f"train_{kind}"]
-            parts = parts | {f"train_{kind}": whole[rest], f"{split}_{kind}": whole[held]}
+            whole = arrays[f"train_{kind}"]
+            arrays = arrays | {f"train_{kind}": whole[rest], f"{split}_{kind}": whole[held]}
         groups = None if groups is None else groups[rest]
-    return parts
+    return arrays

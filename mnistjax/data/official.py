@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mnistjax.data import idx, npz
-from mnistjax.data.arrays import PARTS, SIDE, DataError, Missing
+from mnistjax.data.arrays import ARRAYS, SIDE, DataError, Missing
 
 LARGEST = 2**30  # bytes; the largest official file, EMNIST's archive, has 0.56 GB
-LARGEST_CSV = 2**28  # bytes; MNIST's training part has 0.11 GB
-MOST = 60_000  # items of a part that is not read from an official archive
+LARGEST_CSV = 2**28  # bytes; MNIST's training split has 0.11 GB
+MOST = 60_000  # items of an array that is not read from an official archive
 TORCHVISION = {  # its folders; it has the files of other data sets in the folder itself
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
@@ -32,7 +32,7 @@ CONVERTED = {  # files that Keras and Kaggle make of a data set; verified by CON
     "mnist": ("mnist.npz", "mnist_train.csv", "mnist_test.csv"),
     "fashion_mnist": ("fashion-mnist_train.csv", "fashion-mnist_test.csv"),
 }
-CONTENTS = {  # SHA-256 of the unpacked IDX files, in the order of PARTS; others are not known to us
+CONTENTS = {  # SHA-256 of the unpacked IDX files, in the order of ARRAYS; others are not known to us
     "mnist": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -47,8 +47,8 @@ CONTENTS = {  # SHA-256 of the unpacked IDX files, in the order of PARTS; others
     ),
 }
 
-Parts = dict[str, tuple[np.ndarray, str]]
-"""By part of Arrays: the array as it is stored, and the name of its file, for errors."""
+Stored = dict[str, tuple[np.ndarray, str]]
+"""By name in Arrays: the array as it is stored, and the name of its file, for errors."""
 
 
 class Archive(NamedTuple):
@@ -61,38 +61,38 @@ class Archive(NamedTuple):
     sha256: str
 
     @property
-    def parts(self) -> set[str]:
-        named = {part for part, stem in idx.FILES.items() if self.filename.startswith(stem)}
+    def arrays(self) -> set[str]:
+        named = {name for name, stem in idx.FILES.items() if self.filename.startswith(stem)}
         split = self.filename.partition("_")[0]  # SVHN has train_32x32.mat and test_32x32.mat
-        return named or {part for part in PARTS if part.startswith(f"{split}_")} or {*PARTS}
+        return named or {name for name in ARRAYS if name.startswith(f"{split}_")} or {*ARRAYS}
 
 
-def find_parts(
-    dataset: str, raw_dir: Path, archives: Sequence[Archive], read: Callable[[Path, str], Parts]
-) -> Parts:
-    """The verified parts of a data set in a folder; DataError if one is missing or can't be verified.
+def find_arrays(
+    dataset: str, raw_dir: Path, archives: Sequence[Archive], read: Callable[[Path, str], Stored]
+) -> Stored:
+    """The verified arrays of a data set in a folder; DataError if one is missing or can't be verified.
 
     `archives` are those of all data sets; `read(path, filename)` reads one of this data set. Missing if the
     folder has no file of this data set, not even a damaged one.
     """
     own = {archive.filename: archive for archive in archives if archive.dataset == dataset}
     foreign = [archive.filename for archive in archives if archive.filename not in own]
-    found, problem, others = Parts(), None, dict[str, Path]()
+    found, problem, others = Stored(), None, dict[str, Path]()
     for path, expected in _candidates(dataset, raw_dir, own, foreign):
         try:
-            owner, parts = _identify(path, dataset, archives, read)
+            owner, arrays = _identify(path, dataset, archives, read)
         except DataError as error:
             problem = problem or (error if expected else None)
             continue
-        found |= parts
-        if len(found) == len(PARTS):
+        found |= arrays
+        if len(found) == len(ARRAYS):
             return found
         if owner != dataset:
             others.setdefault(owner, path)
     if problem:
         raise problem
     there = "".join(f" ({path.name} is of {other})" for other, path in others.items())
-    missing = [name for name, archive in own.items() if not archive.parts <= found.keys()]
+    missing = [name for name, archive in own.items() if not archive.arrays <= found.keys()]
     forms = f", unpacked or not, or {', '.join(CONVERTED[dataset])}" if dataset in CONTENTS else ""
     text = f"{raw_dir}: the official files of {dataset} are not in it{there}: {', '.join(missing)} expected"
     raise (DataError if found else Missing)(f"{text} there or in its subfolder {dataset}{forms}")
@@ -101,7 +101,7 @@ def find_parts(
 def _candidates(
     dataset: str, raw_dir: Path, own: Iterable[str], foreign: Iterable[str]
 ) -> Iterator[tuple[Path, bool]]:
-    """The files that may have parts of a data set, and whether they have a name of this data set's files."""
+    """The files that may have arrays of a data set, and whether they have a name of this data set's files."""
     vision = TORCHVISION.get(dataset, dataset)
     places = dict.fromkeys((dataset, dataset.replace("_", "-"), vision, f"{vision}/raw", "raw", ""))
     folders = [raw_dir / place for place in places]
@@ -121,9 +121,9 @@ def _find_forms(folder: Path, name: str) -> list[Path]:
 
 
 def _identify(
-    path: Path, dataset: str, archives: Sequence[Archive], read: Callable[[Path, str], Parts]
-) -> tuple[str, Parts]:
-    """The data set of a file, and its parts if that is `dataset`; DataError if its checksum is not known."""
+    path: Path, dataset: str, archives: Sequence[Archive], read: Callable[[Path, str], Stored]
+) -> tuple[str, Stored]:
+    """The data set of a file, and its arrays if that is `dataset`; DataError if its checksum is not known."""
     sha256, size, is_html = _inspect(path)
     for archive in archives:
         if archive.sha256 == sha256:
@@ -154,20 +154,20 @@ def _inspect(path: Path) -> tuple[str, int, bool]:
         return sha256, size, stream.read(64).lstrip().startswith(b"<")
 
 
-def _identify_content(path: Path, dataset: str) -> tuple[str, Parts]:
+def _identify_content(path: Path, dataset: str) -> tuple[str, Stored]:
     """`_identify` by the checksums of the unpacked IDX files."""
     read = {".npz": _read_npz, ".csv": _read_csv}.get(path.suffix, _read_idx)
-    parts = Parts()
+    arrays = Stored()
     for where, array in read(path).items():
         sha256 = hashlib.sha256(idx.make_header(array) + array.tobytes()).hexdigest()
-        owners = [(name, PARTS[row.index(sha256)]) for name, row in CONTENTS.items() if sha256 in row]
+        owners = [(name, ARRAYS[row.index(sha256)]) for name, row in CONTENTS.items() if sha256 in row]
         if not owners:
             raise DataError(f"{where}: can't be verified: no official file has the SHA-256 {sha256} unpacked")
-        ((owner, part),) = owners
+        ((owner, name),) = owners
         if owner != dataset:
-            return owner, Parts()
-        parts[part] = array, where
-    return dataset, parts
+            return owner, Stored()
+        arrays[name] = array, where
+    return dataset, arrays
 
 
 def _read_idx(path: Path) -> dict[str, np.ndarray]:

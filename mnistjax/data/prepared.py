@@ -23,9 +23,9 @@ from mnistjax import files
 from mnistjax.checks import FLAG, NAMES, TEXT, TEXTS, list_of, optional, whole
 from mnistjax.data import idx
 from mnistjax.data.arrays import (
-    PARTS,
+    ARRAYS,
     SIDE,
-    VAL_PARTS,
+    VAL_ARRAYS,
     Arrays,
     DataError,
     Unreachable,
@@ -96,7 +96,7 @@ def read_arrays(name: str, folder: Path, stamp: str | None = None) -> Arrays:
         raise FileNotFoundError(folder)
     try:
         manifest = read_manifest(folder)
-        arrays = _read_parts(name, folder, manifest) if manifest["stamp"] == stamp else None
+        arrays = _read_arrays(name, folder, manifest) if manifest["stamp"] == stamp else None
     except (OSError, files.DamagedFile, DataError) as error:
         why = files.describe(error, folder) if isinstance(error, OSError) else error
         raise Damaged(f"{folder}: damaged: {why}") from None
@@ -108,13 +108,13 @@ def read_arrays(name: str, folder: Path, stamp: str | None = None) -> Arrays:
     return arrays
 
 
-def _read_parts(name: str, folder: Path, manifest: dict[str, Any]) -> Arrays:
-    names = (*PARTS, *VAL_PARTS) if manifest["has_val"] else PARTS
-    parts: dict[str, Any] = {
-        part: _read_array(folder / f"{part}.npy", manifest["image_shape"]) for part in names
+def _read_arrays(name: str, folder: Path, manifest: dict[str, Any]) -> Arrays:
+    keys = (*ARRAYS, *VAL_ARRAYS) if manifest["has_val"] else ARRAYS
+    arrays: dict[str, Any] = {
+        key: _read_array(folder / f"{key}.npy", manifest["image_shape"]) for key in keys
     }
     facts = {field: manifest[field] for field in ("class_names", "left_out", "warnings")}
-    return check_arrays(name, Arrays(**parts, **facts))
+    return check_arrays(name, Arrays(**arrays, **facts))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -145,10 +145,10 @@ def _read_array(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
 def write_arrays(folder: Path, arrays: Arrays, stamp: str | None = None) -> None:
     """Writes the arrays, then the manifest, which makes them count as prepared."""
-    for part, array in arrays.parts.items():
+    for key, array in arrays.by_name.items():
         head = io.BytesIO()  # as np.save writes it, but without a copy of the array
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-        files.replace(folder / f"{part}.npy", head.getvalue(), array.data)
+        files.replace(folder / f"{key}.npy", head.getvalue(), array.data)
     manifest = {
         "sha256": digest(arrays),
         "class_names": arrays.class_names,
@@ -171,8 +171,8 @@ def _repair(name: str, recipe: Recipe, home: Path) -> Arrays | None:
         return None
     if arrays is None or digest(arrays) != expected:
         return None
-    for part in arrays.parts:
-        if (path := folder / f"{part}.npy").is_dir():  # a file can't replace a folder
+    for key in arrays.by_name:
+        if (path := folder / f"{key}.npy").is_dir():  # a file can't replace a folder
             _remove(path)
     write_arrays(folder, arrays)
     return arrays

@@ -1,4 +1,4 @@
-"""Parts of a data set that has none of its own: always the same, with each class in its share."""
+"""Splits of a data set that has none of its own: always the same, with each class in its share."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def _choose_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     _, classes = np.unique(labels, return_inverse=True)
     names, members = np.unique(groups, return_inverse=True)
     if len(names) < 2:
-        raise DataError(f"at least 2 groups expected, found {len(names)}: a part can't be held out")
+        raise DataError(f"at least 2 groups expected, found {len(names)}: a split can't be held out")
     counts = np.zeros((len(names), classes.max() + 1), np.int64)
     np.add.at(counts, (members, classes), 1)
     left = counts.sum(axis=0)
@@ -68,5 +68,5 @@ def _choose_smallest(counts: np.ndarray) -> int:
     """The smallest group, of counts (groups, classes), that leaves the others an example of each class."""
     spare = np.flatnonzero(np.all(counts < counts.sum(axis=0), axis=1))
     if not spare.size:
-        raise DataError("each group has all examples of a class: a part can't be held out")
+        raise DataError("each group has all examples of a class: a split can't be held out")
     return int(spare[np.argmin(counts[spare].sum(axis=1))])

@@ -10,7 +10,7 @@ from tensorflow_datasets.datasets.svhn_cropped import svhn_cropped_dataset_build
 
 from mnistjax.config import one_line
 from mnistjax.data.arrays import DataError, check_labels
-from mnistjax.data.official import Parts
+from mnistjax.data.official import Stored
 from mnistjax.data.without_tensorflow import WithoutTensorFlow, load_pinned
 
 FOLDER = "datasets/svhn_cropped"  # of the builder in TFDS
@@ -30,7 +30,7 @@ class SvhnCropped(WithoutTensorFlow, stock.Builder, skip_registration=True):
     counts = 73_257, 26_032
     image_shape = SHAPE
 
-    def read_archive(self, path: Path, filename: str) -> Parts:
+    def read_archive(self, path: Path, filename: str) -> Stored:
         split = filename.partition("_")[0]
         images, labels = read_mat(path)
         check_labels(str(path), labels, range(1, 11))

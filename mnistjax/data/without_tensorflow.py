@@ -15,7 +15,7 @@ from tensorflow_datasets.core.download.checksums import load_url_infos
 
 from mnistjax.data import idx
 from mnistjax.data.arrays import SIDE, DataError, check_labels
-from mnistjax.data.official import Archive, Parts, find_parts
+from mnistjax.data.official import Archive, Stored, find_arrays
 
 
 class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -27,7 +27,7 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     first_label = 0
     image_shape = (SIDE, SIDE, 1)
     url_infos: Any  # TFDS's size, checksum and file name for each URL
-    parts: Parts | None = None  # from the user's folder, verified; None to download them
+    arrays: Stored | None = None  # from the user's folder, verified; None to download them
 
     def _info(self) -> tfds.core.DatasetInfo:
         stock: Any = super()
@@ -52,24 +52,24 @@ class WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         return types.SimpleNamespace(download=manager.download, downloaded_size=size)
 
     def _split_generators(self, dl_manager: Any) -> Any:
-        parts = self.parts or Parts()
-        if not parts:
+        arrays = self.arrays or Stored()
+        if not arrays:
             urls = {info.filename: url for url, info in self.url_infos.items()}
             for filename, path in dl_manager.download(urls).items():
-                parts |= self.read_archive(Path(path), filename)
+                arrays |= self.read_archive(Path(path), filename)
         splits = zip(("train", "test"), self.counts, strict=True)
         return {
-            split: self._list_examples(count, *parts[f"{split}_images"], *parts[f"{split}_labels"])
+            split: self._list_examples(count, *arrays[f"{split}_images"], *arrays[f"{split}_labels"])
             for split, count in splits
         }
 
-    def read_archive(self, path: Path, filename: str) -> Parts:
-        """The parts in an official file, which has this name in TFDS."""
+    def read_archive(self, path: Path, filename: str) -> Stored:
+        """The arrays in an official file, which has this name in TFDS."""
         raise NotImplementedError
 
-    def find_parts(self, raw_dir: Path, archives: Sequence[Archive]) -> Parts:
-        """The verified parts in a user's folder, see `official.find_parts`."""
-        return find_parts(self.name, raw_dir, archives, self.read_archive)
+    def find_arrays(self, raw_dir: Path, archives: Sequence[Archive]) -> Stored:
+        """The verified arrays in a user's folder, see `official.find_arrays`."""
+        return find_arrays(self.name, raw_dir, archives, self.read_archive)
 
     def _list_examples(
         self, count: int, images: np.ndarray, images_name: str, labels: np.ndarray, labels_name: str
