@@ -105,7 +105,8 @@ def time_step(step: str, folder: Path) -> None:
         seconds = time.perf_counter() - start
     else:
         more = [f"sweep.halving={FACTOR}"] if step == "halved" else []
-        seconds = command(*grid_words(range(SEEDS)), *more, f"hydra.sweep.dir={folder / f'{step}{number}'}")
+        place = f"hydra.sweep.dir={folder / f'{step}{number}'}"
+        seconds = command(*grid_words(range(SEEDS)), *more, "wandb.mode=disabled", place)  # Optuna logs nothing
     times.setdefault(step, []).append(round(seconds, 1))
     kept.write_text(json.dumps({**times, "processor": processor()}, indent=1), "utf-8")
 
