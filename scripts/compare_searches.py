@@ -105,8 +105,9 @@ def time_step(step: str, folder: Path) -> None:
         seconds = time.perf_counter() - start
     else:
         more = [f"sweep.halving={FACTOR}"] if step == "halved" else []
-        place = f"hydra.sweep.dir={folder / f'{step}{number}'}"
-        seconds = command(*grid_words(range(SEEDS)), *more, "wandb.mode=disabled", place)  # Optuna logs nothing
+        # Without W&B, because Optuna's loop logs nothing.
+        more += ["wandb.mode=disabled", f"hydra.sweep.dir={folder / f'{step}{number}'}"]
+        seconds = command(*grid_words(range(SEEDS)), *more)
     times.setdefault(step, []).append(round(seconds, 1))
     kept.write_text(json.dumps({**times, "processor": processor()}, indent=1), "utf-8")
 

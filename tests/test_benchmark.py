@@ -5,6 +5,7 @@ import pytest
 
 from benchmark import floors, measure, race, results
 from mnistjax.data import load_data
+from mnistjax.report.figures import render
 from sections import replace_section
 
 CNN = {**measure.DEFAULTS, **measure.CNN, "images": 48_000}
@@ -39,6 +40,14 @@ def test_the_readmes_show_the_newest_record():
         (results.PROJECT_README, results.summarize(record)),
     ):
         assert replace_section(path.read_text(), results.SECTION, content) == path.read_text()
+
+
+def test_the_picture_has_times_at_its_ticks():
+    record = measure.read_newest()
+    assert record
+    text = render(results.picture(record), "svg").decode()
+    assert "100 ms" in text
+    assert "mathdefault" not in text
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def test_bands_span_the_seeds_and_name_their_groups(tmp_path):
     low, high = panel.collections[1].get_datalim(panel.transData).intervaly
     assert (low, high) == pytest.approx((0.1, 0.6))
     save(figure, tmp_path / "bands")
+    assert "mathdefault" not in (tmp_path / "bands.svg").read_text()  # a tick in TeX, which is not set
 
 
 def test_an_architecture_shows_shapes_and_parameters(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnistjax.records.fields import METRICS
+from mnistjax.report.axes import scale_in_logs
 from mnistjax.report.figures import INK, TEST, TRAIN, VAL, draw_tiles, new_figure, style, tick_options
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def seed_curves(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, 
             if metric == "loss":
                 axes.set(ylabel="nats per image", yscale="log")
                 axes.set_ylim(bottom=max(axes.get_ylim()[0], LOWEST_LOSS))
+                scale_in_logs(axes.yaxis, axes.get_ylim())
             else:  # the first two epochs would leave no room for the rest
                 bottom, top = axes.get_ylim()
                 bottom, top = max(bottom, 1.02 * min(early) - 0.02), min(top, 1.0)
