@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -465,6 +465,9 @@ def odd_words(draw):
 @pytest.mark.parametrize("flags", [["-m", "sweep.plan=true"], ["--cfg", "job"]], ids=str)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(words=st.lists(odd_words(), min_size=1, max_size=3))
+@example(words=["hydra.verbose=???"])
+@example(words=["hydra.verbose=${foo}"])
+@example(words=["hydra.mode=???"])
 def test_any_words_are_taken_or_refused_in_one_line(flags, words, work):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

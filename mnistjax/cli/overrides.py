@@ -64,12 +64,17 @@ def add_rows() -> None:
 
 @contextlib.contextmanager
 def composing() -> Iterator[None]:
-    """Sets up Hydra for `compose` inside."""
+    """Sets up Hydra for `compose` inside; ConfigError for a value that can't be read there."""
     from hydra import initialize_config_dir
+    from omegaconf.errors import OmegaConfBaseException
 
     add_rows()
-    with initialize_config_dir(str(conf_dir()), job_name="mnistjax", **version_base()):
-        yield
+    try:
+        with initialize_config_dir(str(conf_dir()), job_name="mnistjax", **version_base()):
+            yield
+    except OmegaConfBaseException as error:  # ???, or ${KEY} of an unknown key
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{key}{shorten(str(error).splitlines()[0])}") from None
 
 
 def compose(overrides: list[str]) -> DictConfig:
