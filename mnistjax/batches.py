@@ -142,13 +142,13 @@ def slice_rows(
     return Batch(taken, labels, weights)
 
 
-def pad_split(part: Split, count: int) -> Split:
+def pad_split(split: Split, count: int) -> Split:
     """At least `count` images: black ones, which an evaluation does not count, are added."""
-    missing = max(0, count - len(part.images))
-    images = np.pad(part.images, [(0, missing)] + [(0, 0)] * (part.images.ndim - 1))
-    return Split(images, np.pad(part.labels, (0, missing), constant_values=PADDING))
+    missing = max(0, count - len(split.images))
+    images = np.pad(split.images, [(0, missing)] + [(0, 0)] * (split.images.ndim - 1))
+    return Split(images, np.pad(split.labels, (0, missing), constant_values=PADDING))
 
 
-def place_split(part: Split, mesh: Mesh) -> tuple[Array, Array]:
+def place_split(split: Split, mesh: Mesh) -> tuple[Array, Array]:
     """Images and labels, a copy on each device of the mesh."""
-    return place((part.images, part.labels), mesh, shared=True)
+    return place((split.images, split.labels), mesh, shared=True)

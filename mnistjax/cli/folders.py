@@ -28,13 +28,7 @@ MAX_PATH = 3_800  # bytes in the path of a folder: Linux allows 4,095, and its f
 
 def find_folder(cfg: DictConfig, kind: Literal["run", "sweep"]) -> Path:
     """The absolute path of the run's or the sweep's folder; ConfigError if it can't be made."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    key = f"hydra.{kind}.dir"
-    try:
-        given, subdir = cfg.hydra[kind].dir, cfg.hydra.output_subdir
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    key, given, subdir = f"hydra.{kind}.dir", cfg.hydra[kind].dir, cfg.hydra.output_subdir
     if not isinstance(given, str) or not given:
         raise ConfigError(f"{key} must be a folder; got {given!r}")
     folder = Path(given).absolute()

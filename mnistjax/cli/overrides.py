@@ -25,6 +25,7 @@ from mnistjax.words import explain_quotes
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
 
 TABLES = {  # group -> module of its table, function that lists names, one that lists options, entry points
     "data": ("mnistjax.data", "list_datasets", None, "mnistjax.datasets"),
@@ -72,9 +73,8 @@ def composing() -> Iterator[None]:
     try:
         with initialize_config_dir(str(conf_dir()), job_name="mnistjax", **version_base()):
             yield
-    except OmegaConfBaseException as error:  # ???, or ${KEY} of an unknown key
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{key}{shorten(str(error).splitlines()[0])}") from None
+    except OmegaConfBaseException as error:
+        raise explain_value(error) from None
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -325,4 +325,9 @@ def to_plain_config(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], OmegaConf.to_container(task, resolve=resolve, throw_on_missing=resolve))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise explain_value(error) from error
+
+
+def explain_value(error: OmegaConfBaseException) -> ConfigError:
+    """The one-line error for a value that is missing (???) or refers to no key (${KEY})."""
+    return ConfigError(f"{error.full_key}: {shorten(str(error).splitlines()[0])}")

@@ -12,7 +12,7 @@ Status = Literal["running", "done", "failed", "diverged", "stopped", "interrupte
 STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "stopped", "interrupted")
 
 METRICS = ("loss", "accuracy", "f1")
-CURVES = tuple(f"{part}/{name}" for part in ("train", "val") for name in METRICS)
+CURVES = tuple(f"{split}/{name}" for split in ("train", "val") for name in METRICS)
 EXACT = 2**53  # a browser represents all whole numbers up to this one exactly
 
 

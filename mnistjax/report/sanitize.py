@@ -12,7 +12,7 @@ from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS
 from mnistjax.report.runs import RunRecord
 from mnistjax.words import printable
 
-CURVES = tuple(f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1"))
+CURVES = tuple(f"{split}/{name}" for split in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss", *OPTIONAL_FIELDS)
 MAX_CLASS_NAME = 40  # characters
 

@@ -106,8 +106,8 @@ def save_arrays(data: mnistjax.Dataset, folder: Path) -> Path:
     """Writes the training and test images to a file for the contenders; returns its path."""
     file = folder / "data.npz"
     splits = {"train": data.train, "test": data.test}
-    arrays: Any = {f"{name}_images": part.images for name, part in splits.items()}
-    arrays |= {f"{name}_labels": part.labels for name, part in splits.items()}
+    arrays: Any = {f"{name}_images": split.images for name, split in splits.items()}
+    arrays |= {f"{name}_labels": split.labels for name, split in splits.items()}
     np.savez(file, **arrays)
     return file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from benchmark.race import OURS, PEERS
 from mnistjax.markdown import format_table
@@ -184,9 +184,7 @@ def picture(record: Mapping[str, Any]) -> Figure:
         if ours:
             axes.plot(ours[0], row, "o", color="#009E73", ms=10, label=OURS, zorder=3)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(
-        lambda seconds, _: f"{seconds:g} s" if seconds >= 1 else f"{1000 * seconds:g} ms"
-    )
+    axes.xaxis.set_major_formatter(EngFormatter("s"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
