@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,6 @@ from mnistjax.cli.stored import is_taken
 from mnistjax.report.configurations import group_runs
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
-from mnistjax.sweeps import processes
 from mnistjax.sweeps.events import JobEnded
 from mnistjax.sweeps.executor import end_job
 from mnistjax.sweeps.ledger import load_ledger
@@ -557,10 +557,10 @@ def test_the_plan_of_a_halved_sweep_leaves_out_the_stopped_jobs(work, capsys):
 
 
 def test_a_worker_that_can_not_be_started_is_one_line(work, monkeypatch, capsys):
-    def start():
+    def refuse(_):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(processes, "WorkerProcess", start)
+    monkeypatch.setattr(BaseProcess, "start", refuse)
     assert main(["-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
     why = "failed, its worker process could not be started: Resource temporarily unavailable"
     assert capsys.readouterr().err.count(why) == 2

@@ -18,9 +18,9 @@ import mnistjax
 from mnistjax.cli import main
 from mnistjax.config import ConfigError
 from mnistjax.models import MODELS
-from mnistjax.sweeps.events import WORKER
+from mnistjax.sweeps.spawn import WORKER, without_main
 from mnistjax.sweeps.trainer import JobQueue, split_by_step
-from mnistjax.sweeps.worker import copy_tables, needs_main, without_main
+from mnistjax.sweeps.worker import copy_tables, needs_main
 
 SMALL = ["data=digits", "model=mlp", "model.hidden=8", "train.epochs=1", "train.batch_size=230"]
 CALL = f"""

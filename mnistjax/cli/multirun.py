@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mnistjax.sweeps.run import Sweep
+    from mnistjax.sweeps.spawn import Spawned
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +58,54 @@ class Multirun:
     jobs: dict[tuple[str, ...], Job]  # by their overrides, with the earlier jobs of a resumed sweep
 
 
-def run_multirun(words: list[str], resume: str | None) -> int:
-    """Runs a new sweep, or continues the one in the folder `resume`; returns the exit code."""
+def run_multirun(cfg: DictConfig, words: list[str], resume: str | None) -> int:
+    """Runs a new sweep, or continues the one in the folder `resume`; returns the exit code.
+
+    `cfg`: composed of the words without those of sweeps.
+    """
     if line := drop_agent_run():
         tell(line)
     # The worker trains, so this process must not reserve a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     words = [word for word in words if not word.lstrip("+").startswith("sweep.resume=")]
+    with contextlib.nullcontext() if resume else spawn_early(cfg) as spawned:
+        return run_words(words, resume, spawned)
+
+
+@contextlib.contextmanager
+def spawn_early(cfg: DictConfig) -> Iterator[Spawned | None]:
+    """Inside, a worker process imports JAX while this one composes the jobs; None if the sweep needs none."""
+    from mnistjax.sweeps.spawn import spawn
+
+    spawned = None
+    if cfg.sweep.executor == "processes" and not cfg.sweep.plan and is_ours(cfg):
+        with contextlib.suppress(OSError):  # the sweep tries it again
+            spawned = spawn()
+    try:
+        yield spawned
+    finally:
+        if spawned:
+            spawned.kill()
+
+
+def is_ours(cfg: DictConfig) -> bool:
+    """Whether the launcher is ours."""
+    return str(cfg.hydra.launcher._target_).endswith(".FusedLauncher")
+
+
+def run_words(words: list[str], resume: str | None, spawned: Spawned | None) -> int:
+    """Runs the sweep of these words, in the process that was `spawned` for it; returns the exit code."""
     ledger = load_ledger(Path(resume).absolute()) if resume else None
     if ledger:
         check_complete(ledger, words)
     multirun = read_multirun(words, ledger)
     cfg = multirun.cfg
-    if not str(cfg.hydra.launcher._target_).endswith(".FusedLauncher"):
+    if not is_ours(cfg):
         check_launcher(multirun)
         jobs = {task: multirun.jobs[task] for task in multirun.tasks}
         return run_by_launcher(jobs, [*multirun.argv, "--multirun"])
     check_subdir(cfg)
-    return print_groups(multirun) if cfg.sweep.plan else run_fused(multirun)
+    return print_groups(multirun) if cfg.sweep.plan else run_fused(multirun, spawned)
 
 
 def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
@@ -232,14 +263,14 @@ def print_sweep(multirun: Multirun) -> int:
     return flush_stdout()
 
 
-def run_fused(multirun: Multirun) -> int:
+def run_fused(multirun: Multirun, spawned: Spawned | None) -> int:
     """Runs the sweep with our launcher; returns the exit code."""
     from mnistjax.sweeps.cluster import NoTask
     from mnistjax.sweeps.view import report_sweep
 
     folder, resume_command = multirun.folder, find_resume_command(multirun.folder)
     try:
-        with make_sweep(multirun) as FusedLauncher.sweep, FusedLauncher.sweep:
+        with make_sweep(multirun, spawned) as FusedLauncher.sweep, FusedLauncher.sweep:
             argv = [*multirun.argv, f"hydra.sweep.dir={quote(folder)}", "--multirun"]
             code = call_hydra(argv, folder=folder)
     except OSError as error:
@@ -263,8 +294,8 @@ def find_resume_command(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def make_sweep(multirun: Multirun) -> Iterator[Sweep]:
-    """The sweep with its jobs; its folder is locked.
+def make_sweep(multirun: Multirun, spawned: Spawned | None = None) -> Iterator[Sweep]:
+    """The sweep with its jobs, trained in the process that was `spawned` for it; its folder is locked.
 
     ConfigError if the folder is in use, or if another command has changed it since the jobs were composed.
     """
@@ -275,7 +306,7 @@ def make_sweep(multirun: Multirun) -> Iterator[Sweep]:
     with owning(folder):
         if find_ledger(folder) != multirun.ledger:
             raise ConfigError(f"another command has just changed {relative(folder)}; give this one again")
-        sweep = Sweep(ledger, Options(**multirun.options))
+        sweep = Sweep(ledger, Options(**multirun.options), spawned)
         for task, job in multirun.jobs.items():
             sweep.add(job, task)
         yield sweep

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from mnistjax import records
 
-WORKER = "mnistjax worker"  # name of a worker process
-
 
 class JobStarted(NamedTuple):
     number: int

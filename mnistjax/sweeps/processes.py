@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import signal
 import time
 from collections import deque
@@ -20,7 +19,6 @@ from mnistjax.data import Dataset
 from mnistjax.job import Job
 from mnistjax.recorder import INSIDE_SEGMENT
 from mnistjax.sweeps.events import (
-    WORKER,
     AssignmentEnded,
     Event,
     JobEnded,
@@ -30,21 +28,21 @@ from mnistjax.sweeps.events import (
 )
 from mnistjax.sweeps.executor import POLL_SECONDS, STOP_SECONDS, Datasets, Executor, Stop, end_job
 from mnistjax.sweeps.groups import Assignment, DataKey, can_join
-from mnistjax.sweeps.worker import copy_tables, needs_main, serve, without_main
+from mnistjax.sweeps.spawn import Spawned, spawn
+from mnistjax.sweeps.worker import copy_tables, needs_main
 
 GRACE_SECONDS = 20.0  # until a worker that should end is killed
 
 
 class WorkerProcess:
-    """A worker process and its assignment."""
+    """A worker process and its assignment. A process that was `spawned` before it is used, if it can be."""
 
-    def __init__(self) -> None:
-        context, tables = multiprocessing.get_context("spawn"), copy_tables()
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, tables), daemon=True, name=WORKER)
-        with contextlib.nullcontext() if needs_main(tables) else without_main():
-            self._process.start()
-        theirs.close()
+    def __init__(self, spawned: Spawned | None = None) -> None:
+        tables = copy_tables()
+        if not spawned or needs_main(tables):
+            spawned = spawn(with_main=needs_main(tables))
+        self._process, self.connection = spawned
+        self.send(tables)
         self._datasets: set[DataKey] = set()
         self.assignment: Assignment | None = None  # the first of those that it trains
         self.assignments = 0  # that it trains
@@ -74,7 +72,7 @@ class WorkerProcess:
             self.assignment, self.left = None, {}
 
     def send(self, message: Any) -> None:
-        """Sends an assignment, a data set, "stop" or None, as `serve` explains."""
+        """Sends tables, an assignment, a data set, "stop" or None, as `serve` explains."""
         with contextlib.suppress(OSError):  # if the worker is dead, the next `recv` raises
             self.connection.send(message)
 
@@ -103,15 +101,16 @@ class WorkerProcess:
 class ProcessExecutor(Executor):
     """Trains in one worker process, which is replaced if it dies."""
 
-    def __init__(self, *, timeout: float = 600.0) -> None:
+    def __init__(self, *, timeout: float = 600.0, spawned: Spawned | None = None) -> None:
         self._timeout = timeout  # seconds without an event of a job
+        self._spawned = spawned  # the first worker's process
         self._worker: WorkerProcess | None = None
         self._pending: deque[Assignment] = deque()
         self._early_deaths = 0  # workers in succession that died before they started a job
 
     def start(self) -> None:
         with contextlib.suppress(OSError):  # `run` tries it again
-            self._worker = self._worker or WorkerProcess()  # it imports JAX meanwhile, in 1.5 s
+            self._worker = self._worker or self._start_worker()
 
     def __exit__(self, *error: Any) -> None:
         if self._worker:
@@ -143,10 +142,14 @@ class ProcessExecutor(Executor):
     def _assign_next(self, datasets: Datasets) -> WorkerProcess | None:
         """Returns the working worker, given the next assignments that it can take; None if none is left."""
         while self._pending and (not self._worker or self._worker.can_take(self._pending[0])):
-            self._worker = self._worker or WorkerProcess()
+            self._worker = self._worker or self._start_worker()
             assignment = self._pending.popleft()
             self._worker.assign(assignment, datasets[assignment.data])
         return self._worker if self._worker and self._worker.assignment else None
+
+    def _start_worker(self) -> WorkerProcess:
+        spawned, self._spawned = self._spawned, None
+        return WorkerProcess(spawned)
 
     def _receive(self, worker: WorkerProcess) -> Iterator[Event]:
         """Handles the next event or the death of the worker; waits at most POLL_SECONDS."""

@@ -29,6 +29,7 @@ from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, final_statuses
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
 from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
+from mnistjax.sweeps.spawn import Spawned
 
 SAVE_SECONDS, MOST_SECONDS = 5.0, 600.0  # between two saves of the ledger and the results
 SAVE_SHARE = 0.05  # of the time, in saves
@@ -51,13 +52,13 @@ class Options:
 class Sweep:
     """A sweep folder and its jobs. Usage: in a `with`, `add` jobs, `prepare` and `run` them."""
 
-    def __init__(self, ledger: Ledger, options: Options) -> None:
+    def __init__(self, ledger: Ledger, options: Options, spawned: Spawned | None = None) -> None:
         self.ledger, self.options = ledger, options
         self.jobs: dict[int, Job] = {}
         self.numbers: dict[tuple[str, ...], int] = {}  # of jobs, by their overrides
         self._known = {entry.identity: entry.number for entry in ledger.entries.values()}
         self._next = max(ledger.entries, default=-1) + 1  # number of the next new job
-        self._executor = make_executor(options, ledger.folder)
+        self._executor = make_executor(options, ledger.folder, spawned)
         self.refused = False  # whether the disk refused some of Hydra's files
         self._groups: list[Group] = []
         self.halving: Halving | None = None
@@ -320,12 +321,15 @@ class Sweep:
         return JobEnded(number, status, entry.reason or "it was not started", None, value)
 
 
-def make_executor(options: Options, folder: Path) -> Executor:
-    """The executor of a sweep in this folder; ConfigError if submitit refuses its parameters."""
+def make_executor(options: Options, folder: Path, spawned: Spawned | None = None) -> Executor:
+    """The executor of a sweep in this folder; ConfigError if submitit refuses its parameters.
+
+    `spawned`: a process that may become its worker.
+    """
     if options.executor == "inline":
         return InlineExecutor()
     if options.executor == "processes":
-        return ProcessExecutor(timeout=options.timeout)
+        return ProcessExecutor(timeout=options.timeout, spawned=spawned)
     kind = options.executor.removeprefix("submitit_")
     return SubmititExecutor(kind, folder, options.submitit or {}, timeout=options.timeout)
 

@@ -1,7 +1,6 @@
 """A worker process, which trains assignments until its parent ends it.
 
-A model that crashes or hangs stops only this process. Workers are spawned, not forked, and end when their
-parent does, because the pipe between them closes then.
+A model that crashes or hangs stops only this process.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import sys
 import threading
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,7 +20,6 @@ from mnistjax.config import ConfigError
 from mnistjax.data import Dataset
 from mnistjax.models import MODELS, list_models
 from mnistjax.optim import OPTIMIZERS, list_optimizers
-from mnistjax.signals import STOPPING
 from mnistjax.sweeps.events import AssignmentEnded, Event
 from mnistjax.sweeps.groups import Assignment, DataKey
 from mnistjax.sweeps.trainer import Trainer
@@ -32,14 +28,16 @@ Tables = Mapping[str, Mapping[str, Any]]
 """The rows of the open tables: {"model": {name: row}, "optimizer": {name: row}}."""
 
 
-def serve(connection: Connection, tables: Tables) -> None:
+def serve(connection: Connection) -> None:
     """Trains the assignments that arrive through the connection, until None arrives.
 
-    Data sets arrive as pairs (key, data), and "stop" stops the jobs. An assignment that arrives while another
-    is trained joins it. `tables` can contain rows that a script of the user registered in the parent.
+    Tables arrive first; they can contain rows that a script of the user registered in the parent. Data sets
+    arrive as pairs (key, data), and "stop" stops the jobs. An assignment joins the one that is being trained.
     """
-    for number in STOPPING:  # the parent also gets the signal, and sends "stop"
-        signal.signal(number, signal.SIG_IGN)
+    try:
+        tables = connection.recv()
+    except (EOFError, OSError):
+        return  # the parent is gone
     prepare_backend()
     add_tables(tables)
     assignments: queue.Queue[Assignment | None] = queue.Queue()
@@ -107,17 +105,6 @@ def can_import_main() -> bool:
     if main.__spec__:  # python -m MODULE
         return not main.__spec__.name.endswith("__main__")
     return os.path.isfile(getattr(main, "__file__", None) or "")  # a notebook has none
-
-
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Hides the main module inside, so that a process that is started there does not run the script again."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def add_tables(tables: Tables) -> None:
