@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,11 +160,11 @@ def test_jobs_take_turns_only_if_they_are_at_one_step():
 def test_a_thread_does_not_wait_for_a_program_while_there_are_other_jobs():
     jobs = [[SimpleNamespace(plan=SimpleNamespace(spec=spec), number=i)] for i, spec in enumerate("aaab")]
     queue = JobQueue(cast(Any, jobs), lambda: False)
-    for expected in (0, 3, 1):  # the last one must wait: both programs are being compiled
-        taken = queue.take()
-        assert taken is not None
-        assert taken[0].number == expected
-        if expected != 1:
-            queue.wait_for_program(taken[0].plan.spec)
-    queue.mark_compiled(cast(Any, "a"))
+    assert [queue.take(), queue.take()] == [jobs[0], jobs[3]]
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(queue.take)  # both programs are being compiled
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+        queue.mark_compiled(cast(Any, "a"))
+        assert waiting.result(10) == jobs[1]
     assert queue.take() == jobs[2]

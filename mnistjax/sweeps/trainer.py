@@ -63,8 +63,8 @@ class JobQueue:
     def take(self) -> list[Job] | None:
         """Takes the next jobs, which the thread must `release`; None if there are none, or after a stop.
 
-        Prefers jobs whose program no other thread is compiling. Waits while other threads train, because the
-        ends of their jobs may bring new ones.
+        Prefers jobs whose program no other thread is compiling, and otherwise waits until that is compiled.
+        Also waits while other threads train, because the ends of their jobs may bring new ones.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or not self._training or self._stop())
@@ -76,7 +76,13 @@ class JobQueue:
             free = (jobs for jobs in self._jobs if jobs[0].plan.spec not in compiling)
             jobs = next(free, self._jobs[0])
             self._jobs.remove(jobs)
-            return jobs
+            spec = jobs[0].plan.spec
+            compiled = self._compiled.get(spec)
+            if compiled is None:  # this thread compiles it
+                self._compiled[spec] = threading.Event()
+        if compiled:
+            compiled.wait()
+        return jobs
 
     def take_more(self, spec: Spec) -> list[Job] | None:
         """Takes the next jobs for the same thread if they have this Spec, without waiting."""
@@ -90,15 +96,6 @@ class JobQueue:
         with self._changed:
             self._training -= 1
             self._changed.notify_all()
-
-    def wait_for_program(self, spec: Spec) -> None:
-        """Waits until another thread has compiled the program; the first thread that asks compiles it."""
-        with self._changed:
-            compiled = self._compiled.get(spec)
-            if compiled is None:
-                self._compiled[spec] = threading.Event()
-        if compiled:
-            compiled.wait()
 
     def mark_compiled(self, spec: Spec) -> None:
         """Releases the threads that wait for this program, also if it failed."""
@@ -165,7 +162,6 @@ class Trainer:
                 yield from split_by_step(runs)
                 jobs = self._queue.take_more(spec)
 
-        self._queue.wait_for_program(spec)
         try:
             program = make_program(spec, self._data, width=self._assignment.width, spread=spread)
             for run, result in fit_runs(program, start_runs(), stop=self._stop):
