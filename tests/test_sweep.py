@@ -477,6 +477,19 @@ def test_a_signal_stops_a_sweep_which_then_goes_on(work):
     assert [row["status"] for row in results("sweep")] == ["done"] * 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_a_sweep_whose_worker_has_just_been_started(work, number, code):
+    process = start(*LONG, "hydra.sweep.dir=sweep", stderr=subprocess.PIPE, start_new_session=True)
+    wait_until(lambda: len(children(process.pid)) > 1)  # the worker and Python's resource tracker
+    below = children(process.pid)
+    os.killpg(process.pid, number)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in told) == (code, False)
+    wait_until(lambda: not any(map(alive, below)), 20)
+    assert os.listdir() == []
+
+
 CLUSTER = "sweep.executor=submitit_local"
 
 

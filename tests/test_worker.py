@@ -16,7 +16,7 @@ import pytest
 from flax import linen as nn
 
 import mnistjax
-from mnistjax.cli import main
+from mnistjax.cli import main, multirun
 from mnistjax.config import ConfigError
 from mnistjax.models import MODELS
 from mnistjax.sweeps.spawn import WORKER, without_main
@@ -108,6 +108,23 @@ def test_a_model_of_a_script_without_a_file_is_refused(work):
 
 class Theirs(nn.Module):
     num_classes: int = 10
+
+
+def test_a_command_starts_its_worker_first_and_leaves_none_behind(work, monkeypatch):
+    found = []
+
+    def fail(words, resume, spawned):
+        found.append(spawned)
+        assert spawned.process.is_alive()
+        raise ConfigError("a word is wrong")
+
+    monkeypatch.setattr(multirun, "run_words", fail)
+    assert main(["-m", *SMALL, "seed=0,1"]) == 2
+    assert not found[0].process.is_alive()
+    monkeypatch.setattr(multirun, "run_words", lambda words, resume, spawned: found.append(spawned) or 0)
+    for word in ("sweep.executor=inline", "sweep.plan=true", "hydra/launcher=basic"):
+        assert main(["-m", *SMALL, "seed=0,1", word]) == 0
+        assert found[-1] is None, word
 
 
 @pytest.mark.parametrize(
