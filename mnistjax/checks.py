@@ -12,6 +12,12 @@ LARGEST = 1e300  # the largest number; a million of them have a sum that a float
 MOST_CLASSES = 1000  # of a data set; a confusion matrix has this squared
 
 
+def is_same_definition(one: Any, other: Any) -> bool:
+    """Whether two classes or functions are one, or versions of one, which has been defined again."""
+    places = [[getattr(x, name, None) for name in ("__module__", "__qualname__")] for x in (one, other)]
+    return one is other or (places[0] == places[1] and None not in places[0])
+
+
 class Check(NamedTuple):
     """A test of a value, and a text for its error."""
 

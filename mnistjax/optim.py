@@ -16,12 +16,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
-from mnistjax.checks import Check
+from mnistjax.checks import Check, is_same_definition
 from mnistjax.config import MOST_STEPS, ConfigError, Hyper, Spec, one_line, shorten, unknown
 from mnistjax.parts import train_parts
 
@@ -96,12 +97,14 @@ def register_optimizer(
     """Adds a row to the table of optimizers; ConfigError if the name is taken.
 
     `make(learning_rate, **numbers)` must accept a callable or traced `learning_rate` and traced
-    numbers; `defaults` names them all, `learning_rate` included.
+    numbers; `defaults` names them all, `learning_rate` included. A function that is defined again, in a
+    notebook's cell, say, replaces its older version; runs of both have the same identity.
     """
-    if name in OPTIMIZERS and OPTIMIZERS[name].make is not make:
-        raise ConfigError(
-            f"an optimizer named {name!r} is registered already; choose another name, or restart Python"
-        )
+    older = OPTIMIZERS[name].make if name in OPTIMIZERS else make
+    if not is_same_definition(make, older):
+        raise ConfigError(f"an optimizer named {name!r} is registered already; choose another name")
+    if older is not make:
+        jax.clear_caches()  # the older version's programs
     OPTIMIZERS[name] = Optimizer(make, {"learning_rate": 1e-3, **defaults})
 
 

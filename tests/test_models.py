@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from lab_report.layers import list_layers
-from mnistjax import create_model, list_models, register_model
+from mnistjax import create_model, fit, list_models, register_model, to_float
 from mnistjax.config import ConfigError
 from mnistjax.layout import flops
 from mnistjax.models import ACTIVATIONS, MODELS, model_options
@@ -442,6 +442,28 @@ def test_a_model_can_be_registered():
             register_model("mlp", Twice)
     finally:
         del MODELS["twice"]
+
+
+def test_a_model_that_is_defined_again_replaces_its_older_version():
+    def define(width):
+        class Wide(nn.Module):
+            num_classes: int = 10
+
+            @nn.compact
+            def __call__(self, images, train=False):
+                x = to_float(images).reshape(len(images), -1)
+                return nn.Dense(self.num_classes)(nn.relu(nn.Dense(width)(x)))
+
+        return Wide
+
+    try:
+        for width in (5, 7, 5):
+            register_model("wide", define(width))
+            plan, data = small_plan(model="wide", epochs=1)
+            result = fit(plan.spec, plan.hyper, seed=0, data=data, stopping=plan.stopping)
+            assert sum(leaf.size for leaf in jax.tree.leaves(result.state.params)) == 795 * width + 10
+    finally:
+        del MODELS["wide"]
 
 
 class Outputs(nn.Module):

@@ -252,6 +252,22 @@ def test_a_stranger_adds_an_optimizer():
         del OPTIMIZERS["halved"]
 
 
+def test_an_optimizer_that_is_defined_again_replaces_its_older_version():
+    def define(sign):
+        return lambda learning_rate: optax.sgd(sign * learning_rate)
+
+    losses = []
+    try:
+        for sign in (1, -1):
+            register_optimizer("signed", define(sign))
+            plan, data = small_plan(optimizer="signed", epochs=2)
+            losses.append(fit(plan.spec, plan.hyper, seed=0, data=data, stopping=plan.stopping).rows)
+    finally:
+        del OPTIMIZERS["signed"]
+    assert losses[0][-1]["train/loss"] < losses[0][0]["train/loss"]
+    assert losses[1][-1]["train/loss"] > losses[1][0]["train/loss"]
+
+
 @pytest.mark.parametrize("name", list_optimizers())
 def test_every_number_of_an_optimizer_has_an_effect(name):
     """A number that the factory ignores would be a config key without effect."""

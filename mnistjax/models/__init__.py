@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from mnistjax.backend import isolated
-from mnistjax.checks import TEXT, check_value
+from mnistjax.checks import TEXT, check_value, is_same_definition
 from mnistjax.config import ConfigError, freeze, one_line, shorten, unknown
 from mnistjax.models.calls import trace_layers
 from mnistjax.models.convolutional import CNN, CNNBN, LeNet5, ResNet, Separable
@@ -50,18 +50,20 @@ def register_model(name: str, module: type[nn.Module]) -> None:
     """Adds a model to the table; ConfigError if another module has the name, and for one that is no model.
 
     The module's dataclass fields, each with a default, are its options. One of them must be `num_classes`,
-    the number of logits per image. The module is called as `module(images, train=False)`.
+    the number of logits per image. The module is called as `module(images, train=False)`. One that is defined
+    again, in a notebook's cell, say, replaces its older version; runs of both have the same identity.
     """
     check_value("the name of a model", name, TEXT)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         raise ConfigError(f"model {name}: a class of flax.linen.Module expected, got {shorten(module)!r}")
     if "num_classes" not in {field.name for field in dataclasses.fields(module)}:
         raise ConfigError(f"model {name}: its class needs a field num_classes, the logits per image")
-    if MODELS.get(name, module) is not module:  # programs of the other one may be compiled
-        other = MODELS[name].__qualname__
-        raise ConfigError(
-            f"a model named {name!r} is registered already: {other}; choose another name, or restart Python"
-        )
+    older = MODELS.get(name, module)
+    if not is_same_definition(module, older):
+        other = older.__qualname__
+        raise ConfigError(f"a model named {name!r} is registered already: {other}; choose another name")
+    if older is not module:
+        jax.clear_caches()  # the older version's programs
     MODELS[name] = module
 
 
