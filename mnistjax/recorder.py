@@ -20,7 +20,7 @@ from mnistjax.config import ConfigError, Plan, Spec
 from mnistjax.files import DamagedFile
 from mnistjax.job import Job
 from mnistjax.progress import relative, tell
-from mnistjax.run_summary import find_versions
+from mnistjax.run_summary import find_code, find_versions
 from mnistjax.tracking import AgentRun
 
 if TYPE_CHECKING:
@@ -71,12 +71,16 @@ class NotSaved(ConfigError):
     """The end of a run could not be saved."""
 
 
-@functools.cache
 def find_conditions(spec: Spec, width: int = 1) -> Mapping[str, Any]:
-    """What a run's bits depend on besides its identity: lanes, devices per step, processor, versions.
+    """What a run's bits depend on besides its identity: lanes, devices per step, processor, versions, code.
 
     Python's version is left out, because no bit depends on it.
     """
+    return {**_find_surroundings(spec, width), **find_code(spec)}
+
+
+@functools.cache
+def _find_surroundings(spec: Spec, width: int) -> Mapping[str, Any]:
     from mnistjax.devices import count_shards, lane_mesh
 
     devices = count_shards(spec) if width == 1 else lane_mesh(width).size
@@ -87,9 +91,9 @@ def _find_packages() -> dict[str, str]:
     return {name: version for name, version in find_versions().items() if name != "python"}
 
 
-def find_other_versions(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+def find_other_versions(spec: Spec, summary: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """The versions under which a finished run ended, where they differ from today's, as in `find_change`."""
-    before, now = summary.get("versions"), _find_packages()
+    before, now = summary.get("versions"), {**_find_packages(), **find_code(spec)}
     if not isinstance(before, Mapping):
         return None
     return find_change({name: before[name] for name in now if name in before}, now)

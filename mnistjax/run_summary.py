@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import os
 import platform
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax.backend import processor
+from mnistjax.config import Spec
 from mnistjax.data import Dataset
 from mnistjax.job import Job
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # of a checkout
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")  # a summary has their versions
+USER_CODE = ("model", "optimizer")  # what `find_code` finds
 
 
 def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def summarize_run(job: Job, result: Result, continued: list[dict[str, Any]]) -> 
         "seed": plan.seed,
         "identity": plan.identity,
         **({"continued": continued} if continued else {}),
-        "versions": find_versions(),
+        "versions": {**find_versions(), **find_code(plan.spec)},
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
@@ -66,6 +69,29 @@ def find_versions() -> dict[str, str]:
     packages = {package: importlib.metadata.version(package) for package in PACKAGES}
     own = {"mnistjax": find_version(), "source": hash_source()}
     return {"python": platform.python_version(), **own, **packages}
+
+
+def find_code(spec: Spec) -> dict[str, str]:
+    """The first digits of SHA-256 sums of the source of a model and of an optimizer that are not ours."""
+    from mnistjax.models import MODELS  # late, because it imports JAX
+    from mnistjax.optim import OPTIMIZERS
+
+    code = {"model": MODELS[spec.model], "optimizer": OPTIMIZERS[spec.optimizer].make}
+    return {kind: digits for kind, one in code.items() if (digits := hash_code(one))}
+
+
+@functools.lru_cache(64)
+def hash_code(code: Any) -> str | None:
+    """The first digits of the SHA-256 of the source of a class or function.
+
+    None if it has none, and if it is one of PACKAGES or ours, whose versions are known.
+    """
+    if (getattr(code, "__module__", None) or "").partition(".")[0] in ("mnistjax", *PACKAGES):
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(code).encode()).hexdigest()[:12]
+    except (OSError, TypeError):  # defined at a prompt, for example
+        return None
 
 
 def hash_source() -> str:

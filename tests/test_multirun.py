@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from mnistjax.cli import RUNNING, main, multirun
 from mnistjax.cli.overrides import composing, parse_overrides
 from mnistjax.cli.report import main as report
 from mnistjax.cli.stored import is_taken
+from mnistjax.models import MODELS
 from mnistjax.report.configurations import group_runs
 from mnistjax.report.runs import read_runs
 from mnistjax.run_summary import find_versions
@@ -167,6 +169,42 @@ def test_a_resumed_sweep_says_which_jobs_ran_under_other_versions(sweep, capsys)
         f"1 of the finished jobs ran under other versions, so bits may differ: jax 0.1.2 before, {now['jax']}"
         in said
     )
+
+
+OWN = """
+from flax import linen as nn
+from mnistjax import to_float
+
+class Own(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = to_float(images).reshape(len(images), -1)
+        return nn.Dense(self.num_classes)(nn.relu(nn.Dense(8)(x)))
+"""
+
+
+def test_a_resumed_sweep_says_if_the_code_of_its_model_has_changed(work, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(work)
+    Path("own.py").write_text(OWN)
+    own = importlib.import_module("own")
+    monkeypatch.setitem(MODELS, "own", own.Own)
+    words = ["data=digits", "model=own", "train.epochs=1", "train.batch_size=230", "wandb.mode=disabled"]
+    assert main(["-m", *words, "seed=0,1", INLINE, "hydra.sweep.dir=sweep"]) == 0
+    versions = [json.loads(Path(f"sweep/{i}/summary.json").read_text())["versions"] for i in range(2)]
+    Path("own.py").write_text("# an older one had no comment" + OWN)
+    mnistjax.register_model("own", importlib.reload(own).Own)
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    assert "other versions" not in capsys.readouterr().err  # the class is as before
+    Path("own.py").write_text(OWN.replace("nn.relu", "nn.tanh"))
+    mnistjax.register_model("own", importlib.reload(own).Own)
+    assert main(["-m", "sweep.resume=sweep", INLINE]) == 0
+    expected = (
+        f"2 of the finished jobs ran under other versions, so bits may differ: model {versions[0]['model']}"
+    )
+    assert expected in capsys.readouterr().err
+    assert versions[0] == versions[1]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -298,7 +298,7 @@ def pretend(monkeypatch, **versions):
     """Makes this process one with other versions of packages."""
     found = {**find_versions(), **versions}
     monkeypatch.setattr(recorder, "find_versions", lambda: found)
-    recorder.find_conditions.cache_clear()
+    recorder._find_surroundings.cache_clear()
 
 
 def stop_after(monkeypatch, epoch):
@@ -326,7 +326,7 @@ def test_a_run_continued_under_another_jax_says_so_everywhere(work, capsys, monk
         assert told.count("continues under other conditions") == (epoch == 3)
         for name in before if epoch == 3 else ():
             assert f"{name} {before[name]} before, {now[name]} now" in told
-    recorder.find_conditions.cache_clear()
+    recorder._find_surroundings.cache_clear()
     assert main(again) == 0
     changes = [{"epoch": 2, "before": before, "now": {name: now[name] for name in before}}]
     status, summary = records.read_status("run"), records.read_summary("run")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mnistjax import checks, files, records
+from mnistjax.backend import cores
 from mnistjax.checks import Check
 from mnistjax.config import ConfigError, Spec, freeze
 from mnistjax.files import DamagedFile
@@ -155,3 +158,19 @@ def _read_spec(path: Path, plain: Mapping[str, Any]) -> Spec:
     except TypeError as error:
         raise DamagedFile(f"{path} is damaged: the Spec of a group: {error}") from None
     return spec
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine's fields in the ledger."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "devices": jax.device_count(),
+        "cores": cores(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "pid": os.getpid(),
+    }

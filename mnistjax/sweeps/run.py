@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnistjax import files, records
-from mnistjax.backend import cores
 from mnistjax.config import ConfigError, Plan, to_plain
 from mnistjax.data import Dataset
 from mnistjax.finished import reopen
 from mnistjax.job import Job
 from mnistjax.progress import tell
 from mnistjax.recorder import describe_values, find_other_versions
+from mnistjax.run_summary import USER_CODE
 from mnistjax.sweeps.cluster import SubmititExecutor
 from mnistjax.sweeps.events import Event, JobEnded, JobPaused, JobStarted
 from mnistjax.sweeps.executor import Executor, InlineExecutor, end_job
 from mnistjax.sweeps.groups import Assignment, Group, Mode, data_key, make_assignments, make_groups
 from mnistjax.sweeps.halving import Decision, Halving, Rank, make_halving
-from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, final_statuses
+from mnistjax.sweeps.ledger import ENDED_WELL, Entry, Ledger, describe_machine, final_statuses
 from mnistjax.sweeps.mirror import Mirror
 from mnistjax.sweeps.processes import ProcessExecutor
 from mnistjax.sweeps.results import make_result, read_result, short_name, varying, write_results
@@ -146,9 +144,10 @@ class Sweep:
     def _check_done(self) -> None:
         """Marks finished jobs with damaged or foreign files as failed, so that they are trained again.
 
-        Keeps the rows of the others, and tells which ran under other versions than those trained now.
+        Keeps the rows of the others, and tells which ran under other versions than those trained now, or with
+        other code of the user.
         """
-        changes: Counter[str] = Counter()
+        changes: Counter[tuple[str, bool]] = Counter()  # as text, and whether the user's code has changed
         for entry in self.entries:
             if entry.status not in self._final:
                 continue
@@ -157,8 +156,10 @@ class Sweep:
                 status = record.status
                 if (status["status"], status["identity"]) == (entry.status, entry.identity):
                     summary = record.summary or {}
-                    if change := find_other_versions(summary):
-                        changes[describe_values(change)] += 1
+                    job = self.jobs.get(entry.number)
+                    if job and (change := find_other_versions(job.plan.spec, summary)):
+                        own = not change["before"].keys().isdisjoint(USER_CODE)
+                        changes[describe_values(change), own] += 1
                     self._rows[entry.number] = make_result(entry, record.rows, summary)
                     continue
                 reason = f"its folder has another run, with status {status['status']}"
@@ -168,8 +169,10 @@ class Sweep:
                 reason = files.describe(error, self.ledger.folder)
             entry.status, entry.reason = "failed", reason
             tell(f"job {entry.number} is damaged and is trained again: {reason}")
-        for change, count in changes.items() if self._waiting() else ():
-            tell(f"{count:,} of the finished jobs ran under other versions, so bits may differ: {change}")
+        waiting = self._waiting()
+        for (change, own), count in changes.items():
+            if waiting or own:
+                tell(f"{count:,} of the finished jobs ran under other versions, so bits may differ: {change}")
 
     def _name_jobs(self) -> None:
         """Names each job by its values that differ; a new job can change the names of all."""
@@ -332,19 +335,3 @@ def make_executor(options: Options, folder: Path, spawned: Spawned | None = None
         return ProcessExecutor(timeout=options.timeout, spawned=spawned)
     kind = options.executor.removeprefix("submitit_")
     return SubmititExecutor(kind, folder, options.submitit or {}, timeout=options.timeout)
-
-
-def describe_machine() -> dict[str, Any]:
-    """The machine's fields in the ledger."""
-    import jax
-
-    device = jax.devices()[0]
-    return {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "devices": jax.device_count(),
-        "cores": cores(),
-        "host": platform.node(),
-        "system": platform.platform(),
-        "pid": os.getpid(),
-    }
