@@ -5,7 +5,7 @@
 
 Each model is a sweep over seeds in FOLDER; the same command continues one that was stopped. The small
 networks are those of scripts/front.py, in FOLDER/front. The seed that is best on the validation images is
-packaged; its card also lists the other seeds. An ensemble of all seeds must be better than it there. Most
+packaged; its card also lists the other seeds. An ensemble of all seeds must be better than it there. All
 models are rounded to float16, which halves their files, before they are measured.
 `--readme` trains nothing.
 """
@@ -61,7 +61,6 @@ MODELS |= {
     for channels, name in front.PACKAGED.items()
 }
 
-EXACT = ("cnn.mnist", "cnn_bn.mnist", "lenet5.mnist", "mlp.mnist", "mlp.mnist_zero", "neuron.mnist_zero")
 ENSEMBLES = {"cnn_bn.mnist_ensemble": ("experiment=strong", "mnist", 6)}  # all seeds of a command together
 
 
@@ -87,7 +86,7 @@ def publish(name: str, folder: Path) -> zoo.Card:
     if name in ENSEMBLES:
         _write(*unite(best, list(cards), dataset))
     else:
-        _write(*((best, zoo.read_variables(run)) if name in EXACT else round_model(best, run, dataset)))
+        _write(*round_model(best, run, dataset))
     return zoo.load(name)[2]
 
 

@@ -331,12 +331,11 @@ def test_a_card_is_complete(name):
         assert len(card.tried) == card.members
         assert card.val_accuracy > best
     else:
-        rounding = 0 if card.name in publish_zoo.EXACT else 1e-3
         tried = {seed: (validation, test) for seed, validation, test in card.tried}
         validation, test = tried[card.seed]
         assert validation == best  # chosen by validation, not by test
-        assert card.val_accuracy == pytest.approx(best, abs=rounding)
-        assert card.test_accuracy == pytest.approx(test, abs=rounding)
+        assert card.val_accuracy == pytest.approx(best, abs=1e-3)
+        assert card.test_accuracy == pytest.approx(test, abs=1e-3)
     assert card.command is not None
     assert f"seed={card.seed}" in card.command
 
@@ -381,11 +380,10 @@ def test_publishing_packages_the_seed_that_is_best_on_validation_and_a_better_en
     words = "model=mlp model.hidden=8 train.epochs=2 train.keep=best train.monitor=val/accuracy"
     monkeypatch.setattr(publish_zoo, "MODELS", {"mlp.digits": (words, "digits", 3)})
     monkeypatch.setattr(publish_zoo, "ENSEMBLES", {"mlp.digits_ensemble": (words, "digits", 3)})
-    monkeypatch.setattr(publish_zoo, "EXACT", ("mlp.digits",))
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
     card = publish_zoo.publish("mlp.digits", work / "runs")
     assert len(card.tried) == 3
-    assert card.val_accuracy == max(validation for _, validation, _ in card.tried)
+    assert card.seed == max(card.tried, key=lambda run: run[1])[0]
     assert card.command == f"mnistjax {words} data=digits seed={card.seed}"
     assert publish_zoo.publish("mlp.digits_ensemble", work / "runs").members == 3
     model, variables, together = zoo.load("mlp.digits_ensemble")

@@ -1,7 +1,7 @@
 """Trained models, by name from the package, from the folder of a run, or from a file that `save` wrote.
 
 A packaged model is such a file in `weights/`: a safetensors file with the variables, their card, and the
-SHA-256 of both, as `encode_weights` makes it. The members of a packaged ensemble are stored as float16.
+SHA-256 of both, as `encode_weights` makes it. Most arrays of packaged models are stored as float16.
 """
 
 import dataclasses
