@@ -49,6 +49,7 @@ MODELS = {  # name -> arguments of its command, data set, number of seeds
     "cnn.mnist": (f"experiment=optimizer optimizer=momentum {BEST}", "mnist", 3),
     "lenet5.mnist": (AUGMENTED, "mnist", 4),
     "cnn_bn.mnist": ("experiment=strong", "mnist", 6),
+    "cnn_bn.mnist_strongest": ("experiment=strongest", "mnist", 6),
     "resnet.mnist": (f"{AUGMENTED} model=resnet", "mnist", 4),
     "mlp_mixer.mnist": (f"{AUGMENTED} model=mlp_mixer", "mnist", 4),
     "vit.mnist": (f"{AUGMENTED} model=vit", "mnist", 4),
