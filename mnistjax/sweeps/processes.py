@@ -39,9 +39,11 @@ class WorkerProcess:
 
     def __init__(self, spawned: Spawned | None = None) -> None:
         tables = copy_tables()
-        if not spawned or needs_main(tables):
-            spawned = spawn(with_main=needs_main(tables))
-        self._process, self.connection = spawned
+        with_main = needs_main(tables)
+        if spawned and with_main:
+            spawned.kill()  # it can't import the script
+            spawned = None
+        self._process, self.connection = spawned or spawn(with_main=with_main)
         self.send(tables)
         self._datasets: set[DataKey] = set()
         self.assignment: Assignment | None = None  # the first of those that it trains
