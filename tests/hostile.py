@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mnistjax.report.sanitize import CURVES
+from mnistjax.records.fields import CURVES
 from small import SUMMARY, made_run
 
 DATA = SUMMARY["data"]

@@ -17,9 +17,8 @@ from mnistjax.devices import shard_mesh
 from mnistjax.loop import fit
 from mnistjax.plan import make_plan
 from mnistjax.programs import segment_program
-from mnistjax.records.fields import METRICS
+from mnistjax.records.fields import CURVES, METRICS
 from mnistjax.report.runs import RunRecord
-from mnistjax.report.sanitize import CURVES
 from mnistjax.run import Result
 from mnistjax.step import Batch, State
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from mnistjax.config import ConfigError
 from mnistjax.report.comparison import compare_runs
-from mnistjax.report.configurations import find_monitor, group_runs, sort_values
+from mnistjax.report.configurations import group_runs, sort_values
 from mnistjax.report.dashboard import distinct_rows, make_data
 from mnistjax.report.runs import RunRecord, Runs
+from mnistjax.report.sanitize import find_monitor
 from mnistjax.report.table import find_marks
 from mnistjax.report.table_text import escape_latex
 from mnistjax.sweeps.results import varying
@@ -133,7 +134,7 @@ def test_the_metric_that_most_runs_monitor_chooses():
     monitors = ["val/loss", "val/accuracy", "val/accuracy", "val/loss", "val/loss"]
     for count, expected in ((3, "val/accuracy"), (5, "val/loss")):
         runs = [run(seed, train__monitor=monitor) for seed, monitor in enumerate(monitors[:count])]
-        assert find_monitor(group_runs(runs)) == expected
+        assert find_monitor(runs) == expected
 
 
 def test_a_test_metric_in_the_records_can_not_choose():

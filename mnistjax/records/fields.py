@@ -12,7 +12,8 @@ Status = Literal["running", "done", "failed", "diverged", "stopped", "interrupte
 STATUSES: tuple[Status, ...] = ("running", "done", "failed", "diverged", "stopped", "interrupted")
 
 METRICS = ("loss", "accuracy", "f1")
-CURVES = tuple(f"{split}/{name}" for split in ("train", "val") for name in METRICS)
+VALIDATED, TRAINED = (tuple(f"{split}/{name}" for name in METRICS) for split in ("val", "train"))
+CURVES = VALIDATED + TRAINED
 EXACT = 2**53  # a browser represents all whole numbers up to this one exactly
 
 

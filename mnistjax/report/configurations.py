@@ -104,14 +104,6 @@ def check_metric(metric: str, configurations: Iterable[Configuration]) -> None:
         raise unknown("metric", metric, known, first)
 
 
-def find_monitor(configurations: Iterable[Configuration]) -> str:
-    """The validation metric that most runs monitor."""
-    runs = [run for one in configurations for run in one.runs]
-    found = [str(run.config.get("train.monitor")) for run in runs]
-    found = [name for name in found if name.startswith("val/") and any(name in run.kept_row for run in runs)]
-    return max(sorted(set(found)), key=found.count, default="val/loss")
-
-
 def choose(configurations: Iterable[Configuration], monitor: str) -> Configuration | None:
     """The best configuration by validation, the first one of equals; None if none has a run that is done."""
     return next(iter(rank(configurations, monitor)), None)

@@ -16,13 +16,14 @@ import numpy as np
 from mnistjax import files
 from mnistjax.config import ConfigError, badness, one_line
 from mnistjax.finished import load_examples, reopen
+from mnistjax.records.fields import CURVES
 from mnistjax.report import figures
 from mnistjax.report.comparison import Comparison
 from mnistjax.report.comparison_text import describe_comparison, to_markdown
 from mnistjax.report.folded import describe_best, list_configurations
 from mnistjax.report.output import COMPARISON, DRAWN, FIGURES, PAGE, RUNS, SEEDS, find_pictures
 from mnistjax.report.runs import PLACES, RunRecord, done, name_runs
-from mnistjax.report.sanitize import CURVES, TESTED, check_run, class_names, clean, find_monitor
+from mnistjax.report.sanitize import TESTED, check_run, class_names, clean, find_monitor
 from mnistjax.report.template import fill_page
 from mnistjax.seeds import TESTED as TABLED
 from mnistjax.seeds import seeds_table

@@ -2,17 +2,16 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mnistjax import records
 from mnistjax.config import ConfigError
-from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS
+from mnistjax.records.fields import EXACT, OPTIONAL_FIELDS, VALIDATED
 from mnistjax.report.runs import RunRecord
 from mnistjax.words import printable
 
-CURVES = tuple(f"{split}/{name}" for split in ("val", "train") for name in ("loss", "accuracy", "f1"))
 TESTED = ("test/accuracy", "test/f1", "test/loss", *OPTIONAL_FIELDS)
 MAX_CLASS_NAME = 40  # characters
 
@@ -50,11 +49,10 @@ def plain(value: Any) -> Any:
     return clean(value)
 
 
-def find_monitor(runs: Sequence[RunRecord]) -> str:
-    """The `train.monitor` of most runs, if it is a metric of the curves; else val/loss."""
-    found = [str(run.config["train.monitor"]) for run in runs if "train.monitor" in run.config]
-    best = max(sorted(set(found)), key=found.count, default="")
-    return best if best in CURVES else "val/loss"
+def find_monitor(runs: Iterable[RunRecord]) -> str:
+    """The validation metric that most runs monitor, the first by name of equals; val/loss if none does."""
+    found = [str(run.config.get("train.monitor")) for run in runs]
+    return max(VALIDATED, key=found.count)
 
 
 def class_names(run: RunRecord) -> list[str]:

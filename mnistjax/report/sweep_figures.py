@@ -22,7 +22,6 @@ from mnistjax.report.configurations import (
     choose,
     find_front,
     find_key,
-    find_monitor,
     find_varying,
     group_runs,
     is_number,
@@ -32,6 +31,7 @@ from mnistjax.report.configurations import (
 )
 from mnistjax.report.figures import new_figure, style
 from mnistjax.report.runs import RunRecord
+from mnistjax.report.sanitize import find_monitor
 from mnistjax.report.table import Table, make_table
 from mnistjax.seeds import Spread, find_format
 
@@ -62,7 +62,7 @@ def curves(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     configurations = group_runs(runs)
-    monitor = find_monitor(configurations)
+    monitor = find_monitor(runs)
     metric = metric or monitor
     known = {name for one in configurations for run in one.runs for row in run.rows for name in row}
     if metric not in known or "/" not in metric:
@@ -116,7 +116,7 @@ def parameters(runs: Sequence[RunRecord], metric: str | None = None) -> Figure:
     if not points:
         raise ConfigError(f"no run has both a finite {metric} and a number of parameters")
     names = name_points(points, find_varying(configurations))
-    kinds, monitor = [*dict.fromkeys(names)], find_monitor(configurations)
+    kinds, monitor = [*dict.fromkeys(names)], find_monitor(runs)
     front, note = find_front(points, monitor), describe_spread(points)
     figure, axes = parts.start(kinds)
     with style():
@@ -162,7 +162,7 @@ def by_key(runs: Sequence[RunRecord], key: str, metric: str | None = None) -> Fi
     others = [other for other in find_varying(some) if other != key]
     values: dict[str, Any] = {one.text(key): one.config.get(key) for one in some}
     numbers = [values[text] for text in texts] if all(map(is_number, values.values())) else None
-    monitor = find_monitor(configurations)
+    monitor = find_monitor(runs)
     lines = find_lines(some, key, texts, others, metric, monitor)
     names = [line.name for line in lines]
     figure, axes = parts.start(names, [] if numbers else [cut(text, SHORT) for text in texts])

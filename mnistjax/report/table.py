@@ -12,13 +12,13 @@ from mnistjax.report.configurations import (
     check_metric,
     choose,
     find_key,
-    find_monitor,
     find_varying,
     group_runs,
     short_keys,
     sort_values,
 )
 from mnistjax.report.runs import RunRecord
+from mnistjax.report.sanitize import find_monitor
 from mnistjax.report.table_text import format_latex, format_markdown
 from mnistjax.seeds import Spread
 from mnistjax.sweeps.results import format_csv
@@ -98,7 +98,7 @@ def make_table(runs: Sequence[RunRecord], rows: str, columns: str | None, metric
     keys = tuple(find_key(key, configurations) for key in (rows, columns) if key is not None)
     if len({*keys}) < len(keys):
         raise ConfigError(f"a table needs two different keys; got {keys[0]} twice")
-    monitor = find_monitor(configurations)
+    monitor = find_monitor(runs)
     waiting = [one for one in configurations if not one.runs and any(key not in one.config for key in keys)]
     placed = [one for one in configurations if one not in waiting]
     axes = [tuple(sort_values(key, placed)) for key in keys]

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from mnistjax.config import ConfigError
 from mnistjax.markdown import format_table
-from mnistjax.report.dashboard import CURVES, distinct_rows
+from mnistjax.records.fields import CURVES
+from mnistjax.report.dashboard import distinct_rows
 from mnistjax.seeds import by_seed, find_format, name_config, seeds_table
 from mnistjax.verdicts import MOST_COMPARED, compare, letters
 
