@@ -3,10 +3,11 @@
     python scripts/compare_searches.py FOLDER [STEP...]
     python scripts/compare_searches.py FOLDER --readme
 
-Each step keeps its result in FOLDER: `grid` trains all configurations with all seeds, so that regrets can be
-computed for several repetitions; `full`, `halved` and `hyperband` are timed, so nothing else may run beside
-them; `trials` runs each way to draw trials several times. `--readme` trains nothing: it writes the tables and
-the figure in scripts/searches. The MNIST data set is prepared as for the command `mnistjax`.
+Each step keeps its result in FOLDER: `mnist` and `fashion_mnist` train a grid of configurations with many
+seeds, so that regrets can be computed for pairs of them; `full`, `last` and `best` (halving with this sweep.rank) and `hyperband` are
+timed, so nothing else may run beside them; `trials` runs each way to draw trials several times. `--readme`
+trains nothing: it writes the tables and the figure in scripts/searches. The data sets are prepared as for the
+command `mnistjax`.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 
 import mnistjax
 from mnistjax.backend import processor
-from mnistjax.config import unknown
+from mnistjax.config import badness, unknown
 from mnistjax.loop import fit_runs
 from mnistjax.markdown import format_table
 from mnistjax.programs import make_program
@@ -33,13 +34,14 @@ from mnistjax.report.figures import new_figure, save, style
 from mnistjax.report.runs import read_runs
 from mnistjax.run import Run, Snapshot
 from mnistjax.seeds import Spread
-from mnistjax.sweeps.halving import Entrant, Halving, find_pauses
+from mnistjax.sweeps.halving import Entrant, Halving, Rank, find_pauses
 from sections import write_section
 from training import errors_in_one_line, train
 
 PLACE = Path(__file__).parent / "searches"
 EPOCHS, FACTOR, SEEDS, REPETITIONS = 27, 3, 2, 5
-COMMON = ["data=mnist", "model=mlp", "train.monitor=val/accuracy"]
+COMMON = ["model=mlp", "train.monitor=val/accuracy"]
+GRIDS = {"mnist": SEEDS * REPETITIONS, "fashion_mnist": 6}  # seeds by data set; each is also a step
 VALUES = {
     "optimizer": ["sgd", "momentum", "adam"],
     "optimizer.learning_rate": [0.001, 0.01, 0.1],
@@ -54,8 +56,11 @@ SPACE = [
 ]
 METHODS, TRIALS, SHORT = ("sobol", "random", "tpe"), 64, 9  # the last: epochs of a trial
 MONITOR = "val/accuracy"
+RANKS: tuple[Rank, ...] = ("last", "best")  # each is also a step
 Curves = Mapping[int, Sequence[Sequence[float]]]
-"""Validation accuracy after each epoch of each seed of the repetition, by configuration."""
+"""A validation metric after each epoch of each seed, by configuration; a loss is negative."""
+Search = Callable[[Curves, int], tuple[int, int]]
+"""Takes curves and a seed of its own; returns the configuration it ends with and the epochs it trained."""
 
 
 def command(*words: str) -> float:
@@ -67,21 +72,27 @@ def command(*words: str) -> float:
     return time.perf_counter() - start
 
 
-def grid_words(seeds: Sequence[int], epochs: int = EPOCHS) -> list[str]:
+def grid_words(seeds: Sequence[int], data: str = "mnist") -> list[str]:
     """The words of the grid."""
     values = [f"{key}={','.join(map(str, choices))}" for key, choices in VALUES.items()]
-    return [*COMMON, *values, f"train.epochs={epochs}", f"seed={','.join(map(str, seeds))}"]
+    return [
+        f"data={data}",
+        *COMMON,
+        *values,
+        f"train.epochs={EPOCHS}",
+        f"seed={','.join(map(str, seeds))}",
+    ]
 
 
 def run_step(step: str, folder: Path) -> None:
     """Runs a step unless it is done; SystemExit if its command fails."""
     place = folder / step
-    if step == "grid":
-        train(["-m", *grid_words(range(SEEDS * REPETITIONS))], place)
+    if step in GRIDS:
+        train(["-m", *grid_words(range(GRIDS[step]), data=step)], place)
     elif step == "trials":
         for method, seed in itertools.product(METHODS, range(REPETITIONS)):
             one = place / method / str(seed)
-            words = [*COMMON, *SPACE, f"train.epochs={SHORT}", f"seed={2 * seed},{2 * seed + 1}"]
+            words = ["data=mnist", *COMMON, *SPACE, f"train.epochs={SHORT}", f"seed={2 * seed},{2 * seed + 1}"]
             search = [
                 f"hydra/sweeper={method}",
                 f"hydra.sweeper.trials={TRIALS}",
@@ -95,21 +106,31 @@ def run_step(step: str, folder: Path) -> None:
 
 
 def time_step(step: str, folder: Path) -> None:
-    """Adds the time of a step to times.json."""
+    """Adds the time of a step, with the seeds of the next repetition, to times.json."""
     kept = folder / "times.json"
     times = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     number = len(times.get(step, []))
+    repetition = number % REPETITIONS
     if step == "hyperband":
         start = time.perf_counter()
-        run_hyperband()
+        run_hyperband(repetition)
         seconds = time.perf_counter() - start
     else:
-        more = [f"sweep.halving={FACTOR}"] if step == "halved" else []
+        more = [f"sweep.halving={FACTOR}", f"sweep.rank={step}"] if step in RANKS else []
         # Without W&B, because Optuna's loop logs nothing.
         more += ["wandb.mode=disabled", f"hydra.sweep.dir={folder / f'{step}{number}'}"]
-        seconds = command(*grid_words(range(SEEDS)), *more)
+        seconds = command(*grid_words(seeds_of(repetition)), *more)
     times.setdefault(step, []).append(round(seconds, 1))
     kept.write_text(json.dumps({**times, "processor": processor()}, indent=1), "utf-8")
+
+
+def seeds_of(repetition: int) -> Sequence[int]:
+    """The seeds of a repetition.
+
+    >>> [*seeds_of(2)]
+    [4, 5]
+    """
+    return range(SEEDS * repetition, SEEDS * (repetition + 1))
 
 
 def configurations() -> list[dict[str, Any]]:
@@ -117,7 +138,7 @@ def configurations() -> list[dict[str, Any]]:
     return [dict(zip(VALUES, values, strict=True)) for values in itertools.product(*VALUES.values())]
 
 
-def run_hyperband() -> None:
+def run_hyperband(repetition: int) -> None:
     """Optuna's loop with its Hyperband pruner over the grid, training single runs in this process."""
     mnistjax.prepare_backend()
     data = mnistjax.load_data("mnist")
@@ -135,7 +156,7 @@ def run_hyperband() -> None:
             stopping=mnistjax.Stopping(EPOCHS, monitor=MONITOR),
         )
         program = make_program(plan.spec, data)
-        runs = [Run(plan.hyper, seed, plan.stopping) for seed in range(SEEDS)]
+        runs = [Run(plan.hyper, seed, plan.stopping) for seed in seeds_of(repetition)]
         for epochs in find_rungs():
             results = []
             for run in runs:
@@ -149,7 +170,7 @@ def run_hyperband() -> None:
                 for run, snapshot, result in zip(runs, snapshots, results, strict=True)
             ]
 
-    print(loop_hyperband(train, seed=0))
+    print(loop_hyperband(train, seed=repetition))
 
 
 def loop_hyperband(train: Any, seed: int) -> tuple[int, int]:
@@ -186,11 +207,11 @@ def find_rungs() -> list[int]:
     return [*find_pauses(EPOCHS, FACTOR, 3), EPOCHS]
 
 
-def read_curves(folder: Path) -> list[Curves]:
-    """The curves of the grid for each repetition, which has seeds of its own."""
+def read_curves(folder: Path, data: str = "mnist", monitor: str = MONITOR) -> Curves:
+    """The curves of a grid, in the order of their seeds."""
     numbers = {tuple(map(str, config.values())): number for number, config in enumerate(configurations())}
-    found: list[dict[int, list[Any]]] = [{} for _ in range(REPETITIONS)]
-    for run in read_runs(folder / "grid"):
+    found: dict[int, dict[int, Sequence[float]]] = {}
+    for run in read_runs(folder / data):
         config = run.config
         (hidden,) = np.atleast_1d(config["model.hidden"])
         values = (
@@ -199,17 +220,17 @@ def read_curves(folder: Path) -> list[Curves]:
             hidden,
             config["train.batch_size"],
         )
-        number, repetition = numbers[tuple(map(str, values))], (run.seed or 0) // SEEDS
-        found[repetition].setdefault(number, []).append([row[MONITOR] for row in run.rows])
-    return [*found]
+        number = numbers[tuple(map(str, values))]
+        found.setdefault(number, {})[run.seed or 0] = [-badness(monitor, row[monitor]) for row in run.rows]
+    return {number: [own[seed] for seed in range(GRIDS[data])] for number, own in found.items()}
 
 
-def choose_by_halving(curves: Curves) -> tuple[int, int]:
+def choose_by_halving(curves: Curves, rank: Rank) -> tuple[int, int]:
     """The configuration that halving ends with on these curves, and the epochs that it trains."""
     entrants = {
         number * SEEDS + seed: Entrant("mnist", number, EPOCHS) for number in curves for seed in range(SEEDS)
     }
-    halving, reached = Halving(entrants, FACTOR, monitor=MONITOR), dict.fromkeys(entrants, 0)
+    halving, reached = Halving(entrants, FACTOR, monitor=MONITOR, rank=rank), dict.fromkeys(entrants, 0)
     ready = [*entrants]
     while ready:
         for job in ready:
@@ -229,7 +250,7 @@ def choose_by_hyperband(curves: Curves, seed: int) -> tuple[int, int]:
 
 
 def final(curves: Curves, number: int) -> float:
-    """The mean validation accuracy of a configuration at the end."""
+    """The mean of a configuration's values at the end."""
     return statistics.fmean(curve[-1] for curve in curves[number])
 
 
@@ -237,34 +258,58 @@ def compare(folder: Path) -> str:
     """The table of the grid, halving and Hyperband: seconds, epochs, regret."""
     times = json.loads((folder / "times.json").read_text("utf-8"))
     everything = len(configurations()) * SEEDS * EPOCHS
-    rows: dict[str, list[tuple[int, float]]] = {"full": [], "halved": [], "hyperband": []}
-    for seed, curves in enumerate(read_curves(folder)):
-        best = max(final(curves, number) for number in curves)
-        chosen = {
-            "full": (max(curves, key=lambda number: final(curves, number)), everything),
-            "halved": choose_by_halving(curves),
-            "hyperband": choose_by_hyperband(curves, seed),
-        }
-        for name, (number, epochs) in chosen.items():
-            rows[name].append((epochs, best - final(curves, number)))
+    searches: dict[str, Search] = {
+        "full": lambda curves, _: (max(curves, key=lambda number: final(curves, number)), everything),
+        "last": lambda curves, _: choose_by_halving(curves, "last"),
+        "best": lambda curves, _: choose_by_halving(curves, "best"),
+        "hyperband": choose_by_hyperband,
+    }
     names = {
         "full": "`mnistjax -m`, all of the grid",
-        "halved": f"`mnistjax -m ... sweep.halving={FACTOR}`",
+        "last": f"`mnistjax -m ... sweep.halving={FACTOR}`",
+        "best": f"`mnistjax -m ... sweep.halving={FACTOR} sweep.rank=best`",
         "hyperband": "Optuna's loop with `HyperbandPruner`, single runs in one process",
     }
-    table = [["search", "wall time", "ratio", "epochs trained", "regret"]]
-    base = statistics.median(times["halved"])
-    for name, results in rows.items():
-        seconds = statistics.median(times[name])
-        epochs, regrets = zip(*results, strict=True)
-        spent = f"{statistics.fmean(epochs):,.0f}"
-        ratio = f"{seconds / base:.1f}"
-        table.append([names[name], f"{seconds:.0f} s", ratio, spent, show_regret(regrets)])
+    curves = read_curves(folder)
+    apart = [seeds_of(repetition) for repetition in range(REPETITIONS)]
+    pairs = [*itertools.combinations(range(SEEDS * REPETITIONS), SEEDS)]
+    table = [["search", "wall time", "ratio", "epochs trained", "regret", f"of all {len(pairs)} pairs"]]
+    base = statistics.fmean(times["best"])
+    for name, search in searches.items():
+        results = [find_regret(curves, seeds, number, search) for number, seeds in enumerate(apart)]
+        spent = f"{statistics.fmean(epochs for epochs, _ in results):,.0f}"
+        more = [find_regret(curves, seeds, number, search) for number, seeds in enumerate(pairs)]
+        regrets = [show_regret([regret for _, regret in some]) for some in (results, more)]
+        ratio = statistics.fmean(times[name]) / base
+        table.append([names[name], f"{Spread(tuple(times[name])):.0f} s", f"{ratio:.1f}", spent, *regrets])
     return format_table(table)
 
 
+def compare_ranks(folder: Path) -> str:
+    """The table of the regrets of halving by the last and by the best value, for each data set and metric."""
+    table = [["data", "train.monitor", *(f"sweep.rank={rank}" for rank in RANKS)]]
+    for data, monitor in itertools.product(GRIDS, ("val/accuracy", "val/loss")):
+        curves = read_curves(folder, data, monitor)
+        row = [data, monitor]
+        for rank in RANKS:
+            found = [
+                find_regret(curves, seeds, 0, lambda own, _, rank=rank: choose_by_halving(own, rank))
+                for seeds in itertools.combinations(range(GRIDS[data]), SEEDS)
+            ]
+            row.append(show_regret([regret for _, regret in found]))
+        table.append(row)
+    return format_table(table)
+
+
+def find_regret(curves: Curves, seeds: Sequence[int], draw: int, search: Search) -> tuple[int, float]:
+    """The epochs that a search over these seeds trains, and how far its choice is below the best."""
+    own = {number: [some[seed] for seed in seeds] for number, some in curves.items()}
+    chosen, epochs = search(own, draw)
+    return epochs, max(final(own, number) for number in own) - final(own, chosen)
+
+
 def show_regret(regrets: Sequence[float]) -> str:
-    """Regrets in percentage points: mean ± deviation (largest)."""
+    """Regrets in percentage points or hundredths of a nat: mean ± deviation (largest)."""
     spread = Spread(tuple(100 * regret for regret in regrets))
     return f"{spread:.3f} (at most {max(spread.values):.3f})"
 
@@ -314,7 +359,7 @@ def tabulate_trials(found: Mapping[str, np.ndarray]) -> str:
     return format_table(rows)
 
 
-STEPS = ("grid", "full", "halved", "hyperband", "trials")
+STEPS = (*GRIDS, "full", *RANKS, "hyperband", "trials")
 
 
 def main() -> None:
@@ -333,6 +378,7 @@ def main() -> None:
             run_step(step, folder)
         if args.readme or not args.steps:
             write_section(PLACE / "README.md", "halving", compare(folder))
+            write_section(PLACE / "README.md", "ranks", compare_ranks(folder))
             found = read_trials(folder)
             write_section(PLACE / "README.md", "trials", tabulate_trials(found))
             save(draw_trials(found), PLACE / "trials")
