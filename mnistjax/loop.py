@@ -150,12 +150,12 @@ class _Lane:
         self.seconds = 0.0  # of training in the current epoch
         self._compiling, self._compiled = compiling, sum(compiling)
         run.check(spec)
-        # Wait for all of it: if memory ran out, reading one of its arrays would wait forever.
-        key = jax.random.key(run.seed)
-        self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, key, run.start))
         self._best: dict[str, Any] | None = None
         if run.snapshot:  # copied, because each segment overwrites the State it is given
             self.start, self._best = jax.tree.map(jnp.array, run.snapshot["state"]), run.snapshot["best"]
+        else:  # wait for all of it: if memory ran out, reading one of its arrays would wait forever
+            key = jax.random.key(run.seed)
+            self.start = jax.block_until_ready(init(spec.without_batches, run.hyper, key, run.start))
         self.step = int(self.start.step)
         self.advance(0)
 
