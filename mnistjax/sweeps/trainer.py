@@ -148,9 +148,6 @@ class Trainer:
 
     def _train(self, first: list[Job], spread: bool) -> None:
         """Trains these jobs and the next ones in the queue as long as they have the same Spec."""
-        from mnistjax.loop import fit_runs
-        from mnistjax.programs import make_program
-
         spec = first[0].plan.spec
         active: dict[Run, ActiveRun] = {}
         program = None
@@ -163,6 +160,9 @@ class Trainer:
                 jobs = self._queue.take_more(spec)
 
         try:
+            from mnistjax.loop import fit_runs
+            from mnistjax.programs import make_program
+
             program = make_program(spec, self._data, width=self._assignment.width, spread=spread)
             for run, result in fit_runs(program, start_runs(), stop=self._stop):
                 ended = active.pop(run)
