@@ -11,6 +11,7 @@ import absl.logging
 import hypothesis
 import jax
 import pytest
+from hydra.core.config_store import ConfigStore
 from jaxtyping import install_import_hook
 
 from mnistjax.backend import prepare_backend
@@ -58,7 +59,12 @@ def work(tmp_path, monkeypatch):
             root.removeHandler(handler)
             handler.close()
     before, level = root.handlers[:], root.level
+    stored = ConfigStore.instance().repo  # keeps the models that a test registers, when they are gone
+    rows = {group: {*stored.get(group, ())} for group in ("model", "optimizer", "data")}
     yield folder
+    for group, names in rows.items():
+        for name in {*stored.get(group, ())} - names:
+            del stored[group][name]
     for handler in root.handlers:
         if handler not in before:
             handler.close()
