@@ -4,10 +4,10 @@
     python scripts/compare_searches.py FOLDER --readme
 
 Each step keeps its result in FOLDER: `mnist` and `fashion_mnist` train a grid of configurations with many
-seeds, so that regrets can be computed for pairs of them; `full`, `last` and `best` (halving with this sweep.rank) and `hyperband` are
-timed, so nothing else may run beside them; `trials` runs each way to draw trials several times. `--readme`
-trains nothing: it writes the tables and the figure in scripts/searches. The data sets are prepared as for the
-command `mnistjax`.
+seeds, so that regrets can be computed for pairs of them; `full`, `last` and `best` (halving with this
+sweep.rank) and `hyperband` are timed, so nothing else may run beside them; `trials` runs each way to draw
+trials several times. `--readme` trains nothing: it writes the tables and the figure in scripts/searches. The
+data sets are prepared as for the command `mnistjax`.
 """
 
 import itertools
@@ -92,7 +92,13 @@ def run_step(step: str, folder: Path) -> None:
     elif step == "trials":
         for method, seed in itertools.product(METHODS, range(REPETITIONS)):
             one = place / method / str(seed)
-            words = ["data=mnist", *COMMON, *SPACE, f"train.epochs={SHORT}", f"seed={2 * seed},{2 * seed + 1}"]
+            words = [
+                "data=mnist",
+                *COMMON,
+                *SPACE,
+                f"train.epochs={SHORT}",
+                f"seed={2 * seed},{2 * seed + 1}",
+            ]
             search = [
                 f"hydra/sweeper={method}",
                 f"hydra.sweeper.trials={TRIALS}",
