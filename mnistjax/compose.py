@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,6 +284,19 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
             positive=settings["task.positive"] if settings["task.name"] == "binary" else None,
             seed=settings["seed"],
         )
+
+
+def as_begun(plan: Plan, settings: Settings, identities: Collection[str]) -> Plan:
+    """The plan with one of these identities if only the micro-batch differs, else the plan itself.
+
+    train.micro_batch=auto chooses by device and version, so a run that began elsewhere may have another one.
+    """
+    if plan.identity in identities or settings["train.micro_batch"] != "auto":
+        return plan
+    batch = plan.spec.batch_size
+    sizes = [batch, *(2**power for power in range(batch.bit_length()))]
+    plans = (replace(plan, spec=replace(plan.spec, micro_batch=size)) for size in sizes)
+    return next((one for one in plans if one.identity in identities), plan)
 
 
 def find_start(settings: Settings, dataset: Dataset) -> Start | None:

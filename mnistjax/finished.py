@@ -8,7 +8,7 @@ from typing import Any
 
 from mnistjax import records
 from mnistjax.checkpoints import CHECKPOINT
-from mnistjax.compose import label, plan_run, read_settings
+from mnistjax.compose import as_begun, label, plan_run, read_settings
 from mnistjax.config import ConfigError, Plan, to_plain
 from mnistjax.data import Dataset, find_data
 from mnistjax.tracking import Examples, Model
@@ -26,7 +26,7 @@ def reopen(folder: Path) -> tuple[Plan, Dataset]:
         raise ConfigError(f"{folder} holds no run that is done")
     data, fraction = summary["data"], settings["data.validation_fraction"]
     dataset = label(find_data(data["name"], data["sha256"], fraction), settings)
-    plan = plan_run(settings, dataset)
+    plan = as_begun(plan_run(settings, dataset), settings, [status["identity"]])
     if status["identity"] != plan.identity:
         raise ConfigError(f"the records in {folder} belong to different runs: their identities differ")
     return plan, dataset

@@ -1,4 +1,4 @@
-"""`data=auto` that fell back to the digits stays with them when MNIST appears later."""
+"""What `auto` meant when a run began stays: the digits when MNIST appears, the micro-batch elsewhere."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from mnistjax.config import ConfigError
 from mnistjax.data import builders, load_data, prepared
 from mnistjax.data.arrays import Arrays, Unreachable
 from mnistjax.finished import reopen
+from mnistjax.models.dense import MLP
 
 WORDS = ["data=auto", "model=mlp", "model.hidden=4", "train.epochs=1"]
 
@@ -83,3 +84,33 @@ def test_a_run_goes_on_with_the_digits_and_a_new_one_has_mnist(work, add_mnist, 
     capsys.readouterr()
     assert main([*WORDS, "train.batch_size=8", "hydra.run.dir=run", "resume=true"]) == 2
     assert "what differs: train.batch_size (64 there, 8 here)" in capsys.readouterr().err
+
+
+MICRO = ["data=digits", "model=mlp", "model.hidden=4", "train.epochs=2", "train.batch_size=32"]
+
+
+def test_a_sweep_keeps_the_micro_batch_of_its_jobs(work, monkeypatch, capsys):
+    sweep = [*MICRO, "-m", "sweep.executor=inline"]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(MLP, "cpu_micro_batch", 8, raising=False)
+        assert main([*sweep, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    shutil.rmtree("sweep/1")
+    assert main([*sweep, "seed=0,1,2", "sweep.resume=sweep"]) == 0
+    assert sorted(path.name for path in work.glob("sweep/[0-9]*")) == ["0", "1", "2"]
+    summaries = [json.loads((work / f"sweep/{job}/summary.json").read_text()) for job in (0, 1, 2)]
+    assert [one["spec"]["micro_batch"] for one in summaries] == [8, 8, 32]
+    assert reopen(work / "sweep/0")[0].spec.micro_batch == 8
+
+
+def test_a_run_is_resumed_with_its_micro_batch_unless_another_one_is_given(work, monkeypatch, capsys):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(MLP, "cpu_micro_batch", 8, raising=False)
+        assert main([*MICRO, "hydra.run.dir=run"]) == 0
+    again = [*MICRO, "hydra.run.dir=run", "resume=true"]
+    assert main(again) == 0
+    assert "run is done already; nothing changed" in capsys.readouterr().out
+    assert main([*again, "train.micro_batch=8"]) == 0
+    assert main([*again, "train.micro_batch=16"]) == 2
+    assert (
+        "holds another run; what differs: train.micro_batch (auto there, 16 here)" in capsys.readouterr().err
+    )

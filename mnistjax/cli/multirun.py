@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +29,7 @@ from mnistjax.cli.overrides import (
 from mnistjax.cli.plugins import errors_about
 from mnistjax.cli.prepare import prepare_jobs
 from mnistjax.cli.stored import find_auto, take_arguments, take_jobs
-from mnistjax.compose import read_sweep
+from mnistjax.compose import as_begun, read_sweep
 from mnistjax.config import ConfigError, shorten
 from mnistjax.job import Job
 from mnistjax.progress import flush_stdout, relative, tell
@@ -129,9 +129,13 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         known = list(dict.fromkeys([*earlier, *tasks]))  # a resumed job is in both lists
         auto = find_auto(ledger) if ledger else None
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known], auto), strict=True))
-        check_halving(options, [*jobs.values()])
         if ledger:
+            identities = {job.plan.identity for job in jobs.values()}
+            lost = {entry.identity for entry in ledger.entries.values()} - identities
+            for task, job in jobs.items() if lost else ():
+                jobs[task] = replace(job, plan=as_begun(job.plan, job.settings, lost))
             check_data(ledger, [jobs[task] for task in earlier])
+        check_halving(options, [*jobs.values()])
         return Multirun(cfg, words, write_as_choices(words, cfg), options, folder, ledger, tasks, jobs)
 
 
