@@ -75,7 +75,8 @@ class Seeds:
 def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
     """The configurations, the best mean of the monitored metric first, those without a finite one last.
 
-    Stopped ones follow those that are done, ordered by the epochs that they came to, then by their means.
+    Each seed counts once. Stopped configurations follow those that are done, ordered by the epochs that they
+    came to, then by their means.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -87,10 +88,10 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
 
     found = []
     for config, runs in groups.items():
-        done, stopped = ([run for run in runs if run["status"] == status] for status in ("done", "stopped"))
+        done, stopped = (take_seeds([run for run in runs if run["status"] == x]) for x in ("done", "stopped"))
         spreads = {metric: spread(done or stopped, metric) for metric in (monitor, *TESTED)}
         epochs = None if done else min((int(run["epoch"]) for run in stopped), default=None)
-        found.append(Seeds(dict(config), spreads, len(runs) - len(done), epochs))
+        found.append(Seeds(dict(config), spreads, sum(run["status"] != "done" for run in runs), epochs))
 
     def order(seeds: Seeds) -> tuple[bool, int, float]:
         one = seeds.spreads[monitor]
@@ -98,6 +99,15 @@ def group_seeds(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Seeds]:
         return unknown, -(seeds.stopped or 2**53), 0.0 if unknown else badness(monitor, one.mean)
 
     return sorted(found, key=order)
+
+
+def take_seeds(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first row of each seed, and those without one."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    for place, row in enumerate(rows):
+        seed = row.get("seed", "")
+        found.setdefault((place,) if seed in ("", None) else seed, row)
+    return [*found.values()]
 
 
 def by_seed(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[int, float]]:

@@ -58,6 +58,12 @@ def test_configurations_are_ordered_by_their_mean_and_count_their_failures():
     assert [seeds.config["optimizer.learning_rate"] for seeds in lowest_first] == ["0.1", "0.2", "9"]
 
 
+def test_a_seed_counts_once():
+    rows = [{**row("0.1", value), "seed": seed} for seed, value in ((0, "0.5"), (1, "0.7"), (0, "0.9"))]
+    (seeds,) = group_seeds([*rows, {**row("0.1", "", "failed"), "seed": 2}], "val/accuracy")
+    assert (seeds.spreads["val/accuracy"].values, seeds.not_done) == ((0.5, 0.7), 1)
+
+
 def test_the_table_leaves_unknown_deviations_empty():
     best, second, none = seeds_table(ROWS, "val/accuracy")
     assert list(best) == [
