@@ -289,7 +289,8 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
 def as_begun(plan: Plan, settings: Settings, identities: Collection[str]) -> Plan:
     """The plan with one of these identities if only the micro-batch differs, else the plan itself.
 
-    train.micro_batch=auto chooses by device and version, so a run that began elsewhere may have another one.
+    train.micro_batch=auto chooses by device and version, so a run that began elsewhere may have another one:
+    a power of two, or the batch.
     """
     if plan.identity in identities or settings["train.micro_batch"] != "auto":
         return plan

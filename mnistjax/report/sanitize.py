@@ -50,7 +50,7 @@ def plain(value: Any) -> Any:
 
 
 def find_monitor(runs: Iterable[RunRecord]) -> str:
-    """The validation metric that most runs monitor, the first by name of equals; val/loss if none does."""
+    """The validation metric that most runs monitor; of equals the first, val/loss."""
     found = [str(run.config.get("train.monitor")) for run in runs]
     return max(VALIDATED, key=found.count)
 
