@@ -53,7 +53,7 @@ def test_a_regret_is_that_of_the_given_seeds():
     assert regrets == [(1, 0.0), (1, pytest.approx(0.3)), (1, pytest.approx(0.05))]
 
 
-@pytest.mark.parametrize("step", ["gird", "lasd"])
+@pytest.mark.parametrize("step", ["msint", "lasd"])
 def test_a_wrong_step_is_one_line(step, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare_searches.py", str(tmp_path), step])
     with pytest.raises(SystemExit) as exit:
