@@ -75,13 +75,16 @@ def command(*words: str) -> float:
 def grid_words(seeds: Sequence[int], data: str = "mnist") -> list[str]:
     """The words of the grid."""
     values = [f"{key}={','.join(map(str, choices))}" for key, choices in VALUES.items()]
-    return [
-        f"data={data}",
-        *COMMON,
-        *values,
-        f"train.epochs={EPOCHS}",
-        f"seed={','.join(map(str, seeds))}",
-    ]
+    return [f"data={data}", *COMMON, *values, f"train.epochs={EPOCHS}", seed_word(seeds)]
+
+
+def seed_word(seeds: Sequence[int]) -> str:
+    """The word of these seeds.
+
+    >>> seed_word(seeds_of(2))
+    'seed=4,5'
+    """
+    return f"seed={','.join(map(str, seeds))}"
 
 
 def run_step(step: str, folder: Path) -> None:
@@ -90,19 +93,13 @@ def run_step(step: str, folder: Path) -> None:
     if step in GRIDS:
         train(["-m", *grid_words(range(GRIDS[step]), data=step)], place)
     elif step == "trials":
-        for method, seed in itertools.product(METHODS, range(REPETITIONS)):
-            one = place / method / str(seed)
-            words = [
-                "data=mnist",
-                *COMMON,
-                *SPACE,
-                f"train.epochs={SHORT}",
-                f"seed={2 * seed},{2 * seed + 1}",
-            ]
+        for method, repetition in itertools.product(METHODS, range(REPETITIONS)):
+            one, seeds = place / method / str(repetition), seed_word(seeds_of(repetition))
+            words = ["data=mnist", *COMMON, *SPACE, f"train.epochs={SHORT}", seeds]
             search = [
                 f"hydra/sweeper={method}",
                 f"hydra.sweeper.trials={TRIALS}",
-                f"hydra.sweeper.seed={seed}",
+                f"hydra.sweeper.seed={repetition}",
             ]
             command(
                 *([f"sweep.resume={one}"] if one.exists() else [*words, *search, f"hydra.sweep.dir={one}"])
@@ -131,11 +128,7 @@ def time_step(step: str, folder: Path) -> None:
 
 
 def seeds_of(repetition: int) -> Sequence[int]:
-    """The seeds of a repetition.
-
-    >>> [*seeds_of(2)]
-    [4, 5]
-    """
+    """The seeds of a repetition."""
     return range(SEEDS * repetition, SEEDS * (repetition + 1))
 
 
