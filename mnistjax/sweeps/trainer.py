@@ -159,7 +159,7 @@ class Trainer:
                 yield from split_by_step(runs)
                 jobs = self._queue.take_more(spec)
 
-        try:
+        try:  # also the imports: whatever fails, the threads that wait for this program go on
             from mnistjax.loop import fit_runs
             from mnistjax.programs import make_program
 
