@@ -17,6 +17,7 @@ from mnistjax.backend import keep_settings
 from mnistjax.config import ConfigError
 from mnistjax.progress import tell
 from mnistjax.report.runs import Runs, read_runs
+from mnistjax.signals import safe_interrupts
 from mnistjax.words import make_text, quote, read_words
 
 
@@ -55,7 +56,7 @@ def sweep(
             raise ConfigError(f"{key} is given twice: in the choices, and as {key.rpartition('.')[2]}=")
     given = {"wandb.mode": "disabled", **choices, **more}
     words = read_words([make_word(key, value) for key, value in given.items()], multirun=True)
-    with sweep_folder(folder) as place, only_one(), keep_settings():
+    with sweep_folder(folder) as place, only_one(), keep_settings(), safe_interrupts():
         check_surroundings()
         train(words, place, progress=progress, choose="sweep.executor" not in given)
         runs = read_runs(place)

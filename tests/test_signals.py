@@ -1,5 +1,6 @@
 """Signals: a run stops after its segment, or within seconds if the segment does not end."""
 
+import importlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from mnistjax import records, signals
 from mnistjax.data import load_data
 from mnistjax.models import MODELS
 from mnistjax.plan import make_plan
-from mnistjax.signals import Stop, stop_signals
+from mnistjax.signals import Stop, safe_interrupts, stop_signals
 from mnistjax.step import initial_state
 
 COMMAND = """
@@ -174,3 +175,94 @@ def test_another_thread_sets_no_handlers():
     thread.start()
     thread.join()
     assert found == [(True, False)]
+
+
+def interrupt(call):
+    """Calls a function that raises SIGINT, and expects KeyboardInterrupt."""
+    with pytest.raises(KeyboardInterrupt), safe_interrupts():
+        call()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Raising:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_raised_again_if_it_is_lost(capsys):
+    def lose():
+        thing = Raising()
+        del thing  # Python drops what is raised in there
+        time.sleep(10)
+        raise AssertionError("it is lost")
+
+    interrupt(lose)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def module(work, monkeypatch):
+    """The name of a module that raises SIGINT when it is imported."""
+    (work / "importing.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.3)\n"
+    )
+    monkeypatch.syspath_prepend(work)
+    yield "importing"
+    sys.modules.pop("importing", None)
+
+
+def test_an_import_ends_before_ctrl_c_is_raised(module):
+    done = []
+
+    def load():
+        done.append(importlib.import_module(module))
+        time.sleep(10)
+
+    interrupt(load)
+    assert done
+
+
+def test_an_error_after_ctrl_c_does_not_hide_it():
+    def fail():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise ValueError("cleaning up failed")
+
+    interrupt(fail)
+
+
+@pytest.mark.parametrize(("grace", "whole"), [(5, True), (0.1, False)])
+def test_ctrl_c_waits_some_seconds_for_what_cleans_up_after_it(grace, whole, monkeypatch):
+    monkeypatch.setattr(signals, "GRACE_SECONDS", grace)
+    done = []
+
+    def clean():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            time.sleep(5 * signals.REPEAT_SECONDS)
+            done.append(True)
+
+    interrupt(clean)
+    assert bool(done) == whole
+
+
+def test_a_training_that_begins_after_ctrl_c_stops(module):
+    with safe_interrupts():
+        importlib.import_module(module)
+        with stop_signals() as stop:
+            end = time.monotonic() + 10
+            while not stop():
+                assert time.monotonic() < end
+            time.sleep(3 * signals.REPEAT_SECONDS)  # no second one comes
+    assert stop.received == [signal.SIGINT]
+
+
+def test_a_handler_of_the_user_stays():
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        with safe_interrupts():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

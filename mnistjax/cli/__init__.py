@@ -24,7 +24,7 @@ from mnistjax.config import ConfigError, shorten, unknown
 from mnistjax.files import describe
 from mnistjax.progress import flush_stdout, guard_output, tell
 from mnistjax.run_summary import find_version
-from mnistjax.signals import STOPPING
+from mnistjax.signals import STOPPING, safe_interrupts
 from mnistjax.sweeps.spawn import WORKER
 from mnistjax.words import read_words
 
@@ -83,7 +83,8 @@ def errors_to_code(stopped: str = "interrupted") -> Iterator[Exit]:
     drop_empty_variables()
     with guard_output():
         try:
-            yield exit
+            with safe_interrupts():
+                yield exit
         except ConfigError as error:
             tell(f"error: {error}")
             exit.code = 2

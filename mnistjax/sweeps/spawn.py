@@ -12,6 +12,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -39,6 +40,7 @@ def spawn(*, with_main: bool = False) -> Spawned:
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True, name=WORKER)
+    resource_tracker.ensure_running()  # here, because it unblocks signals
     with contextlib.nullcontext() if with_main else without_main(), _blocked_signals():
         process.start()
     theirs.close()
