@@ -124,26 +124,22 @@ def safe_interrupts() -> Iterator[None]:
     if not in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    over, main, deadline = threading.Event(), threading.get_ident(), float("inf")
-    repeating: list[threading.Thread] = []
-    report = sys.unraisablehook
+    deadline, report = float("inf"), sys.unraisablehook
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal deadline
-        if not repeating:
-            deadline = time.monotonic() + GRACE_SECONDS
-            repeating.append(threading.Thread(target=repeat, daemon=True))
-            repeating[0].start()
+        deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        signal.signal(signal.SIGALRM, repeat)
+        signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
         if time.monotonic() > deadline or not (_is_import(frame) or _is_ending(sys.exception())):
             raise KeyboardInterrupt
 
-    def repeat() -> None:
-        while not over.wait(REPEAT_SECONDS):
-            handler = signal.getsignal(signal.SIGINT)
-            if handler is not signal.SIG_IGN:
-                signal.pthread_kill(main, signal.SIGINT)
-            if handler is not handle:  # it is that of stop_signals, which has been told now
-                return
+    def repeat(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # if stop_signals has begun, its own
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        else:  # it is ignored, for a moment
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
 
     def report_others(lost: Any) -> None:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
@@ -151,16 +147,17 @@ def safe_interrupts() -> Iterator[None]:
 
     sys.unraisablehook = report_others
     signal.signal(signal.SIGINT, handle)
+    alarm = signal.getsignal(signal.SIGALRM)
     try:
         yield
     except Exception as error:
-        if repeating:  # OmegaConf's way out of a KeyboardInterrupt fails, for example
+        if deadline < float("inf"):  # OmegaConf's way out of a KeyboardInterrupt fails, for example
             raise KeyboardInterrupt from error
         raise
     finally:
-        over.set()
-        for thread in repeating:
-            thread.join()
+        if deadline < float("inf"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = report
 

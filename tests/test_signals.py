@@ -182,6 +182,7 @@ def interrupt(call):
     with pytest.raises(KeyboardInterrupt), safe_interrupts():
         call()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 class Raising:
@@ -204,7 +205,7 @@ def test_ctrl_c_is_raised_again_if_it_is_lost(capsys):
 def module(work, monkeypatch):
     """The name of a module that raises SIGINT when it is imported."""
     (work / "importing.py").write_text(
-        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.3)\n"
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.05)\n"
     )
     monkeypatch.syspath_prepend(work)
     yield "importing"
@@ -230,6 +231,19 @@ def test_an_error_after_ctrl_c_does_not_hide_it():
             raise ValueError("cleaning up failed")
 
     interrupt(fail)
+
+
+def test_ctrl_c_is_raised_after_a_moment_in_which_it_is_ignored(module):
+    def ignore():
+        importlib.import_module(module)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        time.sleep(3 * signals.REPEAT_SECONDS)
+        signal.signal(signal.SIGINT, before)
+        time.sleep(10)
+
+    began = time.monotonic()
+    interrupt(ignore)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("grace", "whole"), [(5, True), (0.1, False)])
