@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -114,7 +115,7 @@ def stop_signals() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def safe_interrupts() -> Iterator[None]:
-    """Inside, Ctrl-C raises KeyboardInterrupt after an import and not in it, and again if it is lost.
+    """Inside, Ctrl-C raises KeyboardInterrupt as always, but not in an import, and again if it is lost.
 
     Of 180 Ctrl-C in the first 2.5 s of a sweep, Python's own handler lost 17: JAX's callback for each garbage
     collection dropped the exception. Two aborted the process, in the import of JAX's extension modules. In
@@ -131,7 +132,7 @@ def safe_interrupts() -> Iterator[None]:
         deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         signal.signal(signal.SIGALRM, repeat)
         signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-        if time.monotonic() > deadline or not (_is_import(frame) or _is_ending(sys.exception())):
+        if time.monotonic() > deadline or not (_is_protected(frame) or _is_ending(sys.exception())):
             raise KeyboardInterrupt
 
     def repeat(number: int, frame: FrameType | None) -> None:
@@ -162,9 +163,12 @@ def safe_interrupts() -> Iterator[None]:
         sys.unraisablehook = report
 
 
-def _is_import(frame: FrameType | None) -> bool:
-    """Whether a module is being imported in this frame or in one that called it."""
-    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+def _is_protected(frame: FrameType | None) -> bool:
+    """Whether this frame, or one that called it, imports a module or starts JAX's backend.
+
+    For the latter JAX starts a thread that ends after 60 s unless it is told to, and the process waits for it.
+    """
+    while frame and not re.search(r"^<frozen importlib|\bxla_bridge\.py$", frame.f_code.co_filename):
         frame = frame.f_back
     return frame is not None
 

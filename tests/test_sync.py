@@ -16,6 +16,7 @@ import pytest
 
 from mnistjax import records
 from mnistjax.cli import sync
+from mnistjax.signals import GRACE_SECONDS
 from mnistjax.sweeps.ledger import Entry, Ledger
 from mnistjax.tracking import make_run_id
 from small import SUMMARY
@@ -137,6 +138,31 @@ def test_a_killed_sync_can_be_continued(server, tmp_path):
     assert epochs_of(server, name) == list(range(1, 701))
     assert call(tmp_path) == 0
     assert epochs_of(server, name) == list(range(1, 2001))
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_some_seconds_for_a_server_that_hangs(server, tmp_path):
+    name = write_run(tmp_path / "run", "x")
+    server.hold_after = 2
+    command = [
+        sys.executable,
+        "-c",
+        "from mnistjax.cli.sync import command; command()",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while len(server.run(name).lines) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < GRACE_SECONDS + 3
+    assert (process.returncode, told.splitlines()[-1]) == (130, "interrupted; the same command continues")
+    server.hold_after = None
+    assert call(tmp_path) == 0
+    assert epochs_of(server, name) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

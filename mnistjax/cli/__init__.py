@@ -55,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> None:
-    """Runs `main` and ends the process with its exit code, after a signal without waiting for the device."""
-    code = main()
+    """Runs `main` in a process of its own."""
+    end_process(main())
+
+
+def end_process(code: int) -> None:
+    """Ends the process with this exit code, after a signal without waiting for the device or for threads."""
     if code - 128 in STOPPING:
         sys.stdout.flush()
         sys.stderr.flush()
