@@ -166,7 +166,7 @@ def safe_interrupts() -> Iterator[None]:
 def _is_protected(frame: FrameType | None) -> bool:
     """Whether this frame, or one that called it, imports a module or starts JAX's backend.
 
-    For the latter JAX starts a thread that ends after 60 s unless it is told to, and the process waits for it.
+    JAX starts a thread for the latter, which ends after 60 s unless it is told to; the process waits for it.
     """
     while frame and not re.search(r"^<frozen importlib|\bxla_bridge\.py$", frame.f_code.co_filename):
         frame = frame.f_back

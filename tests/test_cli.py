@@ -20,8 +20,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 
 import mnistjax
-from mnistjax import checkpoints, models, plan, progress, records
-from mnistjax.cli import command, main, single
+from mnistjax import __main__, checkpoints, models, plan, progress, records
+from mnistjax.cli import main, single
 from small import Watched
 
 PACKAGE = Path(models.__file__).parents[1]
@@ -263,8 +263,8 @@ def test_the_road_from_the_command_to_the_loss_is_short(work, monkeypatch, watch
     words = ["data=digits", f"model={watched}", "train.epochs=1", "hydra.run.dir=run"]
     monkeypatch.setattr(sys, "argv", ["mnistjax", *words])
     with pytest.raises(SystemExit, match="0"):
-        command()
-    host = ["command", "main", "run_single", "<lambda>", "train_job"]
+        __main__.mnistjax()
+    host = ["run", "main", "run_single", "<lambda>", "train_job"]
     loop = ["fit_runs", "advance", "train_segment"]
     assert Watched.roads == [[*host, *loop, "step", "train_step", "batch_loss"]]
     assert [*composed, *checked, *created] == ["load_configuration", "check_numbers", "create_model"]

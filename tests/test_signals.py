@@ -25,12 +25,12 @@ from mnistjax.step import initial_state
 COMMAND = """
 import signal
 import faulty
-from mnistjax import cli, register_model
+from mnistjax import __main__, register_model
 
 if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as it is unless the tests run under nohup
     register_model("faulty", faulty.Faulty)
-    cli.command()
+    __main__.mnistjax()
 """
 FAULTY = ["data=digits", "model=faulty", "train.epochs=2", "train.batch_size=230", "schedule=constant"]
 HEAVY = ["data=digits", "model=mlp", "model.hidden=[6000,6000,6000]", "train.batch_size=all"]  # 5e11 flops

@@ -147,7 +147,7 @@ def test_ctrl_c_waits_some_seconds_for_a_server_that_hangs(server, tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from mnistjax.cli.sync import command; command()",
+        "from mnistjax.__main__ import sync; sync()",
         str(tmp_path / "run"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -24,7 +24,7 @@ from mnistjax.config import ConfigError, shorten, unknown
 from mnistjax.files import describe
 from mnistjax.progress import flush_stdout, guard_output, tell
 from mnistjax.run_summary import find_version
-from mnistjax.signals import STOPPING, safe_interrupts
+from mnistjax.signals import safe_interrupts
 from mnistjax.sweeps.spawn import WORKER
 from mnistjax.words import read_words
 
@@ -52,20 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_multirun(cfg, words, resume)
     return exit.code
-
-
-def command() -> None:
-    """Runs `main` in a process of its own."""
-    end_process(main())
-
-
-def end_process(code: int) -> None:
-    """Ends the process with this exit code, after a signal without waiting for the device or for threads."""
-    if code - 128 in STOPPING:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code)
 
 
 # Python searches all of JAX's objects for garbage before it ends a process, in 0.2 s, except for frozen ones.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import files
-from mnistjax.cli import Parser, check_surroundings, end_process, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError, unknown
 from mnistjax.progress import flush_stdout, relative
 
@@ -56,11 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(relative(path.absolute()))
         return flush_stdout()
     return exit.code
-
-
-def command() -> None:
-    """Runs `main` in a process of its own."""
-    end_process(main())
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

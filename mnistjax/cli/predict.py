@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnistjax import files
-from mnistjax.cli import Parser, check_surroundings, end_process, errors_to_code
+from mnistjax.cli import Parser, check_surroundings, errors_to_code
 from mnistjax.config import ConfigError
 from mnistjax.progress import flush_stdout, relative, tell
 from mnistjax.words import printable
@@ -69,11 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = show(batches, args.images, explained, as_json=args.json)
         return flush_stdout() or (0 if done else 2)
     return exit.code
-
-
-def command() -> None:
-    """Runs `main` in a process of its own."""
-    end_process(main())
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnistjax import files, records
 from mnistjax.checks import PROJECT, check_value, optional
-from mnistjax.cli import Parser, check_surroundings, end_process, errors_to_code, papers
+from mnistjax.cli import Parser, check_surroundings, errors_to_code, papers
 from mnistjax.config import ConfigError, one_line
 from mnistjax.progress import flush_stdout, relative, tell
 from mnistjax.report.runs import RunRecord, merge_runs, read_runs
@@ -35,11 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_surroundings()
         return run(argv) or flush_stdout()
     return exit.code
-
-
-def command() -> None:
-    """Runs `main` in a process of its own."""
-    end_process(main())
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

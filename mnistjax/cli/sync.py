@@ -13,7 +13,7 @@ from typing import Any
 
 from mnistjax import files, records
 from mnistjax.backend import import_jax, prepare_backend
-from mnistjax.cli import check_surroundings, end_process, errors_to_code
+from mnistjax.cli import check_surroundings, errors_to_code
 from mnistjax.cli.report import check_arguments, make_parser
 from mnistjax.compose import flatten
 from mnistjax.config import ConfigError
@@ -40,11 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = {"project": args.project, "entity": args.entity}
         return sync(read_runs(*args.folders), place) or flush_stdout()
     return exit.code
-
-
-def command() -> None:
-    """Runs `main` in a process of its own."""
-    end_process(main())
 
 
 def sync(runs: Sequence[RunRecord], place: Mapping[str, str | None]) -> int:
