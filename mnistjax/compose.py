@@ -286,18 +286,24 @@ def plan_run(settings: Settings, dataset: Dataset) -> Plan:
         )
 
 
-def as_begun(plan: Plan, settings: Settings, identities: Collection[str]) -> Plan:
-    """The plan with one of these identities if only the micro-batch differs, else the plan itself.
+def begun_plans(plan: Plan, settings: Settings) -> dict[str, Plan]:
+    """The plans with which the run of this plan may have begun, by identity, the plan itself first.
 
     train.micro_batch=auto chooses by device and version, so a run that began elsewhere may have another one:
     a power of two, or the batch.
     """
-    if plan.identity in identities or settings["train.micro_batch"] != "auto":
-        return plan
-    batch = plan.spec.batch_size
-    sizes = [batch, *(2**power for power in range(batch.bit_length()))]
-    plans = (replace(plan, spec=replace(plan.spec, micro_batch=size)) for size in sizes)
-    return next((one for one in plans if one.identity in identities), plan)
+    plans = [plan]
+    if settings["train.micro_batch"] == "auto":
+        batch = plan.spec.batch_size
+        sizes = [batch, *(2**power for power in range(batch.bit_length()))]
+        plans += [replace(plan, spec=replace(plan.spec, micro_batch=size)) for size in sizes]
+    return {one.identity: one for one in plans}
+
+
+def as_begun(plan: Plan, settings: Settings, identities: Collection[str]) -> Plan:
+    """The plan with which the run began, if its identity is among these; else the plan itself."""
+    plans = begun_plans(plan, settings)
+    return next((one for identity, one in plans.items() if identity in identities), plan)
 
 
 def find_start(settings: Settings, dataset: Dataset) -> Start | None:

@@ -89,16 +89,17 @@ def test_a_run_goes_on_with_the_digits_and_a_new_one_has_mnist(work, add_mnist, 
 MICRO = ["data=digits", "model=mlp", "model.hidden=4", "train.epochs=2", "train.batch_size=32"]
 
 
-def test_a_sweep_keeps_the_micro_batch_of_its_jobs(work, monkeypatch, capsys):
+def test_a_sweep_keeps_the_micro_batch_of_its_jobs_also_for_more_seeds(work, monkeypatch, capsys):
     sweep = [*MICRO, "-m", "sweep.executor=inline"]
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(MLP, "cpu_micro_batch", 8, raising=False)
         assert main([*sweep, "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
     shutil.rmtree("sweep/1")
     assert main([*sweep, "seed=0,1,2", "sweep.resume=sweep"]) == 0
-    assert sorted(path.name for path in work.glob("sweep/[0-9]*")) == ["0", "1", "2"]
-    summaries = [json.loads((work / f"sweep/{job}/summary.json").read_text()) for job in (0, 1, 2)]
-    assert [one["spec"]["micro_batch"] for one in summaries] == [8, 8, 32]
+    assert main([*sweep, "seed=0", "train.micro_batch=auto,32", "sweep.resume=sweep"]) == 0
+    assert sorted(path.name for path in work.glob("sweep/[0-9]*")) == [*"0123"]
+    summaries = [json.loads((work / f"sweep/{job}/summary.json").read_text()) for job in range(4)]
+    assert [one["spec"]["micro_batch"] for one in summaries] == [8, 8, 8, 32]
     assert reopen(work / "sweep/0")[0].spec.micro_batch == 8
 
 
@@ -106,6 +107,10 @@ def test_a_run_is_resumed_with_its_micro_batch_unless_another_one_is_given(work,
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(MLP, "cpu_micro_batch", 8, raising=False)
         assert main([*MICRO, "hydra.run.dir=run"]) == 0
+        assert main([*MICRO, "seed=1"]) == 0
+    (begun,) = work.glob("outputs/*/*/status.json")
+    assert main([*MICRO, "seed=1", "resume=true"]) == 0
+    assert f"{begun.parent.relative_to(work)} is done already" in capsys.readouterr().out
     again = [*MICRO, "hydra.run.dir=run", "resume=true"]
     assert main(again) == 0
     assert "run is done already; nothing changed" in capsys.readouterr().out

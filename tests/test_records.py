@@ -230,16 +230,16 @@ def test_find_run_prefers_the_last_started_unfinished_run(tmp_path):
         "g": ("done", "z", "2030-01-05T00:00:00"),
         "h": ("done", "z", "2030-01-06T00:00:00"),
     }
-    assert records.find_run(tmp_path / "nowhere", "x") is None
+    assert records.find_run(tmp_path / "nowhere", ["x"]) is None
     for name, (status, identity, started) in runs.items():
         (tmp_path / name).mkdir(parents=True)
         records.write_status(tmp_path / name, status, identity=identity, epoch=1, started=started)
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / records.STATUS).write_text("{torn")
-    assert records.find_run(tmp_path, "x") == tmp_path / "b" / "c"
-    assert records.find_run(tmp_path / "a", "x") == tmp_path / "a"
-    assert records.find_run(tmp_path, "z") == tmp_path / "h"
-    assert records.find_run(tmp_path, "w") is None
+    assert records.find_run(tmp_path, ["x"]) == tmp_path / "b" / "c"
+    assert records.find_run(tmp_path / "a", ["x"]) == tmp_path / "a"
+    assert records.find_run(tmp_path, ["z"]) == tmp_path / "h"
+    assert records.find_run(tmp_path, ["w"]) is None
 
 
 def test_records_import_without_jax():

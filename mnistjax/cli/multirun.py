@@ -130,13 +130,25 @@ def read_multirun(words: list[str], ledger: Ledger | None) -> Multirun:
         auto = find_auto(ledger) if ledger else None
         jobs = dict(zip(known, prepare_jobs([[*own, *task] for task in known], auto), strict=True))
         if ledger:
-            identities = {job.plan.identity for job in jobs.values()}
-            lost = {entry.identity for entry in ledger.entries.values()} - identities
-            for task, job in jobs.items() if lost else ():
-                jobs[task] = replace(job, plan=as_begun(job.plan, job.settings, lost))
+            keep_micro_batches(jobs, {entry.identity for entry in ledger.entries.values()})
             check_data(ledger, [jobs[task] for task in earlier])
         check_halving(options, [*jobs.values()])
         return Multirun(cfg, words, write_as_choices(words, cfg), options, folder, ledger, tasks, jobs)
+
+
+def keep_micro_batches(jobs: dict[tuple[str, ...], Job], stored: set[str]) -> None:
+    """Gives the jobs of a resumed sweep the micro-batches of its `stored` identities.
+
+    A new seed is trained as the earlier seeds of its configuration.
+    """
+    lost = stored - {job.plan.identity for job in jobs.values()}
+    begun = {task: as_begun(job.plan, job.settings, lost) for task, job in jobs.items()} if lost else {}
+    specs = {jobs[task].plan.spec: plan.spec for task, plan in begun.items() if plan.identity in lost}
+    for task, plan in begun.items():
+        job = jobs[task]
+        if plan.identity not in stored and job.settings["train.micro_batch"] == "auto":
+            plan = replace(plan, spec=specs.get(plan.spec, plan.spec))
+        jobs[task] = replace(job, plan=plan)
 
 
 def find_sweep_folder(cfg: DictConfig, own: list[str], tasks: Sequence[list[str]]) -> Path:

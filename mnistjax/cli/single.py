@@ -15,7 +15,7 @@ from mnistjax.cli.folders import find_folder, owning
 from mnistjax.cli.overrides import hydra_errors, to_plain_config
 from mnistjax.cli.prepare import Preparer
 from mnistjax.cli.stored import find_run_auto
-from mnistjax.compose import as_begun, flatten
+from mnistjax.compose import begun_plans, flatten
 from mnistjax.config import ConfigError
 from mnistjax.job import Outcome, find_outcome
 from mnistjax.progress import tell
@@ -44,10 +44,11 @@ def run_single(cfg: DictConfig, words: list[str]) -> int:
     prepare = Preparer(find_run_auto(folder) if placed and values.get("resume") is True else None)
     job = prepare(config, words)
     prepare.announce()
-    if job.settings["resume"] and not placed:
-        folder = (records.find_run("outputs", job.plan.identity) or folder).absolute()
-    if job.settings["resume"] and (status := records.read_status(folder)):
-        job = replace(job, plan=as_begun(job.plan, job.settings, [status["identity"]]))
+    if job.settings["resume"]:
+        plans = begun_plans(job.plan, job.settings)
+        folder = folder if placed else (records.find_run("outputs", plans) or folder).absolute()
+        if status := records.read_status(folder):
+            job = replace(job, plan=plans.get(status["identity"], job.plan))
     job = replace(job, folder=folder, agent_run=agent_run)
     if outcome := find_outcome(job, resume=job.settings["resume"]):
         if outcome.code == 0:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -248,8 +248,8 @@ def check_final(path: Path, meta: Mapping[str, Any], summary: Mapping[str, Any],
         raise DamagedFile(f"{path} is of epoch {meta.get('epoch')}; the run has {epochs}")
 
 
-def find_run(root: str | Path, identity: str) -> Path | None:
-    """The run folder at or below `root` with this identity, or None.
+def find_run(root: str | Path, identities: Collection[str]) -> Path | None:
+    """The run folder at or below `root` with one of these identities, or None.
 
     Of several, it is the last started one that is not done, or if all are done, the last started one.
     """
@@ -262,7 +262,7 @@ def find_run(root: str | Path, identity: str) -> Path | None:
             status = read_status(folder) or {}
         except (ConfigError, OSError):
             continue  # damage to another run does not matter here
-        if status.get("identity") == identity:
+        if status.get("identity") in identities:
             found.append((status.get("status") != "done", str(status.get("started")), folder))
     return Path(max(found)[-1]) if found else None
 
