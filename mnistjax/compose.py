@@ -302,6 +302,8 @@ def begun_plans(plan: Plan, settings: Settings) -> dict[str, Plan]:
 
 def as_begun(plan: Plan, settings: Settings, identities: Collection[str]) -> Plan:
     """The plan with which the run began, if its identity is among these; else the plan itself."""
+    if plan.identity in identities:
+        return plan
     plans = begun_plans(plan, settings)
     return next((one for identity, one in plans.items() if identity in identities), plan)
 
